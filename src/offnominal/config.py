@@ -1,0 +1,155 @@
+"""Settings of a fit: frozen, strict, unknown names refused with the nearest known one."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from offnominal.errors import InputError, SettingsError, nearest
+
+DEFAULT_BACKBONE = "efficientnet-lite0"
+
+
+def _size(value: object) -> object:
+    """`256`, `"256"`, `"256x640"` or `[256, 640]` -> `(height, width)`."""
+    if isinstance(value, str):
+        parts = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", value)
+        if parts is None:
+            raise ValueError("give one number, or height x width such as 256x640")
+        value = [int(part) for part in parts.groups() if part]
+    if isinstance(value, int):
+        value = [value]
+    if isinstance(value, (list, tuple)) and len(value) == 1:
+        value = [value[0], value[0]]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _bytes(value: object) -> object:
+    """`"2GB"`, `"800 MB"` or a number of bytes -> int."""
+    if isinstance(value, str):
+        parts = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGtT]?)i?[bB]?\s*", value)
+        if parts is None:
+            raise ValueError("give a size such as 800MB or 2GB")
+        return int(float(parts[1]) * 1000 ** " kmgt".index(parts[2].lower() or " "))
+    return value
+
+
+def _names(value: object) -> object:
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(",") if name.strip()]
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _bank(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = float(value) if "." in value or "e" in value.lower() else int(value)
+        except ValueError:
+            raise ValueError("give a share such as 0.01 or a number of patches such as 5000") from None
+    return value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+
+
+class Fusion(BaseModel):
+    """Weights of the three signals in the patch score; each signal is standardised on held-out normals first."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    distance: float = Field(1.0, ge=0)
+    influence: float = Field(1.0, ge=0)
+    response: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> Fusion:
+        if self.distance + self.influence + self.response <= 0:
+            raise ValueError("at least one signal needs a weight above 0")
+        return self
+
+
+class Settings(BaseModel):
+    """Everything that decides what `fit` makes. The same settings, data and versions give the same model file."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    backbone: str = Field(DEFAULT_BACKBONE, min_length=1, description="efficientnet-lite0, -lite2, or any timm backbone")
+    layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
+    aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")
+    dimensions: int | None = Field(None, ge=1, description="channels after adaptive average pooling")
+    image_size: Size = Field((256, 256), description="height x width (squash); the smaller is the short side (keep)")
+    resize: Literal["squash", "keep"] = Field("squash", description="squash to the size, or keep the aspect")
+    bank: Annotated[float | int, BeforeValidator(_bank)] = Field(0.01, gt=0, description="share or number of patches")
+    sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
+    neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
+    distance_neighbors: int = Field(3, ge=1, le=100, description="K of the mean distance")
+    fusion: Fusion = Field(default_factory=lambda: Fusion())
+    noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
+    smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
+    false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
+    folds: int = Field(5, ge=2, description="parts in which normal images are held out for calibration")
+    memory: Annotated[int, BeforeValidator(_bytes)] = Field(2_000_000_000, gt=0, description="patches beyond it go to disk")
+    runtime: Literal["auto", "torch", "openvino"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch_size: int = Field(16, ge=1, le=1024)
+    seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if min(self.image_size) < 64 or max(self.image_size) > 4096:
+            raise ValueError("image_size must lie between 64 and 4096 pixels")
+        if isinstance(self.bank, float) and self.bank > 1 and not self.bank.is_integer():
+            raise ValueError("bank must be a share up to 1 or a whole number of patches")
+        if not 0 < self.noise_range[0] <= self.noise_range[1]:
+            raise ValueError("noise_range must be two numbers, 0 < low <= high")
+        if self.aggregation == "concat-patches" and self.dimensions is None:
+            raise ValueError("aggregation concat-patches needs dimensions, the size that all layers are pooled to")
+        return self
+
+    def bank_size(self, patches: int) -> int:
+        """How many of `patches` the memory bank takes: a share below or at 1 (float), else a number; at least 1."""
+        share = isinstance(self.bank, float) and self.bank <= 1
+        return max(1, min(patches, round(self.bank * patches) if share else int(self.bank)))
+
+
+def settings_from(**values: Any) -> Settings:
+    """`Settings` from loose values (strings as a command line gives them are understood).
+
+    Raises:
+        SettingsError: a name is unknown (the nearest is suggested) or a value is out of its range.
+    """
+    for name in values:
+        if name not in Settings.model_fields:
+            raise SettingsError(f"unknown setting '{name}': {nearest(name, Settings.model_fields)}")
+    values = {name: _detuple(value) for name, value in values.items()}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "settings"
+        if first["type"] == "extra_forbidden":
+            raise SettingsError(f"unknown setting '{place}': {nearest(place.split('.')[-1], Fusion.model_fields)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"setting {place} = {first['input']!r}: {message}" if first["loc"] else message) from None
+
+
+def _detuple(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Fusion.model_validate(value) if set(value) <= set(Fusion.model_fields) else value
+    return tuple(value) if isinstance(value, list) else value
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The loose values of a TOML file, dashes in names read as underscores; checked by `settings_from`."""
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: is not valid TOML ({error})") from None
+    return {name.replace("-", "_"): value for name, value in values.items()}

@@ -1,0 +1,6 @@
+"""Decisions: scores of normals -> calibration; score -> p-value, verdict; map -> regions."""
+
+from offnominal.decisions.conformal import Calibration, calibrate, images_needed
+from offnominal.decisions.regions import find_regions
+
+__all__ = ["Calibration", "calibrate", "find_regions", "images_needed"]

@@ -1,0 +1,40 @@
+"""Connected places of a map above a level, in pixels of the original image."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+from offnominal.types import Float, Region
+
+
+def find_regions(scores: Float, threshold: float, original: tuple[int, int]) -> tuple[Region, ...]:
+    """8-connected regions of a working map (h, w) where it exceeds `threshold`, highest peak first.
+
+    Boxes, areas and peaks are given in pixels of the `original` (H, W) image.
+    """
+    labels, _ = ndimage.label(scores > threshold, structure=np.ones((3, 3)))
+    scale_y, scale_x = original[0] / scores.shape[0], original[1] / scores.shape[1]
+    regions = []
+    for number, place in enumerate(ndimage.find_objects(labels), 1):
+        inside = labels[place] == number
+        values = np.where(inside, scores[place], -np.inf)
+        row, column = np.unravel_index(int(values.argmax()), values.shape)
+        rows, columns = place
+        regions.append(
+            Region(
+                box=(
+                    int(columns.start * scale_x),
+                    int(rows.start * scale_y),
+                    min(original[1], int(np.ceil(columns.stop * scale_x))),
+                    min(original[0], int(np.ceil(rows.stop * scale_y))),
+                ),
+                area=max(1, round(float(inside.sum()) * scale_x * scale_y)),
+                peak=float(values[row, column]),
+                peak_at=(
+                    min(original[1] - 1, int((columns.start + column + 0.5) * scale_x)),
+                    min(original[0] - 1, int((rows.start + row + 0.5) * scale_y)),
+                ),
+            )
+        )
+    return tuple(sorted(regions, key=lambda region: -region.peak))

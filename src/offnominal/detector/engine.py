@@ -1,0 +1,86 @@
+"""The one way from an image to its patches and from patches to their signals, for fit, inspect and evaluate alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from offnominal.config import Settings
+from offnominal.detector.model import BackboneIdentity, UsualDistance
+from offnominal.features import PatchExtractor, choose_device, load_backbone, make_runtime
+from offnominal.images import Geometry, ImageBatch
+from offnominal.memory import NearestPatches
+from offnominal.noising import Neighbourhood, neighbourhood, noise_response, propose_noise
+from offnominal.types import Float
+
+
+class FeatureEngine:
+    """Backbone on its runtime: batches of images -> raw patches."""
+
+    def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
+        self.device = choose_device(settings.device)
+        backbone = load_backbone(settings.backbone, settings.layers, weights, pretrained=pretrained)
+        self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
+        self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
+        self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device)
+        self.dimensions = self._extractor.channels
+        self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
+
+    def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Grids of the patches of an image of this network size, one a segment."""
+        return self._extractor.grids(network)
+
+    def patches(self, batch: ImageBatch) -> Tensor:
+        """(B, 3, H, W) -> (B, N, D) float32, all segments one after another."""
+        segments = self._runtime(batch.pixels)
+        return torch.cat([segment.flatten(2).transpose(1, 2) for segment in segments], dim=1)
+
+
+@dataclass(frozen=True)
+class PatchSignals:
+    """Signals of the patches of one image.
+
+    Attributes:
+        values: (N, S) float32 in the order of `scoring.SIGNALS`.
+        around: distances, indices, gradient and (where asked for) curvature of every patch.
+        noise: (N, D) proposed noise, or None when it was not needed.
+    """
+
+    values: Float
+    around: Neighbourhood
+    noise: Tensor | None
+
+
+class SignalEngine:
+    """A bank and how to look at it: standardised patches -> distance, influence length, response."""
+
+    def __init__(self, bank: Tensor, settings: Settings, usual: UsualDistance | None, device: torch.device) -> None:
+        self._search = NearestPatches(bank.to(device))
+        self._settings = settings
+        self._usual = usual
+
+    def __call__(self, patches: Tensor, *, with_noise: bool | None = None) -> PatchSignals:
+        """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""
+        settings = self._settings
+        if with_noise is None:
+            with_noise = settings.fusion.response > 0
+        indices = self._search(patches, settings.neighbors)
+        around = neighbourhood(patches, self._search.bank, indices, curvature=with_noise)
+        distance = self._mean_distance(patches, around)
+        length = torch.linalg.vector_norm(around.gradient, dim=1)
+        noise, response = None, torch.zeros_like(distance)
+        if with_noise and self._usual is not None and around.curvature is not None:
+            low, high = settings.noise_range
+            in_sd = (around.distances.mean(1) - self._usual.mean) / self._usual.deviation
+            noise = propose_noise(around.gradient, in_sd, low=low, high=high)
+            response = noise_response(around.curvature, noise)
+        return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
+
+    def _mean_distance(self, patches: Tensor, around: Neighbourhood) -> Tensor:
+        wanted = self._settings.distance_neighbors
+        if wanted <= around.distances.shape[1] or around.distances.shape[1] == len(self._search.bank):
+            return around.distances[:, :wanted].mean(1)
+        return neighbourhood(patches, self._search.bank, self._search(patches, wanted)).distances.mean(1)

@@ -1,0 +1,22 @@
+"""Features: images -> patches, by a frozen backbone on torch or OpenVINO."""
+
+from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
+from offnominal.features.extractor import PatchExtractor, align, local_mean, reduce_channels
+from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
+from offnominal.features.standardise import ChannelStandard, channel_standard
+
+__all__ = [
+    "EMBEDDED",
+    "Backbone",
+    "ChannelStandard",
+    "PatchExtractor",
+    "Runtime",
+    "align",
+    "channel_standard",
+    "choose_device",
+    "choose_runtime",
+    "load_backbone",
+    "local_mean",
+    "make_runtime",
+    "reduce_channels",
+]

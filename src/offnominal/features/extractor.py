@@ -1,0 +1,83 @@
+"""Images -> patches: normalise, run the backbone, local mean, align, reduce. One module for every runtime."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from offnominal.features.backbones import Backbone
+
+#: The border of the image is mirrored over this many network pixels (rounded up to whole strides), so that a patch at the
+#: edge sees texture and not the zeros that a network pads with; otherwise the edges of good parts look anomalous.
+MIRRORED = 32
+
+
+class PatchExtractor(nn.Module):
+    """(B, 3, H, W) images, about 0 to 1 -> list of (B, D, h, w) patch maps, one per segment.
+
+    `align` gives one segment: every layer is brought to the finest map bilinearly (`align_corners=False`) and joined along
+    channels. `concat-patches` gives one segment a layer, each pooled to `dimensions`: the misaligned way that the method's
+    first version used, kept for the benchmark.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, aggregation: str = "align", dimensions: int | None = None) -> None:
+        super().__init__()
+        self.network = backbone.network
+        self.strides = backbone.strides
+        self.aggregation = aggregation
+        self.dimensions = dimensions
+        self.multiple = math.lcm(*self.strides, 32) if all(32 % stride == 0 for stride in self.strides) else math.lcm(*self.strides)
+        self.margin = math.ceil(MIRRORED / self.multiple) * self.multiple
+        self.channels = dimensions if dimensions is not None else sum(backbone.channels)
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
+
+    def grids(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """The grid (h, w) of every segment for a network size."""
+        strides = self.strides if self.aggregation == "concat-patches" else self.strides[:1]
+        return tuple((size[0] // stride, size[1] // stride) for stride in strides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        margin = self.margin
+        mirrored = F.pad((images - self.mean) / self.std, (margin, margin, margin, margin), mode="reflect")
+        maps = [
+            self._inner(local_mean(feature), margin // stride)
+            for feature, stride in zip(self.network(mirrored), self.strides, strict=True)
+        ]
+        if self.aggregation == "concat-patches":
+            return [reduce_channels(feature, self.channels) for feature in maps]
+        joined = align(maps)
+        return [joined if self.dimensions is None else reduce_channels(joined, self.dimensions)]
+
+    @staticmethod
+    def _inner(feature: Tensor, border: int) -> Tensor:
+        return feature[:, :, border : feature.shape[2] - border, border : feature.shape[3] - border]
+
+
+def local_mean(feature: Tensor) -> Tensor:
+    """Mean over the 3x3 neighbourhood; at the border over the neighbours that exist, so that it is not darkened.
+
+    PatchCore's locally aware patch features (Roth et al. 2022, section 3.1). (B, C, h, w) -> (B, C, h, w).
+    """
+    return F.avg_pool2d(feature, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def align(maps: list[Tensor]) -> Tensor:
+    """Bring all maps to the size of the first (the finest) and join them along channels: (B, sum C_i, h, w)."""
+    finest, *others = maps
+    size = finest.shape[2:]
+    return torch.cat([finest, *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in others)], dim=1)
+
+
+def reduce_channels(feature: Tensor, dimensions: int) -> Tensor:
+    """Adaptive average pooling over channels: (B, C, h, w) -> (B, dimensions, h, w)."""
+    batch, channels, height, width = feature.shape
+    columns = feature.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
+    pooled = F.adaptive_avg_pool1d(columns, dimensions)
+    return pooled.reshape(batch, height, width, dimensions).permute(0, 3, 1, 2)

@@ -1,0 +1,71 @@
+"""Where the extractor runs: torch on any device, or OpenVINO on a CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from offnominal.errors import SettingsError
+from offnominal.types import Float
+
+
+class Runtime(Protocol):
+    """(B, 3, H, W) float32 images -> segments (B, D, h, w) float32."""
+
+    def __call__(self, images: Float) -> list[torch.Tensor]: ...
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` takes a GPU where there is one.
+
+    Raises:
+        SettingsError: a GPU was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("device = cuda: no CUDA GPU is visible to torch; use --device cpu")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def choose_runtime(runtime: str, device: torch.device) -> str:
+    """`auto` takes OpenVINO on a CPU where it is installed, torch elsewhere."""
+    if runtime == "auto":
+        return "openvino" if device.type == "cpu" and importlib.util.find_spec("openvino") else "torch"
+    if runtime == "openvino" and device.type != "cpu":
+        raise SettingsError("runtime = openvino runs on the CPU only; use --runtime torch with --device cuda")
+    if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
+        raise SettingsError("runtime = openvino: it is not installed; pip install openvino, or use --runtime torch")
+    return runtime
+
+
+def make_runtime(module: nn.Module, runtime: str, precision: str, device: torch.device) -> Runtime:
+    """The module on the chosen runtime. Precision `auto` is float32: the scores of all runtimes then agree."""
+    precision = "float32" if precision == "auto" else precision
+    if choose_runtime(runtime, device) == "openvino":
+        from offnominal.features.openvino_runtime import OpenVinoRuntime
+
+        return OpenVinoRuntime(module, precision)
+    return TorchRuntime(module, precision, device)
+
+
+class TorchRuntime:
+    """The module as torch runs it; half precisions by autocast, the results in float32."""
+
+    def __init__(self, module: nn.Module, precision: str, device: torch.device) -> None:
+        self._module = module.to(device).eval()
+        self._device = device
+        self._dtype: torch.dtype | None = None if precision == "float32" else getattr(torch, precision)
+
+    def __call__(self, images: Float) -> list[torch.Tensor]:
+        """(B, 3, H, W) float32 -> segments (B, D, h, w) on the runtime's device."""
+        autocast: AbstractContextManager[Any] = nullcontext()
+        if self._dtype is not None:
+            autocast = torch.autocast(self._device.type, self._dtype)
+        with torch.inference_mode(), autocast:
+            segments = self._module(torch.from_numpy(images).to(self._device))
+        return [segment.float() for segment in segments]

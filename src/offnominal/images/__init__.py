@@ -1,0 +1,38 @@
+"""Images: folder, manifest, array -> `ImageBatch` in network pixels, and the way back to original pixels."""
+
+from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare
+from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
+from offnominal.images.geometry import Geometry, enlarge, resize, to_original
+from offnominal.images.masks import read_mask
+from offnominal.images.sources import GOOD, Item, any_images, labelled_images, normal_images
+from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
+
+__all__ = [
+    "EIGHT_BIT",
+    "GOOD",
+    "Geometry",
+    "Header",
+    "ImageBatch",
+    "Item",
+    "Prepared",
+    "Source",
+    "ValueRange",
+    "any_images",
+    "batches",
+    "decode",
+    "depth_of",
+    "displayed",
+    "enlarge",
+    "from_array",
+    "from_pillow",
+    "image_range",
+    "join_ranges",
+    "labelled_images",
+    "normal_images",
+    "pixels_of",
+    "prepare",
+    "read_header",
+    "read_mask",
+    "resize",
+    "to_original",
+]

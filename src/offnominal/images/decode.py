@@ -1,0 +1,181 @@
+"""One file or array -> pixels: `(H, W, 3)`, 8-bit, 16-bit or float, upright as a viewer shows them.
+
+Pillow decodes what has 8 bits a channel (all colour modes, EXIF rotation); OpenCV what has more, which Pillow would cut.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from offnominal.errors import ImageError
+from offnominal.types import Depth
+
+MAX_PIXELS = 200_000_000
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp"})
+
+Pixels = npt.NDArray[Any]
+_DEPTHS: dict[str, Depth] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
+_WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before it is decoded: `size` is `(H, W)` after EXIF rotation."""
+
+    size: tuple[int, int]
+    depth: Depth
+
+
+def depth_of(pixels: Pixels) -> Depth:
+    """The depth of decoded pixels."""
+    return _DEPTHS[pixels.dtype.name]
+
+
+def read_header(path: Path) -> Header:
+    """Size and depth of a file without decoding it.
+
+    Raises:
+        ImageError: missing, empty, not an image, or larger than `MAX_PIXELS`.
+    """
+    with _opened(_content(path), path) as image:
+        return _header(image, path)
+
+
+def decode(path: Path) -> Pixels:
+    """`(H, W, 3)` pixels of a file, uint8, uint16 or float32.
+
+    Raises:
+        ImageError: missing, empty, truncated, not an image, too large.
+    """
+    content = _content(path)
+    with _opened(content, path) as image:
+        header = _header(image, path)
+        if header.depth == "8-bit":
+            return _decode_8bit(image, path)
+    return _decode_wide(content, path)
+
+
+def from_array(array: Any, name: str = "array") -> Pixels:
+    """Check an `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` array (alpha is dropped); grey becomes three channels.
+
+    Raises:
+        ImageError: another shape or dtype, an empty array, or values that are not finite.
+    """
+    pixels = np.asarray(array)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise ImageError(f"{name}: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {np.shape(array)}")
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    if np.issubdtype(pixels.dtype, np.floating):
+        pixels = pixels.astype(np.float32)
+        if not np.isfinite(pixels).all():
+            raise ImageError(f"{name}: holds values that are not finite; replace them first")
+    if pixels.dtype.name not in _DEPTHS:
+        raise ImageError(f"{name}: expected uint8, uint16 or float, got {pixels.dtype}; convert it first")
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def from_pillow(image: Image.Image, name: str = "image") -> Pixels:
+    """Pixels of a Pillow image, in the same way as a file's."""
+    if image.mode in _WIDE_MODES:
+        wide = np.asarray(image)
+        if image.mode == "I":
+            wide = _from_integers(wide, name)
+        return from_array(wide, name)
+    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not content:
+        raise ImageError(f"{path}: the file is empty (0 bytes); copy it again")
+    return content
+
+
+def _opened(content: bytes, path: Path) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path}: has more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first") from None
+    except Exception:  # noqa: BLE001 - a damaged header raises almost anything
+        raise ImageError(f"{path}: is not a readable image (damaged, or not PNG, JPEG, BMP, TIFF or WebP)") from None
+
+
+def _header(image: Image.Image, path: Path) -> Header:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{path}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first")
+    try:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the pixels
+        turned = False
+    return Header((width, height) if turned else (height, width), _stored_depth(image))
+
+
+def _stored_depth(image: Image.Image) -> Depth:
+    if image.mode == "F":
+        return "float"
+    tile = image.tile[0][3] if getattr(image, "tile", None) else ""
+    raw = tile if isinstance(tile, str) else (tile[0] if tile and isinstance(tile[0], str) else "")
+    bits = getattr(image, "tag_v2", {}).get(258, (8,))
+    if image.mode in _WIDE_MODES or ";16" in raw or max(bits if isinstance(bits, tuple) else (bits,)) > 8:
+        return "16-bit"
+    return "8-bit"
+
+
+def _decode_8bit(image: Image.Image, path: Path) -> Pixels:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
+        raise ImageError(f"{path}: is damaged or truncated ({str(error).splitlines()[0][:80]}); copy it again") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent shows the colour stored beneath, as an opaque camera image would."""
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("P", "PA") or image.mode.startswith("LA"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _decode_wide(content: bytes, path: Path) -> Pixels:
+    pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ImageError(f"{path}: is damaged, truncated or of an unusual kind of more than 8 bits; save it as 16-bit PNG or TIFF")
+    if pixels.ndim == 3 and pixels.shape[2] >= 3:
+        pixels = pixels[:, :, 2::-1]
+    if pixels.ndim == 3 and pixels.shape[2] == 2:
+        pixels = pixels[:, :, 0]
+    if pixels.dtype in (np.int32, np.uint32, np.int16):
+        pixels = _from_integers(pixels, str(path))
+    if pixels.dtype == np.float64:
+        pixels = pixels.astype(np.float32)
+    return from_array(np.ascontiguousarray(pixels), str(path))
+
+
+def _from_integers(pixels: Pixels, name: str) -> Pixels:
+    if pixels.min() < 0 or pixels.max() > 65535:
+        raise ImageError(f"{name}: integer values outside 0 to 65535; scale it to 16 bits first")
+    return pixels.astype(np.uint16)

@@ -1,0 +1,65 @@
+"""From original pixels to the network's and back: the only resize in the project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from offnominal.types import Float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How images are brought to the network's size.
+
+    Attributes:
+        size: (height, width) in network pixels. With `keep`, its smaller number is the short side.
+        resize: `squash` gives every image `size`; `keep` keeps the aspect (to the nearest `multiple`).
+        multiple: sides are rounded to a multiple of this, the coarsest stride of the backbone.
+    """
+
+    size: tuple[int, int]
+    resize: Literal["squash", "keep"]
+    multiple: int = 32
+    longest: int = 4096
+
+    def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of the original -> (height, width) that the network sees."""
+        if self.resize == "squash":
+            height, width = self.size
+        else:
+            scale = min(self.size) / min(original)
+            height, width = (min(self.longest, side * scale) for side in original)
+        return self._rounded(height), self._rounded(width)
+
+    def _rounded(self, side: float) -> int:
+        return max(2, round(side / self.multiple)) * self.multiple
+
+
+def resize(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Antialiased resize of `(H, W)` or `(H, W, C)` to `size`.
+
+    A side that shrinks is averaged over its source pixels, a side that grows is interpolated; both in two steps, since one
+    step that does both would not be antialiased.
+    """
+    height, width = image.shape[:2]
+    smaller = min(height, size[0]), min(width, size[1])
+    if smaller != (height, width):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    return enlarge(image, size)
+
+
+def enlarge(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Bilinear interpolation to `size` with pixel centres aligned."""
+    if image.shape[:2] == tuple(size):
+        return image
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+
+
+def to_original(grid: Float, original: tuple[int, int]) -> Float:
+    """A map of any grid `(h, w)` over the whole image -> `(H, W)` in pixels of the original image."""
+    return np.ascontiguousarray(resize(grid, original), dtype=np.float32)

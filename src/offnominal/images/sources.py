@@ -1,0 +1,179 @@
+"""What the user points at -> a list of items: an MVTec category, a folder, a glob, one image, or a manifest."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offnominal.errors import InputError, nearest
+from offnominal.images.decode import SUFFIXES
+
+GOOD = "good"
+MANIFESTS = frozenset({".csv", ".jsonl", ".parquet"})
+_COLUMNS = ("path", "split", "label", "mask")
+_GOOD_LABELS = frozenset({"good", "ok", "normal", "nominal", "0", "false"})
+_TRAIN_SPLITS = frozenset({"train", "training", "fit"})
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image file: `name` is its path relative to the data's root, `label` is `good`, a defect class, or None."""
+
+    path: Path
+    name: str
+    split: str | None = None
+    label: str | None = None
+    mask: Path | None = None
+
+    @property
+    def good(self) -> bool:
+        return self.label == GOOD
+
+
+def normal_images(data: str | Path) -> list[Item]:
+    """The good images to fit on, sorted by name.
+
+    Of an MVTec root this is `train/good`; of a manifest the rows whose split is `train` (or absent) and whose label is
+    good (or absent); of a folder or a glob everything.
+
+    Raises:
+        InputError: nothing is there, or no image is among it.
+    """
+    path = Path(data)
+    if path.is_dir() and (path / "train").is_dir():
+        good = path / "train" / GOOD
+        if not good.is_dir():
+            raise InputError(f"{path}: has a train folder but no train/good; put the good images there")
+        items = _in_folder(good, root=path, split="train", label=GOOD)
+    else:
+        items = [item for item in _listed(data) if item.split in (None, "train") and item.label in (None, GOOD)]
+    if not items:
+        raise InputError(f"{data}: holds no good image to fit on ({_accepted()})")
+    return items
+
+
+def labelled_images(data: str | Path) -> list[Item]:
+    """The images to evaluate on: labels, and masks where there are some.
+
+    Raises:
+        InputError: the data carries no labels, or not both good and defective images.
+    """
+    path = Path(data)
+    if path.is_dir():
+        if not (path / "test").is_dir():
+            raise InputError(f"{path}: evaluate needs labels: an MVTec root with test/good and test/<defect>, or a manifest")
+        items = [_with_mask(item, path) for item in _mvtec_test(path)]
+    else:
+        items = [item for item in _listed(data) if item.split != "train" and item.label is not None]
+    if not items:
+        raise InputError(f"{data}: no labelled test image; a manifest needs the columns path and label ('good' or a defect)")
+    if not any(item.good for item in items) or all(item.good for item in items):
+        raise InputError(f"{data}: evaluate needs both good and defective images; found only {items[0].label}")
+    return items
+
+
+def any_images(inputs: Iterable[str | Path]) -> list[Item]:
+    """The images to inspect: files, folders, globs and manifests, in the order given, each once.
+
+    Raises:
+        InputError: one of the inputs is missing or holds no image.
+    """
+    items: dict[Path, Item] = {}
+    for given in inputs:
+        found = _listed(given)
+        if not found:
+            raise InputError(f"{given}: holds no image ({_accepted()})")
+        for item in found:
+            items.setdefault(item.path, item)
+    if not items:
+        raise InputError("no image was given")
+    return list(items.values())
+
+
+def _accepted() -> str:
+    return "PNG, JPEG, BMP, TIFF and WebP are read"
+
+
+def _listed(data: str | Path) -> list[Item]:
+    path = Path(data)
+    if path.is_dir():
+        return _in_folder(path, root=path)
+    if path.suffix.lower() in MANIFESTS and path.is_file():
+        return _in_manifest(path)
+    if path.is_file():
+        return [Item(path, path.name)]
+    if glob.has_magic(str(data)):
+        found = sorted(Path(match) for match in glob.glob(str(data), recursive=True))
+        return [Item(match, str(match)) for match in found if match.is_file() and match.suffix.lower() in SUFFIXES]
+    raise InputError(f"{data}: does not exist; give a folder, an image, a glob in quotes, or a .csv, .jsonl or .parquet manifest")
+
+
+def _in_folder(folder: Path, root: Path, split: str | None = None, label: str | None = None) -> list[Item]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    return [Item(path, path.relative_to(root).as_posix(), split, label) for path in found if not path.name.startswith(".")]
+
+
+def _mvtec_test(root: Path) -> list[Item]:
+    folders = sorted(folder for folder in (root / "test").iterdir() if folder.is_dir())
+    return [item for folder in folders for item in _in_folder(folder, root, "test", folder.name)]
+
+
+def _with_mask(item: Item, root: Path) -> Item:
+    """MVTec's `ground_truth/<defect>/<stem>_mask.png`; other endings are taken too."""
+    if item.good or item.label is None:
+        return item
+    folder = root / "ground_truth" / item.label
+    stem = item.path.relative_to(root / "test" / item.label).with_suffix("")
+    for candidate in (f"{stem}_mask", f"{stem}"):
+        for suffix in (".png", ".bmp", ".tif", ".tiff", ".jpg"):
+            if (folder / f"{candidate}{suffix}").is_file():
+                return replace(item, mask=folder / f"{candidate}{suffix}")
+    return item
+
+
+def _in_manifest(path: Path) -> list[Item]:
+    rows = _rows(path)
+    if not rows:
+        raise InputError(f"{path}: the manifest has no row")
+    missing = [number for number, row in enumerate(rows, 1) if not row.get("path")]
+    if missing:
+        known = ", ".join(sorted(str(key) for key in rows[missing[0] - 1])) or "none"
+        raise InputError(f"{path}: row {missing[0]} has no 'path' (columns: {known}); {nearest('path', _COLUMNS)}")
+    return [_item(row, path.parent) for row in rows]
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        if path.suffix.lower() == ".csv":
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                return [dict(row) for row in csv.DictReader(file)]
+        if path.suffix.lower() == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+            if not all(isinstance(row, dict) for row in rows):
+                raise ValueError("each line must be a JSON object")
+            return rows
+        import pyarrow.parquet
+
+        return [dict(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path}: is not a readable manifest ({str(error).splitlines()[0]})") from None
+    except ImportError:
+        raise InputError(f"{path}: Parquet manifests need pyarrow: pip install 'offnominal[parquet]'") from None
+
+
+def _item(row: dict[str, Any], folder: Path) -> Item:
+    text = {column: str(row[column]).strip() for column in _COLUMNS if row.get(column) not in (None, "")}
+    label = text.get("label")
+    split = text.get("split")
+    return Item(
+        path=folder / text["path"],
+        name=text["path"],
+        split="train" if split is not None and split.lower() in _TRAIN_SPLITS else split,
+        label=GOOD if label is not None and label.lower() in _GOOD_LABELS else label,
+        mask=folder / text["mask"] if "mask" in text else None,
+    )

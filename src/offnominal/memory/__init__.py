@@ -1,0 +1,17 @@
+"""Memory: normal patches -> bank; patches -> nearest bank patches."""
+
+from offnominal.memory.bank import MemoryBank, SourceImage
+from offnominal.memory.coreset import Coreset, greedy_kcenter, kcenter, random_coreset
+from offnominal.memory.search import NearestPatches
+from offnominal.memory.store import PatchStore
+
+__all__ = [
+    "Coreset",
+    "MemoryBank",
+    "NearestPatches",
+    "PatchStore",
+    "SourceImage",
+    "greedy_kcenter",
+    "kcenter",
+    "random_coreset",
+]

@@ -1,0 +1,63 @@
+"""Distances and unit vectors from patches to their neighbours, which influence and response are made of.
+
+For the mean distance to K neighbours m_k, f(x) = 1/K sum_k d_k with d_k = ||x - m_k|| and u_k = (x - m_k) / d_k:
+
+    gradient    df/dx_j     = 1/K sum_k u_kj
+    curvature   d2f/dx_j^2  = 1/K sum_k (1 - u_kj^2) / d_k
+
+Where d_k = 0 both terms take the subgradient 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Rows worked on at once, so that the (rows, K, D) differences stay in the processor's cache.
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """What the neighbours say of each patch.
+
+    Attributes:
+        distances: (N, K) ascending, exact (worked out from differences, not from products).
+        indices: (N, K) rows of the bank, in the same order.
+        gradient: (N, D) of the mean distance to the K neighbours; its length lies in 0 to 1.
+        curvature: (N, D) diagonal of the second derivative, at least 0; None when not asked for.
+    """
+
+    distances: Tensor
+    indices: Tensor
+    gradient: Tensor
+    curvature: Tensor | None
+
+
+def neighbourhood(patches: Tensor, bank: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
+    """(N, D) patches, (M, D) bank and (N, K) indices of their nearest bank patches -> `Neighbourhood`."""
+    parts = [
+        _block(block, bank, near, curvature)
+        for block, near in zip(patches.split(BLOCK), indices.split(BLOCK), strict=True)
+    ]
+    joined = [torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True)]
+    distances, order, gradient, curved = joined
+    return Neighbourhood(distances, indices.gather(1, order), gradient, curved)
+
+
+def _block(
+    patches: Tensor, bank: Tensor, indices: Tensor, curvature: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    k = indices.shape[1]
+    difference = patches[:, None] - bank[indices]
+    distances = torch.linalg.vector_norm(difference, dim=2)
+    inverse = torch.where(distances > 0, 1 / distances, 0)
+    gradient = torch.bmm((inverse / k)[:, None], difference)[:, 0]
+    curved = None
+    if curvature:
+        curved = inverse.sum(1, keepdim=True) - torch.bmm(inverse.pow(3)[:, None], difference.square_())[:, 0]
+        curved = curved.clamp_(min=0) / k
+    distances, order = distances.sort(dim=1, stable=True)
+    return distances, order, gradient, curved
