@@ -1,0 +1,206 @@
+"""The detector: chains the rooms into fit, inspect, evaluate, save and load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+import numpy as np
+
+from offnominal.config import Settings, settings_from
+from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.evaluation import Evaluated, Evaluation
+from offnominal.detector.fit import Fitting, Plan
+from offnominal.detector.inspector import Explanation, Inspector
+from offnominal.detector.model import Model
+from offnominal.detector.model_file import load_model, save_model, write_whole
+from offnominal.errors import ImageError, InputError, ModelFileError
+from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
+from offnominal.metrics import Judged, figures, figures_by_class
+from offnominal.types import Float, Inspection, Mask, Progress, silent
+
+__all__ = ["Detector", "Evaluated", "Evaluation", "Explanation", "Model", "Plan", "load", "load_model", "write_whole"]
+
+_RUN_SETTINGS = ("runtime", "precision", "device", "batch_size")
+
+
+class Detector:
+    """Learns from good images alone, then scores, locates and explains what is off in new ones.
+
+    Args:
+        weights: weights file of a backbone that is not embedded (safetensors or PyTorch).
+        settings: see `offnominal.config.Settings`; an unknown name is an error that suggests the nearest.
+    """
+
+    def __init__(self, *, weights: str | Path | None = None, **settings: Any) -> None:
+        self.settings: Settings = settings_from(**settings)
+        self._weights = None if weights is None else Path(weights)
+        self._inspector: Inspector | None = None
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def model(self) -> Model:
+        """The fitted model. Raises `InputError` before `fit`."""
+        return self._ready().model
+
+    def fit(
+        self,
+        data: str | Path | Sequence[Source],
+        *,
+        progress: Progress = silent,
+        announce: Callable[[Plan], None] = lambda plan: None,
+    ) -> Self:
+        """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
+
+        Raises:
+            InputError: fewer than two readable images.
+            BackboneError: the backbone, a layer or its weights cannot be had.
+        """
+        if isinstance(data, (str, Path)):
+            items = normal_images(data)
+            sources: Sequence[Source] = [item.path for item in items]
+            names = [item.name for item in items]
+        else:
+            sources = list(data)
+            names = [str(given) if isinstance(given, (str, Path)) else f"array {i}" for i, given in enumerate(sources)]
+        engine = FeatureEngine(self.settings, self._weights)
+        fitting = Fitting(sources, names, self.settings, engine, progress)
+        announce(fitting.plan)
+        self._inspector = Inspector(fitting.run(), engine)
+        self.seconds = fitting.seconds
+        return self
+
+    def inspect(self, source: Source) -> Inspection:
+        """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.
+
+        Raises:
+            ImageError: it cannot be read, or its depth is not that of the training images.
+        """
+
+        def fail(index: int, error: ImageError) -> None:
+            raise error
+
+        ((_, inspection),) = self.inspect_many([source], failed=fail)
+        return inspection
+
+    def inspect_many(
+        self, sources: Iterable[Source], *, failed: Callable[[int, ImageError], None]
+    ) -> Iterator[tuple[int, Inspection]]:
+        """Inspect many images; `failed(index, error)` is called for each that cannot be read, and the others go on.
+
+        Yields `(index, inspection)`; images of several shapes may come out of order.
+        """
+        given = list(sources)
+        for index, inspection in self._ready().inspect(given, failed):
+            source = given[index]
+            yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection
+
+    def explain(self, source: Source) -> Explanation:
+        """Distances, influence, proposed noise and response of every patch of one image."""
+        return self._ready().explain(source)
+
+    def evaluate(self, data: str | Path, *, progress: Progress = silent) -> Evaluation:
+        """Figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
+
+        Raises:
+            InputError: no labels, or not both good and defective images.
+        """
+        items = labelled_images(data)
+        unreadable: dict[int, str] = {}
+        found: dict[int, Inspection] = {}
+        started = perf_counter()
+        for index, inspection in self.inspect_many(
+            [item.path for item in items], failed=lambda at, error: unreadable.__setitem__(at, str(error))
+        ):
+            found[index] = inspection
+            progress("inspect", len(found), len(items))
+        seconds = perf_counter() - started
+        images = []
+        for index, inspection in sorted(found.items()):
+            try:
+                images.append(Evaluated(items[index], inspection, _mask(items[index], inspection)))
+            except ImageError as error:
+                unreadable[index] = str(error)
+                images.append(Evaluated(items[index], inspection, None))
+        judged = [_judged(image) for image in images]
+        if not any(image.good for image in judged) or all(image.good for image in judged):
+            raise InputError(f"{data}: too few images could be read to evaluate; the first: {next(iter(unreadable.values()), '')}")
+        progress("figures", 0, 1)
+        result = Evaluation(
+            figures(judged),
+            figures_by_class(judged),
+            tuple(images),
+            tuple((items[index].name, reason) for index, reason in sorted(unreadable.items())),
+            seconds,
+        )
+        progress("figures", 1, 1)
+        return result
+
+    def score_samples(self, sources: Iterable[Source]) -> Float:
+        """(n,) scores, higher = more anomalous (the opposite sign of scikit-learn's outlier detectors)."""
+
+        def fail(index: int, error: ImageError) -> None:
+            raise error
+
+        scores = dict((index, found.score) for index, found in self.inspect_many(sources, failed=fail))
+        return np.array([scores[index] for index in range(len(scores))], dtype=np.float32)
+
+    def decision_function(self, sources: Iterable[Source]) -> Float:
+        """(n,) scores less the threshold: above 0 is anomalous (the opposite sign of scikit-learn's)."""
+        return self.score_samples(sources) - np.float32(self.model.calibration.threshold)
+
+    def predict(self, sources: Iterable[Source]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """(n,) -1 for anomalous and 1 for good, as scikit-learn's outlier detectors."""
+        return np.where(self.decision_function(sources) > 0, -1, 1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file, whole or not at all. Raises `OutputError`."""
+        save_model(self.model, Path(path))
+
+    def _ready(self) -> Inspector:
+        if self._inspector is None:
+            raise InputError("this detector has not been fitted: call fit first, or load a model file")
+        return self._inspector
+
+
+def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> Detector:
+    """Read a model file and set up its network.
+
+    Args:
+        weights: the weights file, for a backbone that was fitted with one.
+        run: `runtime`, `precision`, `device` or `batch_size`, where they should differ from those of the fit.
+
+    Raises:
+        ModelFileError: the file cannot be trusted, or the backbone's weights are not those that it was fitted with.
+    """
+    model = load_model(Path(path))
+    kept = {name: value for name, value in run.items() if value is not None}
+    unknown = [name for name in kept if name not in _RUN_SETTINGS]
+    if unknown:
+        raise InputError(f"{unknown[0]} is fixed in the model; only {', '.join(_RUN_SETTINGS)} may change")
+    checked = settings_from(**kept)
+    settings = model.settings.model_copy(update={name: getattr(checked, name) for name in kept})
+    engine = FeatureEngine(settings, None if weights is None else Path(weights))
+    if engine.identity.digest != model.backbone.digest:
+        raise ModelFileError(
+            f"{path}: was fitted with other weights of {model.backbone.name} (SHA-256 {model.backbone.digest[:12]}..., "
+            f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit anew"
+        )
+    detector = Detector()
+    detector.settings = settings
+    detector._inspector = Inspector(replace(model, settings=settings), engine)
+    return detector
+
+
+def _mask(item: Item, inspection: Inspection) -> Mask | None:
+    return None if item.mask is None else read_mask(item.mask, inspection.anomaly_map.shape)
+
+
+def _judged(image: Evaluated) -> Judged:
+    found = image.inspection
+    return Judged(
+        image.item.good, image.item.label or "defect", found.score, found.anomalous, found.anomaly_map, image.mask
+    )

@@ -1,0 +1,163 @@
+"""The model file: one `.safetensors` with tensors and JSON metadata, written whole or not at all, checked when read.
+
+Metadata keys: `format` (`offnominal`), `version`, `description` (JSON) and `digest`, the SHA-256 of the description and of all
+tensors, so that a damaged file is noticed and not believed. Never pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from offnominal.config import Settings
+from offnominal.decisions import Calibration
+from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
+from offnominal.errors import ModelFileError, unwritable
+from offnominal.features import ChannelStandard
+from offnominal.images import Geometry, ValueRange
+from offnominal.memory import MemoryBank, SourceImage
+from offnominal.scoring import NormalSignals
+
+FORMAT = "offnominal"
+VERSION = 1
+_Tensors = dict[str, npt.NDArray[Any]]
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write `model` to `path`: beside it first, then synced and renamed, so that a crash leaves the old file or the new one.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full; what was there before is kept.
+    """
+    tensors = _tensors(model)
+    description = json.dumps(_description(model), sort_keys=True, ensure_ascii=True, allow_nan=False)
+    metadata = {"format": FORMAT, "version": str(VERSION), "description": description, "digest": _digest(description, tensors)}
+    write_whole(path, save(tensors, metadata))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that `path` holds the old content or the new one, never a part.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+        raise unwritable(path, error) from None
+
+
+def load_model(path: Path) -> Model:
+    """Read a model file and check it: format, version, digest, shapes.
+
+    Raises:
+        ModelFileError: missing, not a model of ours, of another version, or damaged.
+    """
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file; make one with: offnominal fit DATA --out {path}")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ModelFileError(f"{path}: is a safetensors file, but not an offnominal model; give one that fit wrote")
+            if metadata.get("version") != str(VERSION):
+                raise ModelFileError(
+                    f"{path}: has format version {metadata.get('version')}, this release reads {VERSION}; "
+                    "fit anew, or use the release that made it"
+                )
+            tensors: _Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ModelFileError(f"{path}: is not a readable model file ({str(error).splitlines()[0][:90]}); copy it again") from None
+    description = metadata.get("description", "")
+    if metadata.get("digest") != _digest(description, tensors):
+        raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit anew")
+    try:
+        return _model(json.loads(description), tensors)
+    except (KeyError, TypeError, ValueError, ValidationError) as error:
+        raise ModelFileError(f"{path}: is inconsistent ({str(error).splitlines()[0][:90]}); fit anew") from None
+
+
+def _digest(description: str, tensors: _Tensors) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(model: Model) -> _Tensors:
+    return {
+        "bank.patches": model.bank.patches.cpu().numpy(),
+        "bank.image": model.bank.image,
+        "bank.place": model.bank.place,
+        "standard.mean": model.standard.mean.cpu().numpy(),
+        "standard.deviation": model.standard.deviation.cpu().numpy(),
+        "normal.mean": model.normal.mean,
+        "normal.deviation": model.normal.deviation,
+        "calibration.scores": model.calibration.scores,
+    }
+
+
+def _description(model: Model) -> dict[str, Any]:
+    return {
+        "settings": model.settings.model_dump(mode="json"),
+        "backbone": dataclasses.asdict(model.backbone),
+        "geometry": dataclasses.asdict(model.geometry),
+        "values": dataclasses.asdict(model.values),
+        "usual_distance": dataclasses.asdict(model.usual_distance),
+        "calibration": {"asked": model.calibration.asked},
+        "bank": {"radius": model.bank.radius, "sources": [[source.name, *source.size] for source in model.bank.sources]},
+        "skipped": [list(entry) for entry in model.skipped],
+        "versions": model.versions,
+    }
+
+
+def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
+    backbone, geometry = stored["backbone"], stored["geometry"]
+    mean = torch.from_numpy(tensors["standard.mean"])
+    bank = MemoryBank(
+        torch.from_numpy(tensors["bank.patches"]),
+        tensors["bank.image"],
+        tensors["bank.place"],
+        tuple(SourceImage(name, (height, width)) for name, height, width in stored["bank"]["sources"]),
+        stored["bank"]["radius"],
+    )
+    if bank.patches.shape[1:] != mean.shape:
+        raise ValueError(f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    return Model(
+        settings=Settings.model_validate_json(json.dumps(stored["settings"])),
+        backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
+        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
+        values=ValueRange(**stored["values"]),
+        standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.deviation"])),
+        bank=bank,
+        usual_distance=UsualDistance(**stored["usual_distance"]),
+        normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
+        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"]),
+        skipped=tuple((name, reason) for name, reason in stored["skipped"]),
+        versions=stored["versions"],
+    )
