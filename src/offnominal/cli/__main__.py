@@ -1,0 +1,5 @@
+"""`python -m offnominal.cli`."""
+
+from offnominal.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The demo: monocrystalline solar cells in electroluminescence light, from the package `elpv-dataset`.
+
+Buerhop-Lutz et al. 2018, Deitsch et al. 2019; data under CC BY-NC-SA 4.0. Cells with defect probability 0 are good, those
+with probability 1 defective; what lies between is left out. 350 good cells are for the fit, the rest for the test.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from offnominal.detector import Detector, load
+from offnominal.detector.outputs import warnings_of, write_evaluation, write_inspections
+from offnominal.errors import InputError, unwritable
+from offnominal.images import any_images
+from offnominal.types import Progress
+
+TRAINING_CELLS = 350
+
+
+def write_manifest(path: Path, seed: int = 0) -> None:
+    """A manifest of the cells with the columns path, split, label.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    found = importlib.util.find_spec("elpv_dataset")
+    if found is None or found.origin is None:
+        raise InputError("the demo needs its images: pip install 'offnominal[demo]'")
+    data = Path(found.origin).parent / "data"
+    cells = [line.split() for line in (data / "labels.csv").read_text("utf-8").splitlines() if line.strip()]
+    mono = [(str(data / name), float(probability)) for name, probability, kind in cells if kind == "mono"]
+    good = [name for name, probability in mono if probability == 0]
+    defective = [name for name, probability in mono if probability == 1]
+    order = np.random.default_rng(seed).permutation(len(good))
+    rows = [(good[at], "train" if place < TRAINING_CELLS else "test", "good") for place, at in enumerate(order)]
+    rows += [(name, "test", "defective") for name in defective]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("path", "split", "label"), *rows])
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def run(out: Path, progress: Progress, say: Callable[[str], None]) -> None:
+    """Fit, inspect a few, evaluate all, write the report."""
+    manifest, model = out / "cells.csv", out / "cells.safetensors"
+    write_manifest(manifest)
+    say("fit: 350 good cells")
+    detector = Detector().fit(manifest, progress=progress)
+    detector.save(model)
+    for warning in warnings_of(detector.model):
+        say(f"note: {warning}")
+    detector = load(model)
+    say("evaluate: all other good cells, and the defective ones")
+    result = detector.evaluate(manifest, progress=progress)
+    metrics = write_evaluation(detector, result, out / "evaluation", "Solar cells")
+    say("inspect: a few of them")
+    paths = [image.item.path for image in result.images][:: max(1, len(result.images) // 12)]
+    write_inspections(detector, any_images(paths), out / "inspection", progress)
+    say(f"image AUROC {metrics['image_auroc']:.3f}, false alarms {metrics['false_alarm_rate']:.1%}, found {metrics['detection_rate']:.1%}")
+    say(f"open {out / 'evaluation' / 'report.html'}")
