@@ -87,7 +87,7 @@ class Settings(BaseModel):
     sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
     distance_neighbors: int = Field(3, ge=1, le=100, description="K of the mean distance")
-    fusion: Fusion = Field(default_factory=lambda: Fusion())
+    fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")

@@ -1,12 +1,12 @@
 """The errors that a user can meet, mapped once to exit codes.
 
-    OffnominalError            exit code 2: one line that says what, where and what to do
-    ├── InputError             data, path or array that cannot be used
-    │   └── ImageError         one image that cannot be read (the others go on)
-    ├── SettingsError          a setting that is unknown or out of its range
-    ├── BackboneError          a backbone, layer or weights file that cannot be had
-    ├── ModelFileError         a model file that is missing, damaged, foreign or of another version
-    └── OutputError            a result that cannot be written
+OffnominalError            exit code 2: one line that says what, where and what to do
+├── InputError             data, path or array that cannot be used
+│   └── ImageError         one image that cannot be read (the others go on)
+├── SettingsError          a setting that is unknown or out of its range
+├── BackboneError          a backbone, layer or weights file that cannot be had
+├── ModelFileError         a model file that is missing, damaged, foreign or of another version
+└── OutputError            a result that cannot be written
 """
 
 from __future__ import annotations

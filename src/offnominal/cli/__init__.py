@@ -31,17 +31,23 @@ BatchOption = Annotated[int | None, typer.Option(help="Images that go through th
 def fit(
     data: Annotated[str, typer.Argument(help="MVTec root, folder of good images, glob in quotes, or manifest.")],
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
-    backbone: Annotated[str | None, typer.Option(help="efficientnet-lite0, -lite2, or a timm name. [default: efficientnet-lite0]")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="efficientnet-lite0, -lite2, or a timm name. [default: efficientnet-lite0]")
+    ] = None,
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Feature maps, comma-separated. [default: strides 8 and 16]")] = None,
-    aggregation: Annotated[str | None, typer.Option(help="align, or concat-patches for the benchmark. [default: align]")] = None,
+    aggregation: Annotated[
+        str | None, typer.Option(help="align, or concat-patches for the benchmark. [default: align]")
+    ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Reduce channels to this number by average pooling.")] = None,
     image_size: Annotated[str | None, typer.Option(help="Network pixels, 256 or height x width. [default: 256]")] = None,
     resize: Annotated[str | None, typer.Option(help="squash to the size, or keep the aspect. [default: squash]")] = None,
     bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
-    false_alarm_rate: Annotated[float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")] = None,
+    false_alarm_rate: Annotated[
+        float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="Patches beyond this size wait on disk. [default: 2GB]")] = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -83,7 +89,8 @@ def fit(
     if json:
         emit({**known, "seconds": detector.seconds, "model": str(out)})
     else:
-        say(f"{out}: {known['images']} images, threshold {known['calibration']['threshold']:.3f} at {known['calibration']['alpha']:.2%}")
+        calibration = known["calibration"]
+        say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms false alarms")
     if detector.model.skipped:
         raise typer.Exit(errors.SOME_UNREADABLE)
 
@@ -93,7 +100,9 @@ def inspect(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs in quotes, or manifests.")],
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl and overlays.")],
-    fail_on_anomaly: Annotated[bool, typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal.")] = False,
+    fail_on_anomaly: Annotated[
+        bool, typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal.")
+    ] = False,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,

@@ -127,7 +127,9 @@ class Detector:
                 images.append(Evaluated(items[index], inspection, None))
         judged = [_judged(image) for image in images]
         if not any(image.good for image in judged) or all(image.good for image in judged):
-            raise InputError(f"{data}: too few images could be read to evaluate; the first: {next(iter(unreadable.values()), '')}")
+            raise InputError(
+                f"{data}: too few images could be read to evaluate; the first: {next(iter(unreadable.values()), '')}"
+            )
         progress("figures", 0, 1)
         result = Evaluation(
             figures(judged),
@@ -145,7 +147,7 @@ class Detector:
         def fail(index: int, error: ImageError) -> None:
             raise error
 
-        scores = dict((index, found.score) for index, found in self.inspect_many(sources, failed=fail))
+        scores = {index: found.score for index, found in self.inspect_many(sources, failed=fail)}
         return np.array([scores[index] for index in range(len(scores))], dtype=np.float32)
 
     def decision_function(self, sources: Iterable[Source]) -> Float:
@@ -201,6 +203,4 @@ def _mask(item: Item, inspection: Inspection) -> Mask | None:
 
 def _judged(image: Evaluated) -> Judged:
     found = image.inspection
-    return Judged(
-        image.item.good, image.item.label or "defect", found.score, found.anomalous, found.anomaly_map, image.mask
-    )
+    return Judged(image.item.good, image.item.label or "defect", found.score, found.anomalous, found.anomaly_map, image.mask)

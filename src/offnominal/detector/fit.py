@@ -81,9 +81,7 @@ class Fitting:
         counts = [self._patches_of(original) for original in self._originals.values()]
         total = sum(counts)
         size = total * engine.dimensions * 4
-        self.plan = Plan(
-            len(counts), total, engine.dimensions, settings.bank_size(total), size, on_disk=size > settings.memory
-        )
+        self.plan = Plan(len(counts), total, engine.dimensions, settings.bank_size(total), size, on_disk=size > settings.memory)
 
     def run(self) -> Model:
         """Raises `InputError` when fewer than two images can be read."""
@@ -128,7 +126,11 @@ class Fitting:
     def _require_enough(self, count: int) -> None:
         if count >= FEWEST_IMAGES:
             return
-        why = f"; the first of {len(self._skipped)} that cannot be read: {next(iter(self._skipped.values()))}" if self._skipped else ""
+        why = (
+            f"; the first of {len(self._skipped)} that cannot be read: {next(iter(self._skipped.values()))}"
+            if self._skipped
+            else ""
+        )
         raise InputError(
             f"{count} readable good image{'' if count == 1 else 's'}: a fit needs at least {FEWEST_IMAGES}, "
             f"and 99 to promise 1 % false alarms{why}"
@@ -281,4 +283,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "none"
-

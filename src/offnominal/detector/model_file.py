@@ -91,7 +91,9 @@ def load_model(path: Path) -> Model:
                 )
             tensors: _Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise ModelFileError(f"{path}: is not a readable model file ({str(error).splitlines()[0][:90]}); copy it again") from None
+        raise ModelFileError(
+            f"{path}: is not a readable model file ({str(error).splitlines()[0][:90]}); copy it again"
+        ) from None
     description = metadata.get("description", "")
     if metadata.get("digest") != _digest(description, tensors):
         raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit anew")

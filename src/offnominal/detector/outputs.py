@@ -54,8 +54,9 @@ def warnings_of(model: Model) -> list[str]:
     calibration = model.calibration
     if not calibration.enough:
         found.append(
-            f"{calibration.count} good images cannot carry a false-alarm rate of {calibration.asked:.2%}: the smallest they can "
-            f"is {calibration.rate:.2%}, which is used; {images_needed(calibration.asked)} images are needed for the asked one."
+            f"{calibration.count} good images cannot carry a false-alarm rate of {calibration.asked:.2%}: the smallest "
+            f"they can is {calibration.rate:.2%}, which is used; "
+            f"{images_needed(calibration.asked)} images are needed for the asked one."
         )
     if float(calibration.scores[-1]) == float(calibration.scores[0]):
         found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
@@ -82,7 +83,12 @@ def write_inspections(
     _make(pictures)
 
     def failed(index: int, error: Exception) -> None:
-        rows[index] = {**dict.fromkeys(("score", "p_value", "anomalous", "threshold")), "regions": [], "map": None, "error": str(error)}
+        rows[index] = {
+            **dict.fromkeys(("score", "p_value", "anomalous", "threshold")),
+            "regions": [],
+            "map": None,
+            "error": str(error),
+        }
 
     for index, found in detector.inspect_many([item.path for item in items], failed=failed):
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
@@ -106,7 +112,9 @@ def write_evaluation(detector: Detector, result: Evaluation, folder: Path, title
     writer.writerow(["path", "label", "score", "p_value", "anomalous", "error"])
     for image in result.images:
         found = image.inspection
-        writer.writerow([image.item.name, image.item.label, f"{found.score:.6g}", f"{found.p_value:.6g}", int(found.anomalous), ""])
+        writer.writerow(
+            [image.item.name, image.item.label, f"{found.score:.6g}", f"{found.p_value:.6g}", int(found.anomalous), ""]
+        )
     for name, reason in result.unreadable:
         writer.writerow([name, "", "", "", "", reason])
     write_whole(folder / "scores.csv", table.getvalue().encode())
@@ -129,9 +137,7 @@ def _report(detector: Detector, result: Evaluation, metrics: dict[str, Any], tit
         for entry in gallery_order(images):
             yield entry, displayed(pixels_of(paths[entry.name]), model.values)
 
-    return evaluation_report(
-        title, _readable_facts(model), notes, metrics, images, pictures(), model.calibration.threshold
-    )
+    return evaluation_report(title, _readable_facts(model), notes, metrics, images, pictures(), model.calibration.threshold)
 
 
 def _readable_facts(model: Model) -> dict[str, str]:
@@ -142,7 +148,8 @@ def _readable_facts(model: Model) -> dict[str, str]:
         "Memory bank": f"{len(bank.patches)} patches of {bank.patches.shape[1]} features",
         "Input": f"{model.geometry.resize} {model.geometry.size[0]} x {model.geometry.size[1]}, {model.values.depth}, "
         f"values {model.values.low:g} to {model.values.high:g}",
-        "False-alarm rate": f"{calibration.rate:.2%} (asked: {calibration.asked:.2%}), from {calibration.count} good images held out in turn",
+        "False-alarm rate": f"{calibration.rate:.2%} (asked: {calibration.asked:.2%}), "
+        f"from {calibration.count} good images held out in turn",
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }

@@ -99,7 +99,9 @@ def _create(timm: Any, name: str, timm_name: str, **options: Any) -> Any:
     try:
         network = timm.create_model(timm_name, pretrained=False, **options, **extra)
     except Exception as error:  # noqa: BLE001 - timm raises many kinds for models without feature maps
-        raise BackboneError(f"backbone '{name}' gives no feature maps ({str(error).splitlines()[0][:100]}); choose another") from None
+        raise BackboneError(
+            f"backbone '{name}' gives no feature maps ({str(error).splitlines()[0][:100]}); choose another"
+        ) from None
     defaults = timm.get_pretrained_cfg(timm_name)
     network.pretrained_cfg_mean = defaults.mean if defaults else (0.485, 0.456, 0.406)
     network.pretrained_cfg_std = defaults.std if defaults else (0.229, 0.224, 0.225)
@@ -147,8 +149,9 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            loaded: dict[str, torch.Tensor] = load_file(path)
+            return loaded
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BackboneError(f"{path}: does not exist; check --weights") from None
     except Exception:  # noqa: BLE001 - damaged files raise many kinds
@@ -182,12 +185,14 @@ def _from_hub(timm: Any, name: str, indices: tuple[int, ...]) -> Any:
     try:
         return timm.create_model(name, pretrained=True, features_only=True, out_indices=indices)
     except Exception:  # noqa: BLE001 - no network, no such weights, a full disk: the remedy is the same
-        raise BackboneError(f"no weights of '{name}' at hand and none could be downloaded; give them with --weights FILE") from None
+        raise BackboneError(
+            f"no weights of '{name}' at hand and none could be downloaded; give them with --weights FILE"
+        ) from None
 
 
 def _digest(state: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(_tensors(state).items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

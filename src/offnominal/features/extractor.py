@@ -32,7 +32,9 @@ class PatchExtractor(nn.Module):
         self.strides = backbone.strides
         self.aggregation = aggregation
         self.dimensions = dimensions
-        self.multiple = math.lcm(*self.strides, 32) if all(32 % stride == 0 for stride in self.strides) else math.lcm(*self.strides)
+        self.multiple = (
+            math.lcm(*self.strides, 32) if all(32 % stride == 0 for stride in self.strides) else math.lcm(*self.strides)
+        )
         self.margin = math.ceil(MIRRORED / self.multiple) * self.multiple
         self.channels = dimensions if dimensions is not None else sum(backbone.channels)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)

@@ -8,7 +8,6 @@ these operators, so declaring their schemas is enough. Used only when the plain 
 from __future__ import annotations
 
 import sys
-from types import ModuleType
 from typing import Any
 
 _SCHEMAS = (
@@ -18,7 +17,7 @@ _SCHEMAS = (
 _library: Any = None
 
 
-def import_timm() -> ModuleType:
+def import_timm() -> Any:
     """timm, with torchvision's missing schemas declared where that is needed."""
     global _library
     try:

@@ -46,8 +46,9 @@ def read_header(path: Path) -> Header:
     Raises:
         ImageError: missing, empty, not an image, or larger than `MAX_PIXELS`.
     """
-    with _opened(_content(path), path) as image:
-        return _header(image, path)
+    content = _content(path)
+    with _opened(content, path) as image:
+        return _header(image, content, path)
 
 
 def decode(path: Path) -> Pixels:
@@ -58,7 +59,7 @@ def decode(path: Path) -> Pixels:
     """
     content = _content(path)
     with _opened(content, path) as image:
-        header = _header(image, path)
+        header = _header(image, content, path)
         if header.depth == "8-bit":
             return _decode_8bit(image, path)
     return _decode_wide(content, path)
@@ -119,24 +120,26 @@ def _opened(content: bytes, path: Path) -> Image.Image:
         raise ImageError(f"{path}: is not a readable image (damaged, or not PNG, JPEG, BMP, TIFF or WebP)") from None
 
 
-def _header(image: Image.Image, path: Path) -> Header:
+def _header(image: Image.Image, content: bytes, path: Path) -> Header:
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{path}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first")
+        raise ImageError(
+            f"{path}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"
+        )
     try:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the pixels
         turned = False
-    return Header((width, height) if turned else (height, width), _stored_depth(image))
+    return Header((width, height) if turned else (height, width), _stored_depth(image, content))
 
 
-def _stored_depth(image: Image.Image) -> Depth:
+def _stored_depth(image: Image.Image, content: bytes) -> Depth:
     if image.mode == "F":
         return "float"
-    tile = image.tile[0][3] if getattr(image, "tile", None) else ""
-    raw = tile if isinstance(tile, str) else (tile[0] if tile and isinstance(tile[0], str) else "")
+    if content.startswith(b"\x89PNG"):
+        return "16-bit" if content[24] > 8 else "8-bit"  # the bit depth stands in byte 24, behind width and height
     bits = getattr(image, "tag_v2", {}).get(258, (8,))
-    if image.mode in _WIDE_MODES or ";16" in raw or max(bits if isinstance(bits, tuple) else (bits,)) > 8:
+    if image.mode in _WIDE_MODES or max(bits if isinstance(bits, tuple) else (bits,)) > 8:
         return "16-bit"
     return "8-bit"
 
@@ -163,7 +166,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _decode_wide(content: bytes, path: Path) -> Pixels:
     pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise ImageError(f"{path}: is damaged, truncated or of an unusual kind of more than 8 bits; save it as 16-bit PNG or TIFF")
+        raise ImageError(
+            f"{path}: is damaged, truncated or of an unusual kind of more than 8 bits; save it as 16-bit PNG or TIFF"
+        )
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         pixels = pixels[:, :, 2::-1]
     if pixels.ndim == 3 and pixels.shape[2] == 2:

@@ -30,14 +30,14 @@ class Geometry:
     def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the original -> (height, width) that the network sees."""
         if self.resize == "squash":
-            height, width = self.size
+            height, width = float(self.size[0]), float(self.size[1])
         else:
             scale = min(self.size) / min(original)
             height, width = (min(self.longest, side * scale) for side in original)
         return self._rounded(height), self._rounded(width)
 
     def _rounded(self, side: float) -> int:
-        return max(2, round(side / self.multiple)) * self.multiple
+        return max(2, int(side / self.multiple + 0.5)) * self.multiple
 
 
 def resize(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
@@ -57,7 +57,8 @@ def enlarge(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
     """Bilinear interpolation to `size` with pixel centres aligned."""
     if image.shape[:2] == tuple(size):
         return image
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    enlarged: npt.NDArray[Any] = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return enlarged
 
 
 def to_original(grid: Float, original: tuple[int, int]) -> Float:

@@ -19,4 +19,5 @@ def read_mask(path: Path, size: tuple[int, int]) -> Mask:
     if pixels.shape != size:
         raise ImageError(f"{path}: the mask is {pixels.shape[1]} x {pixels.shape[0]}, its image {size[1]} x {size[0]}")
     top = float(pixels.max())
-    return pixels > (127 if top > 1 and pixels.dtype.name == "uint8" else top / 2)
+    mask: Mask = pixels > (127 if top > 1 and pixels.dtype.name == "uint8" else top / 2)
+    return mask

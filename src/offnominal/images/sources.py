@@ -110,7 +110,9 @@ def _listed(data: str | Path) -> list[Item]:
     if glob.has_magic(str(data)):
         found = sorted(Path(match) for match in glob.glob(str(data), recursive=True))
         return [Item(match, str(match)) for match in found if match.is_file() and match.suffix.lower() in SUFFIXES]
-    raise InputError(f"{data}: does not exist; give a folder, an image, a glob in quotes, or a .csv, .jsonl or .parquet manifest")
+    raise InputError(
+        f"{data}: does not exist; give a folder, an image, a glob in quotes, or a .csv, .jsonl or .parquet manifest"
+    )
 
 
 def _in_folder(folder: Path, root: Path, split: str | None = None, label: str | None = None) -> list[Item]:

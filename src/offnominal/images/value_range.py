@@ -40,7 +40,9 @@ class ValueRange:
                 raise ImageError(f"{name}: float values outside 0 to 1 for a model of 8-bit images; divide by the white level")
             return pixels.astype(np.float32)
         if depth != self.depth:
-            raise ImageError(f"{name}: is {depth}, the model was fitted on {self.depth} images; convert it, or fit on such images")
+            raise ImageError(
+                f"{name}: is {depth}, the model was fitted on {self.depth} images; convert it, or fit on such images"
+            )
         return (pixels.astype(np.float32) - np.float32(self.low)) * np.float32(1.0 / (self.high - self.low))
 
 
@@ -67,4 +69,5 @@ def displayed(pixels: npt.NDArray[Any], values: ValueRange) -> npt.NDArray[np.ui
     if pixels.dtype == np.uint8:
         return pixels
     scaled = (pixels.astype(np.float32) - values.low) / (values.high - values.low)
-    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    shown: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+    return shown

@@ -206,7 +206,7 @@ class _Greedy:
             if float(self.bound[rows].max()) >= outside:
                 top = rows[int(self.bound[rows].argmax())][None]
                 farthest = self._to_centres(self._exactly(top))
-                return float(farthest[0]) ** 0.5
+                return float(np.sqrt(farthest[0]))
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:

@@ -75,7 +75,8 @@ def nearest(patches: Tensor, bank: Tensor, k: int, rows: int = 2048) -> Tensor:
 
 def _mean_distance(patches: Tensor, neighbours: Tensor) -> Tensor:
     """(n, D), (n, K, D) -> (n,); vector_norm has the subgradient 0 at 0."""
-    return torch.linalg.vector_norm(patches[:, None] - neighbours, dim=2).mean(1)
+    distance: Tensor = torch.linalg.vector_norm(patches[:, None] - neighbours, dim=2).mean(1)
+    return distance
 
 
 def _autograd(patches: Tensor, bank: Tensor, indices: Tensor, rows: int = 2048) -> Tensor:

@@ -39,17 +39,19 @@ class Neighbourhood:
 def neighbourhood(patches: Tensor, bank: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
     """(N, D) patches, (M, D) bank and (N, K) indices of their nearest bank patches -> `Neighbourhood`."""
     parts = [
-        _block(block, bank, near, curvature)
-        for block, near in zip(patches.split(BLOCK), indices.split(BLOCK), strict=True)
+        _block(block, bank, near, curvature) for block, near in zip(patches.split(BLOCK), indices.split(BLOCK), strict=True)
     ]
-    joined = [torch.cat(column) if column[0] is not None else None for column in zip(*parts, strict=True)]
-    distances, order, gradient, curved = joined
-    return Neighbourhood(distances, indices.gather(1, order), gradient, curved)
+    order = torch.cat([part[1] for part in parts])
+    curved = [part[3] for part in parts if part[3] is not None]
+    return Neighbourhood(
+        torch.cat([part[0] for part in parts]),
+        indices.gather(1, order),
+        torch.cat([part[2] for part in parts]),
+        torch.cat(curved) if curved else None,
+    )
 
 
-def _block(
-    patches: Tensor, bank: Tensor, indices: Tensor, curvature: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _block(patches: Tensor, bank: Tensor, indices: Tensor, curvature: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     k = indices.shape[1]
     difference = patches[:, None] - bank[indices]
     distances = torch.linalg.vector_norm(difference, dim=2)

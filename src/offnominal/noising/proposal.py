@@ -47,4 +47,5 @@ def noise_response(curvature: Tensor, noise: Tensor) -> Tensor:
     Returns:
         (..., N), at least 0.
     """
-    return 0.5 * torch.linalg.vecdot(noise.square(), curvature)
+    response: Tensor = 0.5 * torch.linalg.vecdot(noise.square(), curvature)
+    return response

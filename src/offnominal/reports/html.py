@@ -109,7 +109,11 @@ def _card(shown: Shown, picture: Picture, threshold: float) -> dict[str, Any]:
         "label": shown.label,
         "score": found.score,
         "p_value": found.p_value,
-        "verdict": ("missed" if found.anomalous is False else "found") if not shown.good else "false alarm" if found.anomalous else "calm",
+        "verdict": ("missed" if found.anomalous is False else "found")
+        if not shown.good
+        else "false alarm"
+        if found.anomalous
+        else "calm",
         "image": _embedded(outline(small, mask)),
         "heat": _embedded(overlay(small, _fit(found.anomaly_map, size), threshold)),
         "influence": _embedded(influence_picture(_fit(found.influence_map, size))),

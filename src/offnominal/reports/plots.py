@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from offnominal.types import Float
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "svg.fonttype": "none",
     "svg.hashsalt": "offnominal",

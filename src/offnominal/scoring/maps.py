@@ -22,7 +22,9 @@ def fuse(standardised: Float, weights: Sequence[float]) -> Float:
     return fused
 
 
-def working_map(signals: Float, normal: NormalSignals, weights: Sequence[float], network: tuple[int, int], sigma: float) -> Float:
+def working_map(
+    signals: Float, normal: NormalSignals, weights: Sequence[float], network: tuple[int, int], sigma: float
+) -> Float:
     """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed.
 
     `sigma` is the Gaussian's, in network pixels.

@@ -58,7 +58,8 @@ def over_grid(values: npt.NDArray[Any], grid: tuple[int, int]) -> Float:
     smaller = min(values.shape[0], grid[0]), min(values.shape[1], grid[1])
     small = cv2.resize(np.asarray(values, dtype=np.float32), smaller[::-1], interpolation=cv2.INTER_AREA)
     large = cv2.resize(small, grid[::-1], interpolation=cv2.INTER_LINEAR)
-    return large.reshape(*grid, values.shape[2])
+    placed: Float = large.reshape(*grid, values.shape[2])
+    return placed
 
 
 class NormalSignalsBuilder:
@@ -101,9 +102,7 @@ class NormalSignalsBuilder:
         overall = self._sum.mean(axis=(0, 1)) / self._count
         mean = trust * place_mean + (1 - trust) * overall
         place_variance = _smooth(np.maximum(0, self._square / self._count - 2 * mean * self._sum / self._count + mean**2))
-        overall_variance = np.maximum(
-            self._inner / self._count, self._square.mean(axis=(0, 1)) / self._count - overall**2
-        )
+        overall_variance = np.maximum(self._inner / self._count, self._square.mean(axis=(0, 1)) / self._count - overall**2)
         variance = trust * place_variance + (1 - trust) * overall_variance
         floor = np.maximum(1e-4 * overall_variance, 1e-12)
         return NormalSignals(mean.astype(np.float32), np.sqrt(np.maximum(variance, floor)).astype(np.float32))
@@ -111,4 +110,5 @@ class NormalSignalsBuilder:
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     smoothed = cv2.GaussianBlur(values, (0, 0), SMOOTHING, borderType=cv2.BORDER_REPLICATE)
-    return smoothed.reshape(values.shape)
+    placed: npt.NDArray[np.float64] = smoothed.reshape(values.shape)
+    return placed

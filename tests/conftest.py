@@ -1,0 +1,70 @@
+"""Generated images and one small fitted detector, shared by the tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from offnominal import Detector
+
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not REAL_DATA.is_dir():
+        for item in items:
+            if "realdata" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="the image sets are not beside the checkout"))
+
+
+def texture(seed: int, size: tuple[int, int] = (96, 120)) -> np.ndarray:
+    """A striped part with noise, (H, W, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    stripes = 120 + 40 * np.sin(np.arange(size[1]) / 5 + rng.uniform(0, 6))
+    image = stripes[None, :, None] + rng.normal(0, 8, (*size, 3))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def damaged(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A part with a bright blotch, and its mask."""
+    image = texture(seed)
+    mask = np.zeros(image.shape[:2], bool)
+    mask[30:60, 40:75] = True
+    image[mask] = np.random.default_rng(seed).integers(0, 255, (int(mask.sum()), 3))
+    return image, mask
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MVTec root of generated parts: 12 to fit on, 5 good and 5 damaged to test."""
+    root = tmp_path_factory.mktemp("parts")
+    for place, seeds in (("train/good", range(12)), ("test/good", range(100, 105))):
+        (root / place).mkdir(parents=True)
+        for seed in seeds:
+            cv2.imwrite(str(root / place / f"{seed:03d}.png"), texture(seed))
+    for place in ("test/blotch", "ground_truth/blotch"):
+        (root / place).mkdir(parents=True)
+    for seed in range(200, 205):
+        image, mask = damaged(seed)
+        cv2.imwrite(str(root / "test/blotch" / f"{seed}.png"), image)
+        cv2.imwrite(str(root / "ground_truth/blotch" / f"{seed}_mask.png"), mask.astype(np.uint8) * 255)
+    return root
+
+
+@pytest.fixture(scope="session")
+def detector(parts: Path) -> Detector:
+    return Detector(image_size=128, bank=300, false_alarm_rate=0.1).fit(parts)
+
+
+@pytest.fixture(scope="session")
+def model_file(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "parts.safetensors"
+    detector.save(path)
+    return path
+
+
+os.environ.setdefault("COLUMNS", "120")

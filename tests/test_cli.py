@@ -1,0 +1,107 @@
+"""The commands as a user meets them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SMALL = ["--image-size", "128", "--bank", "300", "--false-alarm-rate", "0.1"]
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "offnominal.cli", *map(str, words)], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_help_is_light() -> None:
+    code = "import sys, offnominal.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'matplotlib')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    text = run("--help").stdout
+    for command in ("fit", "inspect", "evaluate", "info", "demo"):
+        assert command in text
+
+
+def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
+    model = tmp_path / "m.safetensors"
+    fitted = run("fit", parts, "--out", model, *SMALL, "--json")
+    assert fitted.returncode == 0, fitted.stderr
+    assert json.loads(fitted.stdout)["images"] == 12
+    assert "12 images ->" in fitted.stderr
+
+    (parts / "test" / "blotch" / "broken.png").write_bytes(b"")
+    try:
+        inspected = run("inspect", model, parts / "test", "--out", tmp_path / "i")
+        evaluated = run("evaluate", model, parts, "--out", tmp_path / "e", "--json")
+    finally:
+        (parts / "test" / "blotch" / "broken.png").unlink()
+    assert inspected.returncode == 4
+    rows = [json.loads(line) for line in (tmp_path / "i" / "results.jsonl").read_text().splitlines()]
+    assert len(rows) == 11
+    (failed,) = [row for row in rows if row["error"]]
+    assert "empty" in failed["error"]
+    done = [row for row in rows if not row["error"]]
+    for row in done:
+        assert set(row) == {"path", "score", "p_value", "anomalous", "threshold", "regions", "map", "error"}
+        assert bool(row["regions"]) == row["anomalous"] == (row["score"] > row["threshold"])
+        assert (tmp_path / "i" / row["map"]).is_file()
+    assert evaluated.returncode == 4
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert metrics == json.loads(evaluated.stdout)
+    wanted = "image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_0.30 aupro_0.05"
+    wanted += " false_alarm_rate detection_rate n_good n_defect ms_per_image images_per_second classes"
+    assert set(wanted.split()) <= set(metrics)
+    assert 'src="data:image' in (tmp_path / "e" / "report.html").read_text()
+    assert len((tmp_path / "e" / "scores.csv").read_text().splitlines()) == 12
+
+    told = json.loads(run("info", model, "--json").stdout)
+    assert {"method", "n", "alpha", "threshold", "smallest_alpha"} <= set(told["calibration"])
+    assert run("info", model).returncode == 0
+    assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", "--fail-on-anomaly").returncode == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fit", "nowhere", "--out", "m"], "does not exist"),
+        (["fit", ".", "--out", "m", "--layers", "nope"], "no image|no good image"),
+        (["info", "nowhere"], "no such model file"),
+        (["inspect", "nowhere", ".", "--out", "o"], "holds no image"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_2(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run(*words)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert any(part in line for part in says.split("|"))
+
+
+def test_settings_come_from_a_file_and_options_win(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('image-size = "96"\nbank = 50\nseed = 3\n')
+    fitted = run("fit", parts, "--out", tmp_path / "m", "--config", tmp_path / "c.toml", "--bank", "60", "--json")
+    told = json.loads(fitted.stdout)
+    assert (told["bank"]["patches"], told["settings"]["seed"]) == (60, 3)
+    assert "cannot carry a false-alarm rate of 1.00%" in fitted.stderr
+    (tmp_path / "c.toml").write_text("bannk = 50\n")
+    wrong = run("fit", parts, "--out", tmp_path / "m", "--config", tmp_path / "c.toml")
+    assert wrong.returncode == 2
+    assert "did you mean 'bank'" in wrong.stderr
+
+
+def test_defaults_in_the_help_are_those_of_the_settings() -> None:
+    from offnominal.config import Settings
+
+    text = " ".join(run("fit", "--help").stdout.split())
+    plain = Settings()
+    for said in (plain.backbone, str(plain.image_size[0]), plain.resize, str(plain.bank), plain.sampler, str(plain.neighbors)):
+        assert f"[default: {said}]" in text
+    assert f"[default: {plain.false_alarm_rate}]" in text
+    assert np.isclose(plain.memory, 2e9)

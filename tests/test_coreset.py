@@ -1,0 +1,91 @@
+"""Greedy k-center against the naive loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offnominal.memory import coreset, greedy_kcenter, kcenter
+
+
+def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
+    points = patches.astype(np.float64)
+    chosen, distance = [start], ((points - points[start]) ** 2).sum(1)
+    while len(chosen) < n:
+        distance[chosen] = -1
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, ((points - points[chosen[-1]]) ** 2).sum(1))
+    return np.array(chosen)
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small blocks, so that small data goes through every branch."""
+    monkeypatch.setattr(coreset, "RENEWED", 64)
+    monkeypatch.setattr(coreset, "EXACT", 8)
+    monkeypatch.setattr(coreset, "MOST_EXACT", 32)
+
+
+def cases() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "random": rng.normal(size=(900, 12)),
+        "one": np.zeros((1, 3)),
+        "copies": np.ones((200, 4)),
+        "integers with many ties": rng.integers(0, 3, (500, 4)).astype(float),
+        "few points many times": np.repeat(rng.normal(size=(12, 5)), 30, axis=0),
+        "one far away": rng.normal(size=(600, 6)) * np.r_[1e5, np.ones(599)][:, None],
+        "far from the origin": rng.normal(size=(600, 6)) + 1e3,
+    }
+
+
+@pytest.mark.parametrize("name", cases())
+def test_the_choice_is_the_naive_one(name: str) -> None:
+    patches = cases()[name].astype(np.float32)
+    n = min(len(patches), 60)
+    assert greedy_kcenter(patches, n, start=0).tolist() == naive(patches, n, 0).tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 4), st.integers(0, 2**32 - 1), st.data())
+def test_the_choice_is_the_naive_one_on_grids(count: int, dimensions: int, seed: int, data: st.DataObject) -> None:
+    patches = np.random.default_rng(seed).integers(0, 4, (count, dimensions)).astype(np.float32)
+    n = data.draw(st.integers(1, count))
+    start = data.draw(st.integers(0, count - 1))
+    assert greedy_kcenter(patches, n, start=start).tolist() == naive(patches, n, start).tolist()
+
+
+def test_full_sized_blocks_and_radius(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    patches = np.random.default_rng(1).normal(size=(30_000, 16)).astype(np.float32)
+    found = kcenter(torch.from_numpy(patches), 300, 5)
+    assert found.indices.tolist() == naive(patches, 300, 5).tolist()
+    to_centres = np.stack([((patches - patches[c]) ** 2).sum(1) for c in found.indices]).min(0)
+    assert found.radius == pytest.approx(np.sqrt(to_centres.max()), rel=1e-5)
+
+
+def test_only_allowed_patches_are_chosen() -> None:
+    patches = np.random.default_rng(2).normal(size=(300, 5)).astype(np.float32)
+    allowed = np.arange(300) % 3 != 0
+    found = kcenter(torch.from_numpy(patches), 40, 1, allowed=torch.from_numpy(allowed)).indices
+    kept = np.flatnonzero(allowed)
+    assert found.tolist() == kept[naive(patches[allowed], 40, 0)].tolist()
+
+
+def test_the_kind_of_array_is_kept_and_the_seed_decides() -> None:
+    patches = np.random.default_rng(3).normal(size=(100, 5)).astype(np.float32)
+    assert isinstance(greedy_kcenter(torch.from_numpy(patches), 5), torch.Tensor)
+    assert greedy_kcenter(patches, 5, seed=1).tolist() == greedy_kcenter(patches, 5, seed=1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "start"), [((0, 3), 1, 0), ((5,), 1, 0), ((5, 3), 6, 0), ((5, 3), 0, 0), ((5, 3), 2, 5)]
+)
+def test_wrong_arguments_are_refused(shape: tuple[int, ...], n: int, start: int) -> None:
+    with pytest.raises(ValueError, match="must"):
+        greedy_kcenter(np.zeros(shape, np.float32), n, start=start)
+    with pytest.raises(ValueError, match="finite"):
+        greedy_kcenter(np.full((4, 2), np.nan, np.float32), 2)

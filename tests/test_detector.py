@@ -1,0 +1,196 @@
+"""End to end on generated parts, and the model file under attack."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+import offnominal
+from conftest import damaged, texture
+from offnominal import Detector, load
+from offnominal.errors import ImageError, InputError, ModelFileError, OutputError, SettingsError
+
+
+def test_a_damaged_part_is_found_where_it_is(detector: Detector) -> None:
+    image, mask = damaged(300)
+    found = detector.inspect(image)
+    assert found.anomalous
+    assert found.p_value == pytest.approx(1 / 13)
+    row, column = np.unravel_index(int(found.anomaly_map.argmax()), found.anomaly_map.shape)
+    assert mask[row, column]
+    left, top, right, bottom = found.regions[0].box
+    assert left < 75
+    assert right > 40
+    assert top < 60
+    assert bottom > 30
+    assert found.anomaly_map.shape == found.influence_map.shape == image.shape[:2]
+    assert 0 <= found.influence_map.min() <= found.influence_map.max() <= 1.001
+
+
+def test_evaluation_and_scikit_learn_forms(detector: Detector, parts: Path) -> None:
+    result = detector.evaluate(parts)
+    assert result.figures["image_auroc"] == 1.0
+    assert result.figures["pixel_auroc"] is not None
+    assert result.figures["pixel_auroc"] > 0.95
+    assert set(result.classes) == {"blotch"}
+    images = [texture(400), damaged(400)[0]]
+    scores = detector.score_samples(images)
+    assert scores[1] > scores[0]
+    assert (detector.decision_function(images) > 0).tolist() == (detector.predict(images) == -1).tolist()
+
+
+def test_all_doors_score_alike(detector: Detector, parts: Path, model_file: Path) -> None:
+    path = next((parts / "test" / "blotch").glob("*.png"))
+    image = cv2.imread(str(path))[:, :, ::-1]
+    scores = [detector.inspect(source).score for source in (path, str(path), image, Image.fromarray(image))]
+    scores.append(load(model_file).inspect(path).score)
+    assert scores == pytest.approx([scores[0]] * 5, abs=1e-4)
+    assert load(model_file, runtime="torch").inspect(path).score == pytest.approx(scores[0], rel=0.02)
+
+
+def test_explanation_has_the_methods_quantities(detector: Detector) -> None:
+    shown = detector.explain(damaged(1)[0])
+    patches = shown.grid[0] * shown.grid[1]
+    assert shown.influence.shape == shown.noise.shape == (patches, detector.model.bank.patches.shape[1])
+    assert shown.distances.shape == (patches, 9)
+    assert ((shown.noise >= 0.01) & (shown.noise <= 0.5)).all()
+    assert (shown.response >= 0).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"resize": "keep"},
+        {"sampler": "random"},
+        {"aggregation": "concat-patches", "dimensions": 32},
+        {"runtime": "torch", "memory": 1000},
+        {"fusion": {"response": 1.0}, "neighbors": 2},
+        {"dimensions": 64, "image_size": "128x192"},
+    ],
+)
+def test_settings_that_change_the_way_still_find_the_damage(settings: dict[str, object]) -> None:
+    fitted = Detector(**{"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, **settings}).fit(
+        [texture(i) for i in range(10)]
+    )
+    assert fitted.inspect(damaged(50)[0]).score > fitted.inspect(texture(60)).score + 1
+
+
+def test_images_of_several_shapes_in_one_fit() -> None:
+    images = [texture(i, (96, 120 if i % 2 else 200)) for i in range(8)]
+    fitted = Detector(resize="keep", image_size=96, bank=200).fit(images)
+    assert [source.size for source in fitted.model.bank.sources] != []
+    assert fitted.inspect(texture(9, (150, 150))).anomaly_map.shape == (150, 150)
+
+
+def test_provenance_points_at_the_patch(detector: Detector) -> None:
+    """The patch of the bank is the patch of the image that it names."""
+    bank = detector.model.bank
+    assert len(bank.sources) == 12
+    for at in (0, len(bank.patches) // 2):
+        shown = detector.explain(texture(int(bank.sources[bank.image[at]].name.split("/")[-1][:3]))[:, :, ::-1])
+        _, row, column = bank.place[at]
+        assert shown.distances[row * shown.grid[1] + column, 0] < 0.05
+        assert shown.neighbours[row * shown.grid[1] + column, 0] == at
+
+
+def test_the_same_fit_gives_the_same_bytes(parts: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        Detector(image_size=96, bank=100).fit(parts).save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_bad_training_data_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="needs at least 2"):
+        Detector().fit([texture(0)])
+    (tmp_path / "a.png").write_bytes(b"")
+    cv2.imwrite(str(tmp_path / "b.png"), texture(1))
+    with pytest.raises(InputError, match="the file is empty"):
+        Detector().fit(tmp_path)
+    with pytest.raises(InputError, match="not been fitted"):
+        Detector().inspect(texture(0))
+    with pytest.raises(SettingsError, match="did you mean 'image_size'"):
+        Detector(imagesize=3)
+
+
+def test_one_bad_image_does_not_stop_the_fit(tmp_path: Path) -> None:
+    for i in range(4):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), texture(i))
+    content = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "0.png").write_bytes(content[: len(content) // 2])
+    cv2.imwrite(str(tmp_path / "wide.png"), texture(9).astype(np.uint16) * 256)
+    fitted = Detector(image_size=96, bank=50).fit(tmp_path)
+    assert len(fitted.model.bank.sources) == 3
+    assert sorted(name for name, _ in fitted.model.skipped) == ["0.png", "wide.png"]
+
+
+def test_equal_images_and_wide_images() -> None:
+    same = Detector(image_size=96, bank=0.05).fit([np.full((64, 64), 90, np.uint8)] * 3)
+    assert not same.inspect(np.full((64, 64), 90, np.uint8)).anomalous
+    wide = Detector(image_size=96, bank=100).fit([texture(i).astype(np.uint16) * 16 for i in range(4)])
+    assert wide.model.values.depth == "16-bit"
+    assert wide.model.values.high == pytest.approx(255 * 16, rel=0.2)
+    with pytest.raises(ImageError, match="is 8-bit"):
+        wide.inspect(texture(0))
+
+
+def test_damaged_and_foreign_model_files_are_refused(model_file: Path, tmp_path: Path) -> None:
+    content = model_file.read_bytes()
+    (tmp_path / "cut").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("a model, honestly")
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "foreign")
+    for name in ("cut", "empty", "text", "foreign", "missing"):
+        with pytest.raises(ModelFileError) as caught:
+            load(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    rng = np.random.default_rng(0)
+    for at in rng.integers(8, len(content), 60):
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "flipped").write_bytes(flipped)
+        with pytest.raises(ModelFileError):
+            load(tmp_path / "flipped")
+
+
+def test_other_versions_and_other_weights_are_refused(model_file: Path, tmp_path: Path) -> None:
+    content = model_file.read_bytes()
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"]["version"] = "99"
+    changed = json.dumps(header).encode()
+    (tmp_path / "newer").write_bytes(struct.pack("<Q", len(changed)) + changed + content[8 + size :])
+    with pytest.raises(ModelFileError, match="format version 99"):
+        load(tmp_path / "newer")
+    from offnominal.features import load_backbone
+
+    state = {name: tensor + 0.1 for name, tensor in load_backbone("efficientnet-lite0").network.state_dict().items()}
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(ModelFileError, match="other weights"):
+        load(model_file, weights=tmp_path / "other.pth")
+
+
+def test_a_failed_save_keeps_what_was_there(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "m.safetensors"
+    target.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="the disk is full"):
+        detector.save(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+    assert target.read_text() == "old"
+
+
+def test_public_names() -> None:
+    assert sorted(offnominal.__all__) == ["Detector", "load"]
+    assert offnominal.Detector is Detector

@@ -1,0 +1,100 @@
+"""Backbones, alignment, and the agreement of the runtimes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from offnominal.errors import BackboneError, SettingsError
+from offnominal.features import (
+    PatchExtractor,
+    align,
+    channel_standard,
+    choose_device,
+    load_backbone,
+    local_mean,
+    make_runtime,
+    reduce_channels,
+)
+
+CPU = torch.device("cpu")
+
+
+def test_embedded_backbones_are_what_they_say() -> None:
+    backbone = load_backbone("efficientnet-lite0")
+    assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.2", "blocks.4"), (8, 16), (40, 112))
+    assert len(backbone.digest) == 64
+    assert load_backbone("efficientnet-lite2").digest != backbone.digest
+
+
+@pytest.mark.parametrize("aggregation", ["align", "concat-patches"])
+@pytest.mark.parametrize("size", [(128, 128), (96, 224)])
+def test_runtimes_agree(aggregation: str, size: tuple[int, int]) -> None:
+    dimensions = None if aggregation == "align" else 64
+    extractor = PatchExtractor(load_backbone("efficientnet-lite0"), aggregation, dimensions).eval()
+    images = np.random.default_rng(0).random((2, 3, *size), dtype=np.float32)
+    ours = make_runtime(extractor, "torch", "float32", CPU)(images)
+    theirs = make_runtime(extractor, "openvino", "float32", CPU)(images)
+    assert [tuple(m.shape[2:]) for m in ours] == list(extractor.grids(size))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.allclose(a, b, atol=2e-2 * float(a.abs().mean()) + 1e-3)
+
+
+def test_the_reference_configuration_has_its_shapes() -> None:
+    backbone = load_backbone("wide_resnet50_2", pretrained=False)
+    assert (backbone.layers, backbone.channels) == (("layer2", "layer3"), (512, 1024))
+    extractor = PatchExtractor(backbone, dimensions=1024).eval()
+    (patches,) = make_runtime(extractor, "torch", "auto", CPU)(np.zeros((1, 3, 256, 256), np.float32))
+    assert patches.shape == (1, 1024, 32, 32)
+
+
+def test_weights_files_are_read_and_checked(tmp_path: Path) -> None:
+    from offnominal.features.torchvision_schemas import import_timm
+
+    full = import_timm().create_model("resnet18", pretrained=False)
+    torch.save(full.state_dict(), tmp_path / "w.pth")
+    loaded = load_backbone("resnet18", ("layer1", "layer2"), tmp_path / "w.pth")
+    assert torch.equal(loaded.network.state_dict()["conv1.weight"], full.state_dict()["conv1.weight"])
+    (tmp_path / "bad.pth").write_bytes(b"not weights")
+    with pytest.raises(BackboneError, match="not a safetensors or PyTorch"):
+        load_backbone("resnet18", None, tmp_path / "bad.pth")
+    with pytest.raises(BackboneError, match="missing"):
+        load_backbone("resnet34", None, tmp_path / "w.pth")
+
+
+def test_wrong_names_list_the_right_ones() -> None:
+    with pytest.raises(BackboneError, match=r"its layers are blocks\.0, blocks\.1, blocks\.2"):
+        load_backbone("efficientnet-lite0", ("layer2",))
+    with pytest.raises(BackboneError, match="did you mean 'efficientnet-lite0'"):
+        load_backbone("efficientnet-lite00")
+
+
+def test_local_mean_does_not_darken_the_border() -> None:
+    assert torch.equal(local_mean(torch.ones(1, 2, 5, 7)), torch.ones(1, 2, 5, 7))
+
+
+def test_align_and_reduce_against_plain_ones() -> None:
+    fine, coarse = torch.rand(2, 3, 8, 8), torch.rand(2, 5, 4, 4)
+    joined = align([fine, coarse])
+    assert torch.equal(joined[:, :3], fine)
+    assert torch.allclose(joined[:, 3:], torch.nn.functional.interpolate(coarse, scale_factor=2.0, mode="bilinear"))
+    reduced = reduce_channels(joined, 4)
+    assert torch.allclose(reduced[:, 0], joined[:, :2].mean(1))
+
+
+def test_channels_are_standardised_and_dead_ones_stay_finite() -> None:
+    patches = torch.randn(500, 6) * torch.tensor([1, 2, 3, 1e-7, 0, 1]) + 5
+    standard = channel_standard(patches)
+    standard.apply_(patches)
+    assert torch.allclose(patches.mean(0), torch.zeros(6), atol=1e-3)
+    assert torch.allclose(patches[:, :3].std(0), torch.ones(3), atol=1e-2)
+    assert torch.isfinite(channel_standard(torch.ones(4, 3))(torch.ones(4, 3))).all()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_said() -> None:
+    with pytest.raises(SettingsError, match="no CUDA GPU"):
+        choose_device("cuda")

@@ -1,0 +1,178 @@
+"""Decoding of every kind, geometry, value ranges, sources."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import texture
+from offnominal.errors import ImageError, InputError
+from offnominal.images import (
+    Geometry,
+    ValueRange,
+    any_images,
+    batches,
+    decode,
+    from_array,
+    image_range,
+    join_ranges,
+    labelled_images,
+    normal_images,
+    read_header,
+    read_mask,
+    resize,
+    to_original,
+)
+
+COLOUR = (200, 100, 50)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "jpg"])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
+def test_every_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
+    image = Image.new("RGB", (20, 12), COLOUR).convert(mode)
+    path = tmp_path / f"a.{suffix}"
+    try:
+        image.save(path)
+    except (OSError, KeyError):
+        pytest.skip(f"{suffix} cannot hold {mode}")
+    pixels = decode(path)
+    assert (pixels.shape, pixels.dtype) == ((12, 20, 3), np.uint8)
+    if mode in ("RGB", "RGBA"):
+        assert np.abs(pixels.astype(int).mean((0, 1)) - COLOUR).max() < 8
+    assert read_header(path).size == (12, 20)
+    assert read_header(path).depth == "8-bit"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_survive(tmp_path: Path, suffix: str, channels: int) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (9, 11, channels), dtype=np.uint16)
+    path = tmp_path / f"a.{suffix}"
+    cv2.imwrite(str(path), values)
+    expected = np.repeat(values, 3, 2) if channels == 1 else values[:, :, ::-1]
+    assert read_header(path).depth == "16-bit"
+    assert np.array_equal(decode(path), expected)
+
+
+def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
+    assert decode(tmp_path / "a.jpg").shape == (30, 10, 3)
+    assert read_header(tmp_path / "a.jpg").size == (30, 10)
+
+
+def test_bad_files_say_what_and_where(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "whole.png"), texture(0))
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("hello")
+    for name, says in (("cut", "truncated"), ("empty", "empty"), ("missing", "cannot be read")):
+        with pytest.raises(ImageError, match=says) as caught:
+            decode(tmp_path / f"{name}.png")
+        assert f"{name}.png" in str(caught.value)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ImageError, match="not a readable image"):
+        decode(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("array", [np.zeros((4,)), np.zeros((4, 4, 2)), np.zeros((0, 4)), np.zeros((4, 4), complex)])
+def test_odd_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(ImageError, match="expected"):
+        from_array(array)
+
+
+def test_resize_is_antialiased_in_both_directions() -> None:
+    rows = np.tile(np.array([0, 255], np.uint8), 64)[None, :].repeat(8, 0)
+    small = resize(rows, (32, 16))  # one side grows while the other shrinks
+    assert small.shape == (32, 16)
+    assert np.abs(small.astype(int) - 127).max() <= 1
+
+
+def test_maps_return_to_original_pixels() -> None:
+    grid = np.zeros((8, 8), np.float32)
+    grid[2, 5] = 1
+    large = to_original(grid, (80, 160))
+    row, column = np.unravel_index(int(large.argmax()), large.shape)
+    assert abs(row - 25) <= 1
+    assert abs(column - 110) <= 2
+
+
+@pytest.mark.parametrize(
+    ("original", "expected"), [((100, 200), (128, 256)), ((200, 100), (256, 128)), ((50, 1000), (128, 2560))]
+)
+def test_keep_rounds_to_the_stride(original: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert Geometry((128, 128), "keep").network_size(original) == expected
+    assert Geometry((128, 256), "squash").network_size(original) == (128, 256)
+
+
+def test_wide_values_use_their_true_range_and_are_not_clipped() -> None:
+    camera = [np.linspace(1000, 4095, 80_000).astype(np.uint16).reshape(200, 400) for _ in range(2)]
+    camera[0][0, 0] = 65535  # a hot pixel
+    values = join_ranges("16-bit", [image_range(image) for image in camera])
+    assert values.low == pytest.approx(1000, abs=2)
+    assert values.high == pytest.approx(4095, abs=2)
+    scaled = values.scale(from_array(camera[0]), "a")
+    assert scaled[0, 0, 0] > 10
+    with pytest.raises(ImageError, match="is 8-bit, the model was fitted on 16-bit"):
+        values.scale(texture(0), "a")
+    with pytest.raises(ImageError, match="outside 0 to 1"):
+        ValueRange("8-bit", 0, 255).scale(np.full((2, 2, 3), 3, np.float32), "a")
+
+
+def test_batches_group_shapes_and_set_failures_aside(tmp_path: Path) -> None:
+    sources = [texture(0), tmp_path / "missing.png", texture(1, (60, 200)), texture(2), np.zeros((3,))]
+    failures: dict[int, ImageError] = {}
+    found = list(
+        batches(sources, Geometry((64, 64), "keep"), ValueRange("8-bit", 0, 255), batch_size=2, failed=failures.__setitem__)
+    )
+    assert sorted(index for batch in found for index in batch.index) == [0, 2, 3]
+    assert sorted(failures) == [1, 4]
+    assert {batch.pixels.shape for batch in found} == {(2, 3, 64, 96), (1, 3, 64, 224)}
+
+
+def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
+    assert len(normal_images(parts)) == 12
+    assert len(normal_images(parts / "train" / "good")) == 12
+    assert len(any_images([f"{parts}/test/*/*.png", parts / "test"])) == 10
+    tested = labelled_images(parts)
+    assert sum(item.good for item in tested) == 5
+    assert all((item.mask is not None) != item.good for item in tested)
+    rows = [{"path": str(item.path), "split": item.split, "label": item.label, "mask": str(item.mask or "")} for item in tested]
+    rows += [{"path": str(item.path), "split": "train", "label": "good", "mask": ""} for item in normal_images(parts)]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (tmp_path / "m.csv").write_text("\n".join(lines))
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "m.parquet")
+    for name in ("m.jsonl", "m.csv", "m.parquet"):
+        assert [item.path for item in normal_images(tmp_path / name)] == [item.path for item in normal_images(parts)]
+        assert [item.mask for item in labelled_images(tmp_path / name)] == [item.mask for item in tested]
+
+
+def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("file,label\na.png,good\n")
+    for call, says in (
+        (lambda: normal_images(tmp_path / "nowhere"), "does not exist"),
+        (lambda: normal_images(tmp_path / "m.csv"), "no 'path'"),
+        (lambda: any_images([tmp_path]), "holds no image"),
+        (lambda: labelled_images(parts / "train"), "needs labels"),
+    ):
+        with pytest.raises(InputError, match=says):
+            call()
+
+
+def test_masks_must_fit_their_image(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "m.png"), np.eye(6, dtype=np.uint8) * 255)
+    assert read_mask(tmp_path / "m.png", (6, 6)).sum() == 6
+    with pytest.raises(ImageError, match="its image"):
+        read_mask(tmp_path / "m.png", (6, 7))
