@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from offnominal.types import Progress, silent
+if TYPE_CHECKING:
+    from offnominal.types import Progress
 
 #: Work shorter than this shows no bar.
 PATIENCE = 2.0
@@ -19,7 +20,7 @@ PATIENCE = 2.0
 def progress_bars() -> Iterator[Progress]:
     """Bars with rate and remaining time for stages that last more than two seconds; nothing when not on a terminal."""
     if not sys.stderr.isatty():
-        yield silent
+        yield lambda stage, done, total: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn

@@ -45,7 +45,16 @@ def save_model(model: Model, path: Path) -> None:
     tensors = _tensors(model)
     description = json.dumps(_description(model), sort_keys=True, ensure_ascii=True, allow_nan=False)
     metadata = {"format": FORMAT, "version": str(VERSION), "description": description, "digest": _digest(description, tensors)}
-    write_whole(path, save(tensors, metadata))
+    write_whole(path, _ordered(save(tensors, metadata)))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order: the library writes them in any, and equal models should be
+    equal files. Offsets count from the end of the header, so they stay; its length is padded to a multiple of 8."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -1,0 +1,134 @@
+"""Accuracy, time and memory of the default settings (or others) on every set at hand; writes a Markdown and a JSON table.
+
+    python benchmarks/accuracy.py --data FOLDER_OF_SETS --out benchmarks/results [--set resize=keep ...]
+
+FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` are added where that package is installed. Every set runs in
+a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+COLUMNS = (
+    "set",
+    "image AUROC",
+    "pixel AUROC",
+    "pixel AP",
+    "AUPRO 0.30",
+    "AUPRO 0.05",
+    "false alarms (promised)",
+    "detected",
+    "fit s (coreset s)",
+    "ms an image, batch of one",
+    "peak GB of fit",
+)
+
+
+def measure(data: str, settings: dict[str, str]) -> dict[str, Any]:
+    """Fit and evaluate one set in this process."""
+    from offnominal import Detector
+    from offnominal.images import labelled_images, pixels_of
+
+    started = perf_counter()
+    detector = Detector(**settings).fit(data)
+    fit_seconds = perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    decoded = [pixels_of(item.path) for item in labelled_images(data)[:40]]
+    times = []
+    for pixels in decoded:
+        started = perf_counter()
+        detector.inspect(pixels)
+        times.append(perf_counter() - started)
+    return {
+        **detector.evaluate(data).as_json(),
+        "fit_seconds": fit_seconds,
+        "stages": detector.seconds,
+        "ms_batch_of_one": 1000 * float(np.median(times[3:])),
+        "peak_gb": peak,
+        "promised": detector.model.calibration.rate,
+    }
+
+
+def row(name: str, found: dict[str, Any]) -> list[str]:
+    def share(key: str) -> str:
+        return "–" if found[key] is None else f"{found[key]:.3f}"
+
+    return [
+        name,
+        share("image_auroc"),
+        share("pixel_auroc"),
+        share("pixel_ap"),
+        share("aupro_0.30"),
+        share("aupro_0.05"),
+        f"{found['false_alarm_rate']:.3f} ({found['promised']:.3f})",
+        share("detection_rate"),
+        f"{found['fit_seconds']:.1f} ({found['stages'].get('coreset', 0):.1f})",
+        f"{found['ms_batch_of_one']:.1f}",
+        f"{found['peak_gb']:.2f}",
+    ]
+
+
+def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(columns), ["---"] * len(columns), *rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the fit")
+    parser.add_argument("--only", help="measure one set and print JSON (used by this program itself)")
+    given = parser.parse_args()
+    settings = dict(pair.split("=", 1) for pair in given.set)
+    if given.only:
+        print(json.dumps(measure(given.only, settings)))
+        return
+    sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            from offnominal.demo import write_manifest
+
+            write_manifest(Path(folder) / "cells.csv")
+            sets["elpv monocrystalline"] = str(Path(folder) / "cells.csv")
+        except Exception as error:  # noqa: BLE001 - the demo's images are optional here
+            print(f"without elpv-dataset: {error}", file=sys.stderr)
+        found = {}
+        for name, data in sets.items():
+            words = [sys.executable, __file__, "--data", str(given.data), "--only", data]
+            for pair in given.set:
+                words += ["--set", pair]
+            print(name, file=sys.stderr)
+            found[name] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    text = [f"Settings: {settings or 'the defaults'}; {platform.machine()}, {len(found)} sets.", ""]
+    text.append(table(COLUMNS, [row(name, figures) for name, figures in found.items()]))
+    classes = [
+        [
+            name,
+            kind,
+            *("–" if figures[key] is None else f"{figures[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "pixel_ap")),
+        ]
+        for name, whole in found.items()
+        for kind, figures in whole["classes"].items()
+    ]
+    text += ["", table(("set", "class", "image AUROC", "pixel AUROC", "pixel AP"), classes), ""]
+    given.out.mkdir(parents=True, exist_ok=True)
+    stem = "accuracy" + "".join(f"-{pair.replace('=', '-')}" for pair in given.set)
+    (given.out / f"{stem}.md").write_text("\n".join(text))
+    (given.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()
