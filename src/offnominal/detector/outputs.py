@@ -127,7 +127,7 @@ def _report(detector: Detector, result: Evaluation, metrics: dict[str, Any], tit
     images = [
         Shown(image.item.name, image.item.label or "", image.item.good, image.inspection, image.mask) for image in result.images
     ]
-    paths = {entry.name: image.item.path for entry, image in zip(images, result.images, strict=True)}
+    paths = {id(entry): image.item.path for entry, image in zip(images, result.images, strict=True)}
     notes = warnings_of(model) + [f"{name}: {reason}" for name, reason in result.unreadable[:5]]
     without = sum(not image.item.good and image.mask is None for image in result.images)
     if without:
@@ -135,7 +135,7 @@ def _report(detector: Detector, result: Evaluation, metrics: dict[str, Any], tit
 
     def pictures() -> Iterator[tuple[Shown, Any]]:
         for entry in gallery_order(images):
-            yield entry, displayed(pixels_of(paths[entry.name]), model.values)
+            yield entry, displayed(pixels_of(paths[id(entry)]), model.values)
 
     return evaluation_report(title, _readable_facts(model), notes, metrics, images, pictures(), model.calibration.threshold)
 

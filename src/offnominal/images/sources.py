@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,7 +147,9 @@ def _in_manifest(path: Path) -> list[Item]:
     if missing:
         known = ", ".join(sorted(str(key) for key in rows[missing[0] - 1])) or "none"
         raise InputError(f"{path}: row {missing[0]} has no 'path' (columns: {known}); {nearest('path', _COLUMNS)}")
-    return [_item(row, path.parent) for row in rows]
+    absolute = [str(Path(str(row["path"])).parent) for row in rows if Path(str(row["path"])).is_absolute()]
+    shared = os.path.commonpath(absolute) if absolute else ""
+    return [_item(row, path.parent, shared) for row in rows]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -168,13 +171,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: Parquet manifests need pyarrow: pip install 'offnominal[parquet]'") from None
 
 
-def _item(row: dict[str, Any], folder: Path) -> Item:
+def _item(row: dict[str, Any], folder: Path, shared: str) -> Item:
     text = {column: str(row[column]).strip() for column in _COLUMNS if row.get(column) not in (None, "")}
     label = text.get("label")
     split = text.get("split")
     return Item(
         path=folder / text["path"],
-        name=text["path"],
+        name=os.path.relpath(text["path"], shared) if Path(text["path"]).is_absolute() else text["path"],
         split="train" if split is not None and split.lower() in _TRAIN_SPLITS else split,
         label=GOOD if label is not None and label.lower() in _GOOD_LABELS else label,
         mask=folder / text["mask"] if "mask" in text else None,

@@ -195,8 +195,22 @@ class _Greedy:
             self._take([at])
 
     def _to_centres(self, points: Tensor) -> npt.NDArray[np.float64]:
-        nearest: npt.NDArray[np.float64] = _squared_distances(points, self.exact_centres[: len(self.chosen)]).min(axis=1)
-        return nearest
+        """Exact squared distances of float64 points to their nearest centres.
+
+        Products of the working precision leave one or two centres that may be the nearest; these are worked out in float64.
+        """
+        count = len(self.chosen)
+        centres, rough = self.centres[:count], points.to(self.dtype)
+        lengths = rough.square().sum(1)
+        squared = torch.addmm(centres.square().sum(1)[None], rough, centres.T, alpha=-2).add_(lengths[:, None])
+        least = squared.amin(1).clamp_(min=0)
+        margin = 2 * self.rounding * (2 * lengths.sqrt() + least.sqrt()).square()
+        near = torch.nonzero(squared <= (least + margin)[:, None])
+        nearest = torch.full((len(points),), torch.inf, dtype=torch.float64)
+        for row, centre in (part.unbind(1) for part in near.split(65536)):
+            exact = (points[row] - self.exact_centres[centre]).square_().sum(1)
+            nearest.scatter_reduce_(0, row, exact, "amin")
+        return _rounded(nearest)
 
     def _radius(self) -> float:
         """Distance of the farthest patch to its nearest centre: the largest bounds are renewed until one is certain."""
@@ -224,5 +238,9 @@ def _squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
     lengths = a.square().sum(1)[:, None] + b.square().sum(1)[None]
     squared = torch.addmm(lengths, a, b.T, alpha=-2).clamp_(min=0)
     squared[squared < 1e-12 * lengths] = 0
+    return _rounded(squared)
+
+
+def _rounded(squared: Tensor) -> npt.NDArray[np.float64]:
     bits: npt.NDArray[np.int64] = squared.numpy().view(np.int64)
     return ((bits + (1 << 15)) & ~np.int64((1 << 16) - 1)).view(np.float64)
