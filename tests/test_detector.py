@@ -137,7 +137,9 @@ def test_equal_images_and_wide_images() -> None:
     images = [texture(i).astype(np.uint16) * 16 for i in range(4)]
     wide = Detector(image_size=96, bank=100).fit(images)
     assert wide.model.values.depth == "16-bit"
-    assert wide.model.values.high == pytest.approx(max(image.max() for image in images), rel=0.05)
+    skipped = int(1e-4 * images[0].size)  # the share at either end that may not set the range
+    assert wide.model.values.low == min(np.sort(image, axis=None)[skipped] for image in images)
+    assert wide.model.values.high == max(np.sort(image, axis=None)[-1 - skipped] for image in images)
     with pytest.raises(ImageError, match="is 8-bit"):
         wide.inspect(texture(0))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,6 @@ def require(condition: bool, message: str) -> None:
     """Raise `ValueError(message)` unless `condition`."""
     if not condition:
         raise ValueError(message)
-
-
-class SizedImage(Protocol):
-    """Anything that knows the size of its original image."""
-
-    @property
-    def size(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True)
