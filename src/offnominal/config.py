@@ -61,7 +61,7 @@ class Fusion(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    distance: float = Field(1.0, ge=0)
+    distance: float = Field(2.0, ge=0)
     influence: float = Field(1.0, ge=0)
     response: float = Field(0.0, ge=0)
 
@@ -81,8 +81,8 @@ class Settings(BaseModel):
     layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
     aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")
     dimensions: int | None = Field(None, ge=1, description="channels after adaptive average pooling")
-    image_size: Size = Field((256, 256), description="height x width (squash); the smaller is the short side (keep)")
-    resize: Literal["squash", "keep"] = Field("squash", description="squash to the size, or keep the aspect")
+    image_size: Size = Field((256, 256), description="the short side, or height x width to squash to")
+    resize: Literal["squash", "keep"] = Field("keep", description="keep the aspect, or squash to a size")
     bank: Annotated[float | int, BeforeValidator(_bank)] = Field(0.01, gt=0, description="share or number of patches")
     sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
@@ -91,13 +91,20 @@ class Settings(BaseModel):
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
-    folds: int = Field(5, ge=2, description="parts in which normal images are held out for calibration")
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2_000_000_000, gt=0, description="patches beyond it go to disk")
     runtime: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(16, ge=1, le=1024)
     seed: int = Field(0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _height_and_width_mean_squash(cls, values: Any) -> Any:
+        """Whoever gives height and width wants them; whoever gives one number keeps the aspect."""
+        size = values.get("image_size")
+        both = "x" in size.lower().replace("×", "x") if isinstance(size, str) else isinstance(size, (list, tuple)) and len(size) > 1
+        return {"resize": "squash", **values} if both else values
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -40,8 +40,8 @@ def fit(
         str | None, typer.Option(help="align, or concat-patches for the benchmark. [default: align]")
     ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Reduce channels to this number by average pooling.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Network pixels, 256 or height x width. [default: 256]")] = None,
-    resize: Annotated[str | None, typer.Option(help="squash to the size, or keep the aspect. [default: squash]")] = None,
+    image_size: Annotated[str | None, typer.Option(help="Network pixels: the short side, or height x width. [default: 256]")] = None,
+    resize: Annotated[str | None, typer.Option(help="keep the aspect, or squash to height x width. [default: keep]")] = None,
     bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
@@ -53,7 +53,7 @@ def fit(
     precision: PrecisionOption = None,
     device: DeviceOption = None,
     batch_size: BatchOption = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the sampler and the folds. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampler. [default: 0]")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options win.")] = None,
     json: Json = False,
 ) -> None:
@@ -90,7 +90,7 @@ def fit(
         emit({**known, "seconds": detector.seconds, "model": str(out)})
     else:
         calibration = known["calibration"]
-        say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms false alarms")
+        say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms")
     if detector.model.skipped:
         raise typer.Exit(errors.SOME_UNREADABLE)
 

@@ -1,9 +1,8 @@
 """Good images -> model: patches, memory bank, usual signals, calibration.
 
-Nothing that is held against the bank was put into it. The images are dealt into folds; each fold is scored with a bank of the
-other folds. Those held-out scores say what is usual (standardisation) and what a good image can reach (calibration). The
-bank that is kept is then built from all images, so it is a little denser than those of the folds: held-out scores lie, if
-anything, a little too high, which errs towards fewer false alarms. Channel means are those of all images.
+Nothing that is held against the bank was put into it: each image is scored with a bank in which no patch of its own is left
+(`memory.held_out`). Those held-out scores say what is usual (standardisation) and what a good image can reach (calibration).
+Channel means and the choice of the other images' patches are those of all images; that is what is approximate about it.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from offnominal.images import (
     pixels_of,
     read_header,
 )
-from offnominal.memory import Coreset, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
+from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
 from offnominal.scoring import NormalSignalsBuilder, grid_of, image_score, working_map
 from offnominal.types import Depth, Float, Progress
 
@@ -94,8 +93,9 @@ class Fitting:
             standard = channel_standard(patches)
             standard.apply_(patches)
             self.seconds["features"] = perf_counter() - started
-            usual, signals = self._hold_out(patches, placed)
-            bank = self._bank(patches, placed, self._coreset(patches, None, "memory bank"))
+            coreset = self._coreset(patches)
+            usual, signals = self._hold_out(patches, placed, coreset)
+            bank = self._bank(patches, placed, coreset)
         started = perf_counter()
         builder = NormalSignalsBuilder()
         for image in signals:
@@ -191,48 +191,33 @@ class Fitting:
             self._progress("features", len(placed), len(kept))
         return placed
 
-    def _coreset(self, patches: torch.Tensor, allowed: torch.Tensor | None, stage: str) -> Coreset:
+    def _coreset(self, patches: torch.Tensor) -> Coreset:
         started = perf_counter()
-        settings = self._settings
-        free = np.arange(len(patches)) if allowed is None else np.flatnonzero(allowed.numpy())
-        size = settings.bank_size(len(free))
+        settings, size = self._settings, self._settings.bank_size(len(patches))
         if settings.sampler == "random":
-            chosen = random_coreset(len(patches), size, settings.seed, None if allowed is None else allowed.numpy())
-            coreset = Coreset(chosen, float("nan"))
+            coreset = Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
         else:
-            start = int(free[np.random.default_rng(settings.seed).integers(len(free))])
-            tick = lambda done: self._progress(stage, done, size)  # noqa: E731
-            coreset = kcenter(patches, size, start, allowed=allowed, tick=tick)
-        self._progress(stage, size, size)
-        self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
+            start = int(np.random.default_rng(settings.seed).integers(len(patches)))
+            coreset = kcenter(patches, size, start, tick=lambda done: self._progress("memory bank", done, size))
+        self._progress("memory bank", size, size)
+        self.seconds["coreset"] = perf_counter() - started
         return coreset
 
-    def _hold_out(self, patches: torch.Tensor, placed: list[_Placed]) -> tuple[UsualDistance, list[Float]]:
-        """Signals of every image against a bank of the other folds, in the order of `placed`."""
+    def _hold_out(
+        self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset
+    ) -> tuple[UsualDistance, list[Float]]:
+        """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
-        folds = min(settings.folds, len(placed))
-        fold_of = np.random.default_rng(settings.seed).permutation(len(placed)) % folds
-        signals: dict[int, Float] = {}
-        usual: UsualDistance | None = None
-        for fold in range(folds):
-            allowed = torch.ones(len(patches), dtype=torch.bool)
-            held_out = np.flatnonzero(fold_of == fold)
-            for image in held_out:
-                allowed[placed[image].rows] = False
-            coreset = self._coreset(patches, allowed, f"held-out bank {fold + 1} of {folds}")
-            bank = patches[torch.from_numpy(coreset.indices)]
-            started = perf_counter()
-            if usual is None:
-                usual = _usual_distance(patches, [placed[image].rows for image in held_out], bank, settings, device)
-            engine = SignalEngine(bank, settings, usual, device)
-            for image in held_out:
-                place = placed[image]
-                values = engine(patches[place.rows].to(device)).values
-                signals[int(image)] = grid_of(values, self._engine.grids(place.network))
-                self._progress("held-out scores", len(signals), len(placed))
-            self.seconds["held-out scores"] = self.seconds.get("held-out scores", 0.0) + perf_counter() - started
-        assert usual is not None
-        return usual, [signals[image] for image in range(len(placed))]
+        started = perf_counter()
+        banks = HeldOutBanks(patches, np.array([place.rows.start for place in placed]), coreset.indices)
+        usual = _usual_distance(patches, placed, banks, settings, device)
+        signals = []
+        for image, place in enumerate(placed):
+            engine = SignalEngine(banks.without(image), settings, usual, device)
+            signals.append(grid_of(engine(patches[place.rows].to(device)).values, self._engine.grids(place.network)))
+            self._progress("held-out scores", len(signals), len(placed))
+        self.seconds["held-out scores"] = perf_counter() - started
+        return usual, signals
 
     def _bank(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> MemoryBank:
         starts = np.array([place.rows.start for place in placed])
@@ -268,12 +253,14 @@ def _place(row: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
 
 
 def _usual_distance(
-    patches: torch.Tensor, rows: list[slice], bank: torch.Tensor, settings: Settings, device: torch.device
+    patches: torch.Tensor, placed: list[_Placed], banks: HeldOutBanks, settings: Settings, device: torch.device
 ) -> UsualDistance:
-    """Mean and deviation of the distance over K neighbours of up to 8,192 held-out patches, evenly spread."""
-    held_out = torch.cat([torch.arange(place.start, place.stop) for place in rows])
-    sample = patches[held_out[:: max(1, len(held_out) // 8192)]].to(device)
-    distances = SignalEngine(bank, settings, None, device)(sample, with_noise=False).around.distances.mean(1)
+    """Mean and deviation of the distance over K neighbours of the held-out patches of up to 16 images, evenly spread."""
+    found = []
+    for image in range(0, len(placed), max(1, len(placed) // 16)):
+        engine = SignalEngine(banks.without(image), settings, None, device)
+        found.append(engine(patches[placed[image].rows].to(device), with_noise=False).around.distances.mean(1))
+    distances = torch.cat(found)
     deviation = float(distances.std(unbiased=False))
     return UsualDistance(float(distances.mean()), deviation if deviation > 0 else 1.0)
 

@@ -36,7 +36,7 @@ def facts(model: Model) -> dict[str, Any]:
         },
         "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
         "calibration": {
-            "method": "cross-conformal",
+            "method": "leave-one-image-out",
             "n": calibration.count,
             "asked_alpha": calibration.asked,
             "alpha": calibration.rate,

@@ -22,7 +22,9 @@ SIGNALS = ("distance", "influence", "response")
 #: Side of the reference grid on which the usual values are kept; every image's grid is laid over it.
 REFERENCE = 32
 #: The usual value of a place is trusted as if this many images spoke for the average over all places.
-PRIOR_IMAGES = 10.0
+PRIOR_IMAGES = 50.0
+#: Places calmer than this share of all places are held against the value at that share, and not against their own.
+CALM = 0.5
 #: Neighbouring places are averaged by a Gaussian of this many reference places.
 SMOOTHING = 1.0
 
@@ -33,7 +35,8 @@ class NormalSignals:
 
     An edge or a corner of a part varies more than its middle, and a pattern that is always at the same place varies where it
     ends. Held against what is usual at its own place, neither looks anomalous. Parts that lie anywhere in the image have the
-    same values everywhere, and lose nothing.
+    same values everywhere, and lose nothing. Only restless places are treated so: in a calm one, as an empty background, a
+    division by its own small deviation would make much of little.
     """
 
     mean: Float
@@ -105,7 +108,14 @@ class NormalSignalsBuilder:
         overall_variance = np.maximum(self._inner / self._count, self._square.mean(axis=(0, 1)) / self._count - overall**2)
         variance = trust * place_variance + (1 - trust) * overall_variance
         floor = np.maximum(1e-4 * overall_variance, 1e-12)
-        return NormalSignals(mean.astype(np.float32), np.sqrt(np.maximum(variance, floor)).astype(np.float32))
+        deviation = np.sqrt(np.maximum(variance, floor))
+        return NormalSignals(_at_least_calm(mean).astype(np.float32), _at_least_calm(deviation).astype(np.float32))
+
+
+def _at_least_calm(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(R, R, S): every place at least the `CALM` quantile over places, signal by signal."""
+    raised: npt.NDArray[np.float64] = np.maximum(values, np.quantile(values, CALM, axis=(0, 1)))
+    return raised
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
