@@ -98,14 +98,6 @@ class Settings(BaseModel):
     batch_size: int = Field(16, ge=1, le=1024)
     seed: int = Field(0, ge=0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _height_and_width_mean_squash(cls, values: Any) -> Any:
-        """Whoever gives height and width wants them; whoever gives one number keeps the aspect."""
-        size = values.get("image_size")
-        both = "x" in size.lower().replace("×", "x") if isinstance(size, str) else isinstance(size, (list, tuple)) and len(size) > 1
-        return {"resize": "squash", **values} if both else values
-
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         if min(self.image_size) < 64 or max(self.image_size) > 4096:
@@ -127,12 +119,16 @@ class Settings(BaseModel):
 def settings_from(**values: Any) -> Settings:
     """`Settings` from loose values (strings as a command line gives them are understood).
 
+    Whoever gives height and width wants them, so `resize` is then squash where it is not given.
+
     Raises:
         SettingsError: a name is unknown (the nearest is suggested) or a value is out of its range.
     """
     for name in values:
         if name not in Settings.model_fields:
             raise SettingsError(f"unknown setting '{name}': {nearest(name, Settings.model_fields)}")
+    if _height_and_width(values.get("image_size")):
+        values = {"resize": "squash", **values}
     values = {name: _detuple(value) for name, value in values.items()}
     try:
         return Settings(**values)
@@ -143,6 +139,12 @@ def settings_from(**values: Any) -> Settings:
             raise SettingsError(f"unknown setting '{place}': {nearest(place.split('.')[-1], Fusion.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"setting {place} = {first['input']!r}: {message}" if first["loc"] else message) from None
+
+
+def _height_and_width(size: object) -> bool:
+    if isinstance(size, str):
+        return re.search("[x×]", size) is not None
+    return isinstance(size, (list, tuple)) and len(size) > 1
 
 
 def _detuple(value: Any) -> Any:

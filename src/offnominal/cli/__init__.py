@@ -40,7 +40,9 @@ def fit(
         str | None, typer.Option(help="align, or concat-patches for the benchmark. [default: align]")
     ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Reduce channels to this number by average pooling.")] = None,
-    image_size: Annotated[str | None, typer.Option(help="Network pixels: the short side, or height x width. [default: 256]")] = None,
+    image_size: Annotated[
+        str | None, typer.Option(help="Network pixels: the short side, or height x width. [default: 256]")
+    ] = None,
     resize: Annotated[str | None, typer.Option(help="keep the aspect, or squash to height x width. [default: keep]")] = None,
     bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,

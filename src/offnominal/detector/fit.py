@@ -203,9 +203,7 @@ class Fitting:
         self.seconds["coreset"] = perf_counter() - started
         return coreset
 
-    def _hold_out(
-        self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset
-    ) -> tuple[UsualDistance, list[Float]]:
+    def _hold_out(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> tuple[UsualDistance, list[Float]]:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
         started = perf_counter()
