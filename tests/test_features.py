@@ -85,10 +85,23 @@ def test_align_and_reduce_against_plain_ones() -> None:
     assert torch.allclose(reduced[:, 0], joined[:, :2].mean(1))
 
 
+@pytest.mark.parametrize(("aggregation", "dimensions"), [("align", None), ("align", 30), ("concat-patches", 40)])
+def test_the_share_inside_is_that_of_the_neighbourhood(aggregation: str, dimensions: int | None) -> None:
+    extractor = PatchExtractor(load_backbone("efficientnet-lite0"), aggregation, dimensions)
+    segments = extractor.inside((96, 128))
+    assert [tuple(segment.shape) for segment in segments] == [(1, extractor.channels, *g) for g in extractor.grids((96, 128))]
+    share = segments[0]
+    fine = slice(0, 40 if dimensions is None else 1)  # channels of the finest layer alone
+    neighbours = torch.nn.functional.conv2d(torch.ones(1, 1, 12, 16), torch.ones(1, 1, 3, 3), padding=1) / 9
+    assert torch.allclose(share[:, fine], neighbours.expand_as(share[:, fine]))
+    assert float(share[:, :, 4:-4, 4:-4].min()) == pytest.approx(1)
+    assert float(share.min()) == pytest.approx(4 / 9)
+
+
 def test_channels_are_standardised_and_dead_ones_stay_finite() -> None:
     patches = torch.randn(500, 6) * torch.tensor([1, 2, 3, 1e-7, 0, 1]) + 5
     standard = channel_standard(patches)
-    standard.apply_(patches)
+    patches = standard(patches)
     assert torch.allclose(patches.mean(0), torch.zeros(6), atol=1e-3)
     assert torch.allclose(patches[:, :3].std(0), torch.ones(3), atol=1e-2)
     assert torch.isfinite(channel_standard(torch.ones(4, 3))(torch.ones(4, 3))).all()

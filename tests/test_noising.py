@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from conftest import REAL_DATA
 from offnominal.noising import influence, nearest, neighbourhood, noise_response, propose_noise
 
 
@@ -95,3 +96,44 @@ def test_response_meets_monte_carlo(data: tuple[np.ndarray, np.ndarray]) -> None
         draws = torch.cat([draws, -draws])
         away = torch.cdist(x[i] + draws, m[around.indices[i]]).mean(1)
         assert float(expected[i]) == pytest.approx(float(away.mean() - around.distances[i].mean()), rel=0.05)
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[np.ndarray, np.ndarray]:
+    """Standardised patches of two photographs, and a bank from five others."""
+    from offnominal.config import Settings
+    from offnominal.detector.engine import FeatureEngine
+    from offnominal.features import channel_standard
+    from offnominal.images import EIGHT_BIT, batches, normal_images
+
+    def fail(index: int, error: Exception) -> None:
+        raise error
+
+    engine = FeatureEngine(Settings(image_size=(128, 128)))
+    paths = [item.path for item in normal_images(REAL_DATA / "aws_cookies")[:7]]
+    found = {
+        index: image
+        for batch in batches(paths, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail)
+        for index, image in zip(batch.index, engine.patches(batch), strict=True)
+    }
+    patches = [found[index] for index in range(len(paths))]
+    standard = channel_standard(torch.cat(patches))
+    patches = [standard(image) for image in patches]
+    return torch.cat(patches[:2]).numpy(), torch.cat(patches[2:]).numpy()
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_three_forms_agree_on_real_patches(real: tuple[np.ndarray, np.ndarray], k: int) -> None:
+    """Each patch by itself, away from ties: where the K-th and the next neighbour are equally far, a rounding decides."""
+    patches, bank = real
+    squared = (
+        (patches.astype(float) ** 2).sum(1)[:, None] + (bank.astype(float) ** 2).sum(1) - 2 * patches.astype(float) @ bank.T
+    )
+    distance = np.sqrt(np.sort(squared, axis=1)[:, : k + 1])
+    patches = patches[(distance[:, 0] > 1e-2) & (distance[:, k] > (1 + 1e-4) * distance[:, k - 1])]
+    assert len(patches) > 200
+    closed = influence(patches, bank, k)
+    for method in ("autograd", "perturbation"):
+        other = influence(patches, bank, k, method=method)
+        assert (np.linalg.norm(other - closed, axis=1) <= 1e-4 * np.linalg.norm(closed, axis=1)).all()

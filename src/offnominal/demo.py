@@ -22,8 +22,8 @@ from offnominal.types import Progress
 TRAINING_CELLS = 350
 
 
-def write_manifest(path: Path, seed: int = 0) -> None:
-    """A manifest of the cells with the columns path, split, label.
+def write_manifest(path: Path, seed: int = 0, kind: str = "mono") -> None:
+    """A manifest of the cells of one kind (`mono` or `poly`crystalline) with the columns path, split, label.
 
     Raises:
         InputError: the package is not installed.
@@ -33,9 +33,9 @@ def write_manifest(path: Path, seed: int = 0) -> None:
         raise InputError("the demo needs its images: pip install 'offnominal[demo]'")
     data = Path(found.origin).parent / "data"
     cells = [line.split() for line in (data / "labels.csv").read_text("utf-8").splitlines() if line.strip()]
-    mono = [(str(data / name), float(probability)) for name, probability, kind in cells if kind == "mono"]
-    good = [name for name, probability in mono if probability == 0]
-    defective = [name for name, probability in mono if probability == 1]
+    judged = [(str(data / name), float(probability)) for name, probability, made in cells if made == kind]
+    good = [name for name, probability in judged if probability == 0]
+    defective = [name for name, probability in judged if probability == 1]
     order = np.random.default_rng(seed).permutation(len(good))
     rows = [(good[at], "train" if place < TRAINING_CELLS else "test", "good") for place, at in enumerate(order)]
     rows += [(name, "test", "defective") for name in defective]

@@ -69,21 +69,25 @@ def fit(
     }
     settings = {**(read_settings(config) if config else {}), **given}
     weights = weights or (Path(settings.pop("weights")) if "weights" in settings else None)
-    from offnominal.detector import Detector, Plan
+    from offnominal.detector import Detector, Estimate, Plan
     from offnominal.detector.outputs import facts, warnings_of
 
     def announce(plan: Plan) -> None:
         place = " on disk" if plan.on_disk else ""
-        # Measured with the default backbone: about 20 ms an image through network and folds, and 40 us a patch for banks.
-        seconds = 0.02 * plan.images + 40e-6 * plan.patches * plan.dimensions / 152
         say(
             f"{plan.images} images -> {plan.patches:,} patches x {plan.dimensions} ({plan.bytes / 1e6:.0f} MB{place}), "
-            f"bank of {plan.bank:,}; about {max(1, seconds):.0f} s on two cores with the default backbone"
+            f"bank of {plan.bank:,}"
+        )
+
+    def foretell(rest: Estimate) -> None:
+        say(
+            f"{_about(rest.seconds)} to go, measured here: the features of {rest.measured} images took "
+            f"{1000 * rest.features:.0f} ms each, a trial of what follows {1000 * rest.scoring:.0f} ms an image"
         )
 
     detector = Detector(weights=weights, **settings)
     with progress_bars() as progress:
-        detector.fit(data, progress=progress, announce=announce)
+        detector.fit(data, progress=progress, announce=announce, foretell=foretell)
     detector.save(out)
     known = facts(detector.model)
     for warning in warnings_of(detector.model):
@@ -195,6 +199,12 @@ def demo(
 
     with progress_bars() as progress:
         run(out, progress, say)
+
+
+def _about(seconds: float) -> str:
+    if seconds < 1:
+        return "less than a second"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def main() -> None:

@@ -12,17 +12,29 @@ import numpy as np
 
 from offnominal.config import Settings, settings_from
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.evaluation import Evaluated, Evaluation
-from offnominal.detector.fit import Fitting, Plan
+from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
+from offnominal.detector.fit import Estimate, Fitting, Plan
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.errors import ImageError, InputError, ModelFileError
 from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
+from offnominal.images.decode import Pixels
 from offnominal.metrics import Judged, figures, figures_by_class
 from offnominal.types import Float, Inspection, Mask, Progress, silent
 
-__all__ = ["Detector", "Evaluated", "Evaluation", "Explanation", "Model", "Plan", "load", "load_model", "write_whole"]
+__all__ = [
+    "Detector",
+    "Estimate",
+    "Evaluated",
+    "Evaluation",
+    "Explanation",
+    "Model",
+    "Plan",
+    "load",
+    "load_model",
+    "write_whole",
+]
 
 _RUN_SETTINGS = ("runtime", "precision", "device", "batch_size")
 
@@ -52,8 +64,11 @@ class Detector:
         *,
         progress: Progress = silent,
         announce: Callable[[Plan], None] = lambda plan: None,
+        foretell: Callable[[Estimate], None] = lambda rest: None,
     ) -> Self:
         """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
+
+        `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
 
         Raises:
             InputError: fewer than two readable images.
@@ -67,7 +82,7 @@ class Detector:
             sources = list(data)
             names = [str(given) if isinstance(given, (str, Path)) else f"array {i}" for i, given in enumerate(sources)]
         engine = FeatureEngine(self.settings, self._weights)
-        fitting = Fitting(sources, names, self.settings, engine, progress)
+        fitting = Fitting(sources, names, self.settings, engine, progress, foretell)
         announce(fitting.plan)
         self._inspector = Inspector(fitting.run(), engine)
         self.seconds = fitting.seconds
@@ -93,10 +108,16 @@ class Detector:
 
         Yields `(index, inspection)`; images of several shapes may come out of order.
         """
-        given = list(sources)
-        for index, inspection in self._ready().inspect(given, failed):
-            source = given[index]
-            yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection
+        for index, inspection, _ in self._inspected(sources, failed, keep=False):
+            yield index, inspection
+
+    def inspect_with_pixels(
+        self, sources: Iterable[Source], *, failed: Callable[[int, ImageError], None]
+    ) -> Iterator[tuple[int, Inspection, Pixels]]:
+        """As `inspect_many`, each with the (H, W, 3) stored values of its image, so that drawing need not decode it anew."""
+        for index, inspection, pixels in self._inspected(sources, failed, keep=True):
+            assert pixels is not None
+            yield index, inspection, pixels
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image."""
@@ -105,26 +126,15 @@ class Detector:
     def evaluate(self, data: str | Path, *, progress: Progress = silent) -> Evaluation:
         """Figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
 
+        Maps and masks beyond the setting `memory` wait in a temporary file until the result is let go.
+
         Raises:
             InputError: no labels, or not both good and defective images.
+            OutputError: the disk is too full for the maps.
         """
         items = labelled_images(data)
-        unreadable: dict[int, str] = {}
-        found: dict[int, Inspection] = {}
-        started = perf_counter()
-        for index, inspection in self.inspect_many(
-            [item.path for item in items], failed=lambda at, error: unreadable.__setitem__(at, str(error))
-        ):
-            found[index] = inspection
-            progress("inspect", len(found), len(items))
-        seconds = perf_counter() - started
-        images = []
-        for index, inspection in sorted(found.items()):
-            try:
-                images.append(Evaluated(items[index], inspection, _mask(items[index], inspection)))
-            except ImageError as error:
-                unreadable[index] = str(error)
-                images.append(Evaluated(items[index], inspection, None))
+        with MapStore(self.settings.memory) as store:
+            images, unreadable, seconds = self._evaluated(items, store, progress)
         judged = [_judged(image) for image in images]
         if not any(image.good for image in judged) or all(image.good for image in judged):
             raise InputError(
@@ -161,6 +171,41 @@ class Detector:
     def save(self, path: str | Path) -> None:
         """Write the model file, whole or not at all. Raises `OutputError`."""
         save_model(self.model, Path(path))
+
+    def _inspected(
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool
+    ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
+        given = list(sources)
+        for index, inspection, pixels in self._ready().inspect(given, failed, keep=keep):
+            source = given[index]
+            yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
+
+    def _evaluated(
+        self, items: Sequence[Item], store: MapStore, progress: Progress
+    ) -> tuple[list[Evaluated], dict[int, str], float]:
+        """The images that can be read, why the others cannot, and how many seconds the inspection took."""
+        unreadable: dict[int, str] = {}
+        found: dict[int, Inspection] = {}
+        started = perf_counter()
+        for index, inspection in self.inspect_many(
+            [item.path for item in items], failed=lambda at, error: unreadable.__setitem__(at, str(error))
+        ):
+            found[index] = replace(
+                inspection,
+                anomaly_map=store.keep(inspection.anomaly_map),
+                influence_map=store.keep(inspection.influence_map),
+            )
+            progress("inspect", len(found), len(items))
+        seconds = perf_counter() - started
+        images = []
+        for index, inspection in sorted(found.items()):
+            try:
+                mask = _mask(items[index], inspection)
+                images.append(Evaluated(items[index], inspection, None if mask is None else store.keep(mask)))
+            except ImageError as error:
+                unreadable[index] = str(error)
+                images.append(Evaluated(items[index], inspection, None))
+        return images, unreadable, seconds
 
     def _ready(self) -> Inspector:
         if self._inspector is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offnominal.config import Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
-from offnominal.features import PatchExtractor, choose_device, load_backbone, make_runtime
+from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches
 from offnominal.noising import Neighbourhood, neighbourhood, noise_response, propose_noise
@@ -27,6 +27,7 @@ class FeatureEngine:
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
         self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device)
         self.dimensions = self._extractor.channels
+        self._inside: dict[tuple[int, int], Tensor] = {}
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
 
     def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -35,8 +36,23 @@ class FeatureEngine:
 
     def patches(self, batch: ImageBatch) -> Tensor:
         """(B, 3, H, W) -> (B, N, D) float32, all segments one after another."""
-        segments = self._runtime(batch.pixels)
-        return torch.cat([segment.flatten(2).transpose(1, 2) for segment in segments], dim=1)
+        return _patches_of(self._runtime(batch.pixels))
+
+    def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
+        """(..., N, D) raw patches of images of one network size -> standardised, those at the border drawn to the mean.
+
+        A patch at the border sees less of the part: what lies outside its image is a mirror's guess. It is counted as the
+        mean of normal patches, that is 0, so a feature is multiplied by the share of its neighbourhood that lies inside.
+        Otherwise the varied edges of good parts would take up most of the bank, and its alarms.
+        """
+        inside = self._inside.get(network)
+        if inside is None:
+            inside = self._inside[network] = _patches_of(self._extractor.inside(network))[0].to(self.device)
+        return standard(patches) * inside.to(patches.device)
+
+
+def _patches_of(segments: list[Tensor]) -> Tensor:
+    return torch.cat([segment.flatten(2).transpose(1, 2) for segment in segments], dim=1)
 
 
 @dataclass(frozen=True)

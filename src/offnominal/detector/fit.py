@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +40,8 @@ from offnominal.scoring import NormalSignalsBuilder, grid_of, image_score, worki
 from offnominal.types import Depth, Float, Progress
 
 FEWEST_IMAGES = 2
+#: Seconds of work after which the rest is estimated: start-up weighs little by then.
+SETTLED = 2.0
 _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
 
 
@@ -56,6 +58,22 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """How long the rest of a fit takes, if it goes on as it began on this machine; waits for the disk are not in it.
+
+    Attributes:
+        seconds: still to go.
+        measured: images that went through decoding and network before, and `features` the seconds of one.
+        scoring: seconds of one image in what follows, rehearsed with the patches of one against a bank of the final size.
+    """
+
+    seconds: float
+    measured: int
+    features: float
+    scoring: float
+
+
+@dataclass(frozen=True)
 class _Placed:
     """Where an image's patches stand in the store."""
 
@@ -66,13 +84,19 @@ class _Placed:
 
 
 class Fitting:
-    """One fit; `plan` is there before `run`, so that a door can announce it."""
+    """One fit; `plan` is there before `run`, so that a door can announce it. `foretell` is called while it runs."""
 
     def __init__(
-        self, sources: Sequence[Source], names: Sequence[str], settings: Settings, engine: FeatureEngine, progress: Progress
+        self,
+        sources: Sequence[Source],
+        names: Sequence[str],
+        settings: Settings,
+        engine: FeatureEngine,
+        progress: Progress,
+        foretell: Callable[[Estimate], None],
     ) -> None:
         self._sources, self._names = sources, names
-        self._settings, self._engine, self._progress = settings, engine, progress
+        self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
         self._skipped: dict[int, str] = {}
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
@@ -91,7 +115,8 @@ class Fitting:
             self._require_enough(len(placed))
             patches = store.patches[: placed[-1].rows.stop]
             standard = channel_standard(patches)
-            standard.apply_(patches)
+            for place in placed:
+                patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
             self.seconds["features"] = perf_counter() - started
             coreset = self._coreset(patches)
             usual, signals = self._hold_out(patches, placed, coreset)
@@ -174,6 +199,7 @@ class Fitting:
         kept = list(self._originals)
         placed: list[_Placed] = []
         row = 0
+        started, told = perf_counter(), False
         found = batches(
             [self._sources[index] for index in kept],
             self._engine.geometry,
@@ -189,7 +215,28 @@ class Fitting:
                 placed.append(_Placed(kept[place], rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
                 row = rows.stop
             self._progress("features", len(placed), len(kept))
+            passed = perf_counter() - started
+            if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
+                told = True
+                self._foretell(self._estimate(passed / len(placed), len(placed), patches[-1]))
         return placed
+
+    def _estimate(self, features: float, done: int, patches: torch.Tensor) -> Estimate:
+        """From the seconds an image took so far and a rehearsal of what follows with the (N, D) patches of one image."""
+        patches = patches.cpu()
+        bank = patches[torch.arange(self.plan.bank) % len(patches)]
+        usual = UsualDistance(1.0, 1.0)
+        for _ in range(2):  # the first time is start-up
+            started = perf_counter()
+            SignalEngine(bank, self._settings, usual, self._engine.device)(patches.to(self._engine.device))
+            scored = perf_counter()
+            torch.mm(patches, bank.T)
+            multiplied = perf_counter()
+        images = self.plan.images
+        scorings = 1 + len(range(0, images, max(1, images // 16))) / images  # some are scored twice, for the usual distance
+        # The coreset and the banks without an image meet each patch with each centre about once: a product each.
+        scoring = scorings * (scored - started) + 2 * (multiplied - scored)
+        return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
     def _coreset(self, patches: torch.Tensor) -> Coreset:
         started = perf_counter()
@@ -207,7 +254,7 @@ class Fitting:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
         started = perf_counter()
-        banks = HeldOutBanks(patches, np.array([place.rows.start for place in placed]), coreset.indices)
+        banks = HeldOutBanks(patches, np.array([place.rows.start for place in placed]), coreset.indices, coreset.radius)
         usual = _usual_distance(patches, placed, banks, settings, device)
         signals = []
         for image, place in enumerate(placed):

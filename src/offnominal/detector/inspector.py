@@ -13,6 +13,7 @@ from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.model import Model
 from offnominal.errors import ImageError
 from offnominal.images import ImageBatch, Source, batches, to_original
+from offnominal.images.decode import Pixels
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float, Inspection
 
@@ -46,11 +47,19 @@ class Inspector:
         self._engine = engine
         self._signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
 
-    def inspect(self, sources: Iterable[Source], failed: Callable[[int, ImageError], None]) -> Iterator[tuple[int, Inspection]]:
-        """`(index, inspection)` of every source that can be read, in the order in which batches are ready."""
-        for batch in self._batches(sources, failed):
-            for index, original, patches in zip(batch.index, batch.original, self._patches(batch), strict=True):
-                yield index, self._inspection(original, (batch.pixels.shape[2], batch.pixels.shape[3]), patches)
+    def inspect(
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool = False
+    ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
+        """`(index, inspection, decoded)` of every source that can be read, in the order in which batches are ready.
+
+        `decoded` are the (H, W, 3) stored values where `keep` asks for them.
+        """
+        for batch in self._batches(sources, failed, keep):
+            network = (batch.pixels.shape[2], batch.pixels.shape[3])
+            for index, original, decoded, patches in zip(
+                batch.index, batch.original, batch.decoded, self._patches(batch), strict=True
+            ):
+                yield index, self._inspection(original, network, patches), decoded
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -62,7 +71,7 @@ class Inspector:
         def fail(index: int, error: ImageError) -> None:
             raise error
 
-        (batch,) = self._batches([source], fail)
+        (batch,) = self._batches([source], fail, keep=False)
         found = self._signals(self._patches(batch)[0], with_noise=True)
         assert found.noise is not None
         return Explanation(
@@ -74,12 +83,15 @@ class Inspector:
             found.values[:, 2],
         )
 
-    def _batches(self, sources: Iterable[Source], failed: Callable[[int, ImageError], None]) -> Iterator[ImageBatch]:
+    def _batches(
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], keep: bool
+    ) -> Iterator[ImageBatch]:
         model = self.model
-        return batches(sources, model.geometry, model.values, batch_size=model.settings.batch_size, failed=failed)
+        return batches(sources, model.geometry, model.values, batch_size=model.settings.batch_size, failed=failed, keep=keep)
 
     def _patches(self, batch: ImageBatch) -> torch.Tensor:
-        return self.model.standard(self._engine.patches(batch))
+        network = (batch.pixels.shape[2], batch.pixels.shape[3])
+        return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
 
     def _inspection(self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor) -> Inspection:
         model = self.model

@@ -32,7 +32,7 @@ from offnominal.memory import MemoryBank, SourceImage
 from offnominal.scoring import NormalSignals
 
 FORMAT = "offnominal"
-VERSION = 1
+VERSION = 2
 _Tensors = dict[str, npt.NDArray[Any]]
 
 

@@ -90,9 +90,9 @@ def write_inspections(
             "error": str(error),
         }
 
-    for index, found in detector.inspect_many([item.path for item in items], failed=failed):
+    for index, found, pixels in detector.inspect_with_pixels([item.path for item in items], failed=failed):
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
-        shown = displayed(pixels_of(items[index].path), detector.model.values)
+        shown = displayed(pixels, detector.model.values)
         _write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
         rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), "error": None}
         progress("inspect", len(rows), len(items))

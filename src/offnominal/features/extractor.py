@@ -30,6 +30,7 @@ class PatchExtractor(nn.Module):
         super().__init__()
         self.network = backbone.network
         self.strides = backbone.strides
+        self.layer_channels = backbone.channels
         self.aggregation = aggregation
         self.dimensions = dimensions
         self.multiple = (
@@ -52,10 +53,23 @@ class PatchExtractor(nn.Module):
             self._inner(local_mean(feature), margin // stride)
             for feature, stride in zip(self.network(mirrored), self.strides, strict=True)
         ]
+        return self._joined(maps)
+
+    def _joined(self, maps: list[Tensor]) -> list[Tensor]:
         if self.aggregation == "concat-patches":
             return [reduce_channels(feature, self.channels) for feature in maps]
         joined = align(maps)
         return [joined if self.dimensions is None else reduce_channels(joined, self.dimensions)]
+
+    def inside(self, size: tuple[int, int]) -> list[Tensor]:
+        """(1, D, h, w) a segment: the share of each feature's 3x3 neighbourhood that lies inside the image, 4/9 to 1."""
+        shares = [
+            F.avg_pool2d(torch.ones(1, 1, size[0] // stride, size[1] // stride), 3, stride=1, padding=1).expand(
+                -1, count, -1, -1
+            )
+            for stride, count in zip(self.strides, self.layer_channels, strict=True)
+        ]
+        return self._joined(shares)
 
     @staticmethod
     def _inner(feature: Tensor, border: int) -> Tensor:

@@ -28,11 +28,6 @@ class ChannelStandard:
         """(..., D) -> (..., D)."""
         return (patches - self.mean.to(patches.device)) / self.deviation.to(patches.device)
 
-    def apply_(self, patches: Tensor, rows: int = 65536) -> None:
-        """Standardise (N, D) in place, block by block."""
-        for block in patches.split(rows):
-            block.copy_(self(block))
-
 
 def channel_standard(patches: Tensor, rows: int = 65536) -> ChannelStandard:
     """Mean and deviation of every channel of (N, D), accumulated in float64 in two passes."""

@@ -20,6 +20,9 @@ from offnominal.types import Float, require
 
 Source = Path | str | Image.Image | Any
 
+#: Bytes of kept decoded pixels that may wait, once for their turn and once for their batch; smaller batches are the price.
+MOST_KEPT = 256_000_000
+
 
 @dataclass(frozen=True)
 class ImageBatch:
@@ -29,23 +32,32 @@ class ImageBatch:
         pixels: (B, 3, height, width) float32, about 0 to 1.
         index: where each stands in the input, B numbers.
         original: (H, W) of each original image.
+        decoded: (H, W, 3) stored values of each, or None where they were not to be kept.
     """
 
     pixels: Float
     index: tuple[int, ...]
     original: tuple[tuple[int, int], ...]
+    decoded: tuple[Pixels | None, ...]
 
     def __post_init__(self) -> None:
         require(self.pixels.ndim == 4 and self.pixels.shape[1] == 3, f"pixels must be (B, 3, H, W), got {self.pixels.shape}")
-        require(len(self.pixels) == len(self.index) == len(self.original), "pixels, index and original differ in length")
+        lengths = {len(self.pixels), len(self.index), len(self.original), len(self.decoded)}
+        require(len(lengths) == 1, "pixels, index, original and decoded differ in length")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, ready for the network: (height, width, 3) float32 and the original's (H, W)."""
+    """One image, ready for the network: (height, width, 3) float32, the original's (H, W), its stored values if kept."""
 
     pixels: Float
     original: tuple[int, int]
+    decoded: Pixels | None
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the stored values."""
+        return 0 if self.decoded is None else self.decoded.nbytes
 
 
 def pixels_of(source: Source) -> Pixels:
@@ -61,7 +73,7 @@ def pixels_of(source: Source) -> Pixels:
     return from_array(source)
 
 
-def prepare(source: Source, geometry: Geometry, values: ValueRange) -> Prepared:
+def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: bool = False) -> Prepared:
     """The one way from any source to what the network sees: decode, resize, scale.
 
     Raises:
@@ -71,7 +83,7 @@ def prepare(source: Source, geometry: Geometry, values: ValueRange) -> Prepared:
     original = (int(pixels.shape[0]), int(pixels.shape[1]))
     small = resize(pixels, geometry.network_size(original))
     name = str(source) if isinstance(source, (str, Path)) else "image"
-    return Prepared(values.scale(small, name), original)
+    return Prepared(values.scale(small, name), original, pixels if keep else None)
 
 
 def batches(
@@ -82,18 +94,22 @@ def batches(
     batch_size: int,
     failed: Callable[[int, ImageError], None],
     workers: int = 2,
+    keep: bool = False,
 ) -> Iterator[ImageBatch]:
     """Batches of one shape each, decoded in threads while the caller works on the batch before.
 
     A source that cannot be read is passed to `failed(index, error)` and left out. The order inside a shape is kept; with
-    several shapes the batches interleave, and `index` says which image is which.
+    several shapes the batches interleave, and `index` says which image is which. With `keep` the decoded pixels come along,
+    for whoever draws on them; no more than about `MOST_KEPT` bytes of them wait.
     """
     waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = {}
-    for index, prepared in _prepared(sources, geometry, values, failed, batch_size + workers, workers):
+    for index, prepared in _prepared(sources, geometry, values, failed, batch_size + workers, workers, keep):
         group = waiting.setdefault(prepared.pixels.shape, [])
         group.append((index, prepared))
         if len(group) == batch_size:
             yield _batch(waiting.pop(prepared.pixels.shape))
+        elif sum(one.kept for group in waiting.values() for _, one in group) > MOST_KEPT:
+            yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))))
     for group in waiting.values():
         yield _batch(group)
 
@@ -105,21 +121,27 @@ def _prepared(
     failed: Callable[[int, ImageError], None],
     ahead: int,
     workers: int,
+    keep: bool,
 ) -> Iterator[tuple[int, Prepared]]:
     queue: deque[tuple[int, Future[Prepared]]] = deque()
+    largest = 0  # image so far, so that large ones are decoded less far ahead
 
     def take() -> Iterator[tuple[int, Prepared]]:
+        nonlocal largest
         index, future = queue.popleft()
         try:
-            yield index, future.result()
+            prepared = future.result()
         except ImageError as error:
             failed(index, error)
+            return
+        largest = max(largest, prepared.kept)
+        yield index, prepared
 
     with ThreadPoolExecutor(workers) as pool:
         try:
             for index, source in enumerate(sources):
-                queue.append((index, pool.submit(prepare, source, geometry, values)))
-                if len(queue) > ahead:
+                queue.append((index, pool.submit(prepare, source, geometry, values, keep=keep)))
+                while len(queue) > ahead or (len(queue) > workers and len(queue) * largest > MOST_KEPT):
                     yield from take()
             while queue:
                 yield from take()
@@ -130,4 +152,9 @@ def _prepared(
 
 def _batch(group: list[tuple[int, Prepared]]) -> ImageBatch:
     pixels = np.stack([prepared.pixels.transpose(2, 0, 1) for _, prepared in group])
-    return ImageBatch(pixels, tuple(index for index, _ in group), tuple(prepared.original for _, prepared in group))
+    return ImageBatch(
+        pixels,
+        tuple(index for index, _ in group),
+        tuple(prepared.original for _, prepared in group),
+        tuple(prepared.decoded for _, prepared in group),
+    )

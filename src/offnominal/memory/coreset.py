@@ -29,6 +29,8 @@ Array = TypeVar("Array", npt.NDArray[Any], Tensor)
 RENEWED = 16384
 EXACT = 512
 MOST_EXACT = 4096
+#: Rows that are moved to the mean at once: few, so that they stay in the processor's cache.
+ROWS = 1024
 _TAKEN = -1.0
 _NOTHING = -2.0
 
@@ -96,8 +98,8 @@ class _Greedy:
         self.patches, self.n = patches, n
         self.dtype = torch.float64 if patches.dtype == torch.float64 else torch.float32
         # Distances do not change when all patches are moved; around their mean the products round least.
-        self.shift = torch.stack([block.mean(0, dtype=torch.float64) for block in patches.split(65536)]).mean(0)
-        self.square = torch.cat([self._moved(block).square().sum(1) for block in patches.split(65536)])
+        self.shift = torch.stack([block.mean(0, dtype=torch.float64) for block in patches.split(ROWS)]).mean(0)
+        self.square = torch.cat([self._moved(block).square().sum(1) for block in patches.split(ROWS)])
         require(bool(self.square.isfinite().all()), "patches must be finite")
         #: Rounding of a D-term product, relative to the lengths multiplied (random-walk growth, with a margin of 4).
         self.rounding = 4 * torch.finfo(self.dtype).eps * (patches.shape[1] + 4) ** 0.5

@@ -1,11 +1,14 @@
-"""The bank as an image would meet it had it not been there: its own patches replaced by the nearest ones of other images.
+"""The bank as an image would meet it had it not been there.
 
-A bank built anew without the image is what is meant, but costs a coreset an image. Leaving its patches out alone would tear
-holes: where two images share a rare patch, only one of them is in the bank, and that one would look alone. Greedy k-center
-without the image would have taken the other's patch or one near it, so that is what stands in for it.
+A bank built anew without the image is what is meant, but costs a coreset an image. Leaving the image's own patches out comes
+near it, except where they stood alone for a rare patch that another image has too: that hole is wider than the covering
+radius, so greedy k-center would have taken a patch there, and the other image's nearest one is put in. Nowhere else: a bank
+that had fitted itself to the image would make it look better than an image that is new.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -18,28 +21,33 @@ _BLOCK = 16_000_000
 
 
 class HeldOutBanks:
-    """`without(i)` is the bank (M, D) in which no patch of image `i` is left.
+    """`without(i)` is a bank in which no patch of image `i` is left.
 
     Args:
         patches: (N, D), those of one image standing together.
         starts: (images,) first row of every image, rising.
         centres: (M,) rows of the coreset.
+        radius: its covering radius; not a number where it was not built to cover.
 
     Raises:
         ValueError: fewer than two images.
     """
 
-    def __init__(self, patches: Tensor, starts: Index, centres: Index) -> None:
+    def __init__(self, patches: Tensor, starts: Index, centres: Index, radius: float) -> None:
         require(len(starts) > 1, "holding an image out needs another one")
         self._owner = np.searchsorted(starts, centres, side="right") - 1
         self._bank = patches[torch.from_numpy(centres)]
-        stand_ins = nearest_of_another_image(patches, starts, self._bank, self._owner)
-        self._stand_ins = patches[torch.from_numpy(stand_ins)]
+        self._stand_ins = patches[torch.from_numpy(nearest_of_another_image(patches, starts, self._bank, self._owner))]
+        self._radius = math.inf if math.isnan(radius) else radius
 
     def without(self, image: int) -> Tensor:
-        """(M, D): the bank, the image's own patches replaced by the nearest patches of other images."""
+        """(m, D), m at least 1 and at most M: the bank less the image's own patches, with what stands in for them."""
         own = torch.from_numpy(self._owner == image)
-        return torch.where(own[:, None], self._stand_ins, self._bank)
+        others, stand_ins = self._bank[~own], self._stand_ins[own]
+        if len(others) == 0:
+            return stand_ins
+        uncovered = torch.cdist(stand_ins, others).amin(1) > self._radius
+        return torch.cat([others, stand_ins[uncovered]])
 
 
 def nearest_of_another_image(patches: Tensor, starts: Index, bank: Tensor, owner: Index) -> Index:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from offnominal.metrics.ranking import Ranking, area_under_roc, rank
+from offnominal.metrics.ranking import Ranking, area_under_roc, rank_blocks, true_shares
 from offnominal.types import require
 
 _EIGHT_CONNECTED = np.ones((3, 3))
+#: Good pixels that are sorted together.
+_BLOCK = 32_000_000
 
 
 class PixelScores:
-    """Map values of many images, split by their masks; add images one by one, then rank."""
+    """Map values of many images, split by their masks; add images one by one, then rank.
+
+    Copies are made of defect pixels alone; maps and masks are looked at again in blocks, so they may lie on disk.
+    """
 
     def __init__(self) -> None:
-        self._negatives: list[npt.NDArray[Any]] = []
+        self._images: list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]] = []
         self._positives: list[npt.NDArray[Any]] = []
         self._regions: list[npt.NDArray[Any]] = []
 
@@ -29,30 +35,44 @@ class PixelScores:
         Raises:
             ValueError: map and mask differ in shape.
         """
+        if mask is not None:
+            require(scores.shape == mask.shape, f"map is {scores.shape}, its mask {mask.shape}: give both in original pixels")
+        self._images.append((scores, mask))
         if mask is None:
-            self._negatives.append(scores.ravel())
             return
-        require(scores.shape == mask.shape, f"map is {scores.shape}, its mask {mask.shape}: give both in original pixels")
         labels, count = ndimage.label(mask, structure=_EIGHT_CONNECTED)
         inside = labels[mask]
         sizes = np.bincount(inside, minlength=count + 1)
-        self._negatives.append(scores[~mask])
         self._positives.append(scores[mask])
         self._regions.append(1.0 / sizes[inside])
 
     @property
     def complete(self) -> bool:
         """Whether there are both defect and good pixels."""
-        return sum(map(len, self._positives)) > 0 and sum(map(len, self._negatives)) > 0
+        positives = sum(map(len, self._positives))
+        return 0 < positives < sum(scores.size for scores, _ in self._images)
 
     def by_pixel(self) -> Ranking:
         """Every defect pixel counts the same."""
-        return rank(np.concatenate(self._positives), np.concatenate(self._negatives))
+        return rank_blocks(np.concatenate(self._positives), self._negatives())
 
-    def by_region(self) -> Ranking:
-        """Every 8-connected defect region counts the same, whatever its size: the true share is the mean overlap (PRO)."""
-        weights = np.concatenate(self._regions)
-        return rank(np.concatenate(self._positives), np.concatenate(self._negatives), weights)
+    def by_region(self, by_pixel: Ranking) -> Ranking:
+        """Every 8-connected defect region counts the same, whatever its size: the true share is the mean overlap (PRO).
+
+        All but the shares is that of `by_pixel`, so the good pixels are not sorted again.
+        """
+        return replace(by_pixel, true_share=true_shares(np.concatenate(self._positives), np.concatenate(self._regions)))
+
+    def _negatives(self) -> Iterator[npt.NDArray[Any]]:
+        """Good pixels, in blocks of about `_BLOCK`."""
+        block: list[npt.NDArray[Any]] = []
+        for scores, mask in self._images:
+            block.append(scores.ravel() if mask is None else scores[~mask])
+            if sum(map(len, block)) >= _BLOCK:
+                yield np.concatenate(block)
+                block = []
+        if block:
+            yield np.concatenate(block)
 
 
 def aupro(maps: Sequence[Any], masks: Sequence[Any], *, limit: float = 0.3) -> float:
@@ -75,4 +95,4 @@ def aupro(maps: Sequence[Any], masks: Sequence[Any], *, limit: float = 0.3) -> f
     for scores, mask in zip(maps, masks, strict=True):
         pixels.add(np.asarray(scores), np.asarray(mask) > 0)
     require(pixels.complete, "AUPRO needs at least one defect pixel and one good pixel")
-    return area_under_roc(pixels.by_region(), limit)
+    return area_under_roc(pixels.by_region(pixels.by_pixel()), limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,27 +32,37 @@ class Ranking:
     negatives: int
 
 
-def rank(positives: Scores, negatives: Scores, weights: Scores | None = None) -> Ranking:
-    """Rank (P,) positive against (Q,) negative scores, both not empty; `weights` (P,) of the positives, 1 each by default.
+def rank(positives: Scores, negatives: Scores) -> Ranking:
+    """Rank (P,) positive against (Q,) negative scores, both not empty."""
+    return rank_blocks(positives, [negatives])
 
-    Only the negatives are sorted in full, so that hundreds of megapixels are feasible.
-    """
-    if weights is None:
-        weights = np.ones(len(positives))
-    order = np.argsort(-positives, kind="stable")
-    ordered, weight = positives[order], weights[order].astype(np.float64)
-    last = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
+
+def rank_blocks(positives: Scores, negatives: Iterable[Scores]) -> Ranking:
+    """The same, exactly, with the negatives in blocks: one is sorted at a time, so that gigapixels are feasible."""
+    ordered = np.sort(positives)[::-1]
+    last = _last_of_equals(ordered)
     thresholds = ordered[last]
-    ascending = np.sort(negatives)
-    count = len(ascending)
-    return Ranking(
-        thresholds=thresholds,
-        true_share=np.cumsum(weight)[last] / weight.sum(),
-        true_count=last + 1,
-        false_count=count - np.searchsorted(ascending, thresholds, side="left"),
-        false_before=count - np.searchsorted(ascending, thresholds, side="right"),
-        negatives=count,
-    )
+    count = 0
+    false_count = np.zeros(len(thresholds), np.int64)
+    false_before = np.zeros(len(thresholds), np.int64)
+    for block in negatives:
+        ascending = np.sort(block)
+        count += len(ascending)
+        false_count += len(ascending) - np.searchsorted(ascending, thresholds, side="left")
+        false_before += len(ascending) - np.searchsorted(ascending, thresholds, side="right")
+    return Ranking(thresholds, (last + 1) / len(positives), last + 1, false_count, false_before, count)
+
+
+def true_shares(positives: Scores, weights: Scores) -> npt.NDArray[np.float64]:
+    """(T,) `true_share` of a ranking of (P,) positives that weigh (P,) `weights` instead of 1 each."""
+    order = np.argsort(positives, kind="stable")[::-1]
+    weight = weights[order].astype(np.float64)
+    shares: npt.NDArray[np.float64] = np.cumsum(weight)[_last_of_equals(positives[order])] / weight.sum()
+    return shares
+
+
+def _last_of_equals(ordered: Scores) -> npt.NDArray[np.int64]:
+    return np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)
 
 
 def area_under_roc(ranking: Ranking, limit: float = 1.0) -> float:

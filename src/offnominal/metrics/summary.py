@@ -62,10 +62,10 @@ def _pixel_figures(images: Sequence[Judged]) -> dict[str, Any]:
     for image in images:
         if image.anomaly_map is not None and (image.good or image.mask is not None):
             pixels.add(image.anomaly_map, image.mask)
-    complete = pixels.complete
-    regions = pixels.by_region() if complete else None
+    ranking = pixels.by_pixel() if pixels.complete else None
+    regions = None if ranking is None else pixels.by_region(ranking)
     return {
-        **_ranked("pixel", pixels.by_pixel() if complete else None),
+        **_ranked("pixel", ranking),
         "aupro_0.30": None if regions is None else area_under_roc(regions, 0.30),
         "aupro_0.05": None if regions is None else area_under_roc(regions, 0.05),
     }

@@ -1,0 +1,156 @@
+"""What the benchmarks share: clocks, the machine in words and in its measured limits, Markdown tables, result files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+from typing import Any
+
+import faiss
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of several runs."""
+
+    middle: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Timing:
+        return cls(median(seconds), min(seconds), max(seconds))
+
+    def times(self, factor: float) -> Timing:
+        return Timing(self.middle * factor, self.least * factor, self.most * factor)
+
+    def __str__(self) -> str:
+        """`12.3 ms (11.9–14.0)`, all in the unit that suits the middle one."""
+        unit, scale = ("s", 1.0) if self.middle >= 1 else ("ms", 1000.0)
+        middle, least, most = (f"{_three(scale * value)}" for value in (self.middle, self.least, self.most))
+        return f"{middle} {unit} ({least}–{most})"
+
+
+def _three(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def now() -> float:
+    """On one thread the processor's seconds, which other programs hardly disturb; on several the wall's."""
+    return process_time() if torch.get_num_threads() == 1 else perf_counter()
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    started = now()
+    function()
+    return now() - started
+
+
+def timed(*functions: Callable[[], Any], runs: int = 5, warm: int = 1) -> list[Timing]:
+    """One `Timing` a function; the functions take turns, so that what disturbs the machine disturbs them alike."""
+    for function in functions:
+        for _ in range(warm):
+            function()
+    rounds = [[seconds(function) for function in functions] for _ in range(runs)]
+    return [Timing.of(column) for column in zip(*rounds, strict=True)]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The processor and what it can do at best: operations of a float32 matrix product and bytes read a second."""
+
+    processor: str
+    cores: int
+    threads: int
+    clock: str
+    load: float
+    torch: str
+    faiss: str
+    product: float
+    reading: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.processor}, {self.cores} cores, {self.threads} threads used, torch {self.torch}, faiss {self.faiss}. "
+            f"Best of this run: float32 matrix product {self.product / 1e9:.0f} GFLOP/s, reading memory "
+            f"{self.reading / 1e9:.0f} GB/s. Seconds are {self.clock} seconds, median (least–most). Load average at "
+            f"the start: {self.load:.1f}."
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def machine() -> Machine:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    numbers = torch.ones(64_000_000)
+    product, reading = timed(lambda: a @ b, lambda: numbers.sum(), runs=9)
+    return Machine(
+        _processor(),
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        torch.get_num_threads(),
+        "processor" if torch.get_num_threads() == 1 else "wall",
+        load,
+        torch.__version__,
+        faiss.__version__,
+        2 * 2048**3 / product.least,
+        4 * len(numbers) / reading.least,
+    )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    model = f"family {named['cpu family']} model {named['model']}" if {"cpu family", "model"} <= named.keys() else ""
+    widest = next(
+        (flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in named.get("flags", "").split()), ""
+    )
+    return ", ".join(part for part in (named.get("model name", platform.machine()), model, widest) if part)
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A parser with what every benchmark takes: `--out` and `--threads`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--threads", type=int, help="on one, processor seconds are counted; best where other programs run")
+    return parser
+
+
+def use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+        faiss.omp_set_num_threads(threads)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in cells) + " |" for cells in lines)
+
+
+def write(out: Path, stem: str, parts: Sequence[str], found: dict[str, Any]) -> None:
+    """Print the parts (paragraphs and tables) and write them as Markdown, and `found` as JSON beside it."""
+    text = "\n\n".join(parts) + "\n"
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{stem}.md").write_text(text)
+    (out / f"{stem}.json").write_text(json.dumps(found, indent=1, default=_plain) + "\n")
+    print(text)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if isinstance(value, Timing | Machine) else str(value)
+
+
+def yes(met: bool) -> str:
+    return "yes" if met else "no"

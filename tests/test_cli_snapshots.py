@@ -1,0 +1,109 @@
+"""What the commands print, held against stored text in `tests/snapshots`.
+
+After a wanted change write the files anew, and read their diff before it is committed:
+
+    OFFNOMINAL_UPDATE_SNAPSHOTS=1 pytest tests/test_cli_snapshots.py
+
+How help is laid out is up to typer; when a new version of it changes that, the files are written anew in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from offnominal.cli import main
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
+#: As the installed script: the name of the program is part of the help.
+_PROGRAM = "import sys; sys.argv[0] = 'offnominal'; from offnominal.cli import main; main()"
+_PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
+
+COMMANDS = ("fit", "inspect", "evaluate", "info", "demo")
+WRONG = (
+    "fit nowhere --out m",
+    "fit nothing --out m",
+    "fit parts.csv --out m",
+    "fit parts --out m --image-size big",
+    "fit parts --out m --bank many",
+    "fit parts --out m --false-alarm-rate 2",
+    "fit parts --out m --config typo.toml",
+    "fit parts --out m --config broken.toml",
+    "fit parts --out m --layers nope",
+    "fit parts --out m",
+    "inspect nowhere nothing --out o",
+    "evaluate nowhere parts --out o",
+    "info nowhere",
+    "info text.safetensors",
+    "info foreign.safetensors",
+)
+
+
+def compare(name: str, text: str) -> None:
+    path = SNAPSHOTS / name
+    text = "\n".join(line.rstrip() for line in text.splitlines()) + "\n"
+    if UPDATE:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text("utf-8"), f"{path.name} differs; see the docstring of this file"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help(command: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, *filter(None, [command]), "--help"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **_PLAIN},
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    compare(f"help-{command or 'offnominal'}.txt", result.stdout)
+
+
+def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "parts").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "parts" / name).write_bytes(b"")
+    (tmp_path / "parts.csv").write_text("file,label\na.png,good\n")
+    (tmp_path / "typo.toml").write_text("bannk = 50\n")
+    (tmp_path / "broken.toml").write_text("bank =\n")
+    (tmp_path / "text.safetensors").write_text("a model, honestly")
+    save_file({"x": np.zeros(3, np.float32)}, tmp_path / "foreign.safetensors")
+    told = []
+    for words in WRONG:
+        monkeypatch.setattr(sys, "argv", ["offnominal", *shlex.split(words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = capsys.readouterr()
+        assert (left.value.code, printed.out) == (2, "")
+        (line,) = printed.err.splitlines()
+        told.append(f"$ offnominal {words}\n{line}\n")
+    compare("wrong-input.txt", "\n".join(told))
+
+
+def test_info(model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["offnominal", "info", str(model_file)])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 0
+    compare("info.txt", masked(capsys.readouterr().out))
+
+
+def masked(text: str) -> str:
+    """Without what depends on the machine and the libraries: hashes, versions, and measured numbers."""
+    text = re.sub(r"\b[0-9a-f]{64}\b", "<sha256>", text)
+    text = re.sub(r"^versions: .*$", lambda line: re.sub(r" \S+(?=,|$)", " <version>", line[0]), text, flags=re.MULTILINE)
+    return re.sub(r"\b(radius|threshold) -?[\d.e+-]+", r"\1 <number>", text)

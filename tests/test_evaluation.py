@@ -1,0 +1,79 @@
+"""Evaluation within a memory limit: the same figures, the same maps."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offnominal import load
+from offnominal.detector import evaluation
+from offnominal.detector.evaluation import MapStore
+from offnominal.detector.outputs import write_evaluation
+from offnominal.errors import OutputError
+from offnominal.metrics import localisation
+
+
+def on_disk(array: np.ndarray) -> bool:
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return isinstance(owner, mmap.mmap)
+
+
+@pytest.mark.parametrize("file_bytes", [1 << 30, 100_000])
+def test_a_tiny_memory_limit_changes_no_figure(
+    model_file: Path, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file_bytes: int
+) -> None:
+    wide = load(model_file)
+    expected = wide.evaluate(parts)
+    assert not any(on_disk(image.inspection.anomaly_map) for image in expected.images)
+    monkeypatch.setattr(evaluation, "_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(localisation, "_BLOCK", 15_000)  # more than one image of 96 x 120, fewer than all
+    tight = load(model_file)
+    tight.settings = tight.settings.model_copy(update={"memory": 100_000})
+    found = tight.evaluate(parts)
+    assert found.figures == expected.figures
+    assert found.classes == expected.classes
+    kept = [array for image in found.images for array in (image.inspection.anomaly_map, image.inspection.influence_map)]
+    kept += [image.mask for image in found.images if image.mask is not None]
+    assert sum(array.nbytes for array in kept if not on_disk(array)) <= 100_000
+    for one, other in zip(found.images, expected.images, strict=True):
+        assert np.array_equal(one.inspection.anomaly_map, other.inspection.anomaly_map)
+        assert np.array_equal(one.inspection.influence_map, other.inspection.influence_map)
+        assert (one.mask is None) == (other.mask is None)
+        assert one.mask is None or np.array_equal(one.mask, other.mask)
+    write_evaluation(tight, found, tmp_path, "parts")
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_FILE_BYTES", 1000)
+    rng = np.random.default_rng(0)
+    given = [rng.normal(size=(10, 10)).astype(np.float32)]
+    given += [rng.normal(size=(h, 7)).astype(np.float32)[:, ::2] for h in rng.integers(1, 100, 20)]
+    given += [rng.random((h, 5)) > 0.5 for h in rng.integers(1, 100, 20)]
+    with MapStore(400) as store:
+        kept = [store.keep(array) for array in given]
+    assert kept[0] is given[0]
+    for before, after in zip(given, kept, strict=True):
+        assert before.dtype == after.dtype
+        assert np.array_equal(before, after)
+    assert all(map(on_disk, kept[1:]))
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def seek(self, at: int) -> None: ...
+
+        def write(self, content: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    def opened(store: MapStore, size: int) -> None:
+        store._file, store._bytes = Full(), np.empty(size, np.uint8)
+
+    monkeypatch.setattr(MapStore, "_open", opened)
+    with pytest.raises(OutputError, match="the disk is full"):
+        MapStore(0).keep(np.zeros((4, 4), np.float32))

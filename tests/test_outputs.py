@@ -1,0 +1,68 @@
+"""What inspect leaves behind, and that each image is decoded once for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import texture
+from offnominal import Detector
+from offnominal.detector.outputs import write_inspections
+from offnominal.errors import ImageError
+from offnominal.images import Geometry, ImageBatch, ValueRange, any_images, batches, decode
+from offnominal.reports import overlay
+from offnominal.types import silent
+
+
+def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+
+    def counted(path: Path) -> np.ndarray:
+        decoded.append(path)
+        return decode(path)
+
+    # Through the function, since its name hides that of its module.
+    monkeypatch.setitem(batches.__globals__, "decode", counted)
+    items = any_images([parts / "test"])
+    _, rows = write_inspections(detector, items, tmp_path, silent)
+    assert sorted(decoded) == sorted(item.path for item in items)
+    for row in rows:
+        image = decode(Path(row["path"]))
+        found = detector.inspect(image)
+        _, expected = cv2.imencode(
+            ".jpg", overlay(image, found.anomaly_map, found.threshold)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]
+        )
+        drawn = cv2.imread(str(tmp_path / row["map"]))
+        assert np.abs(drawn.astype(int) - cv2.imdecode(expected, cv2.IMREAD_COLOR)).mean() < 1
+
+
+def test_decoded_pixels_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = [texture(i, (60 + 40 * (i % 5), 96)) for i in range(40)]
+    failures: dict[int, ImageError] = {}
+
+    def found(keep: bool) -> list[ImageBatch]:
+        return list(
+            batches(
+                sources,
+                Geometry((64, 64), "keep"),
+                ValueRange("8-bit", 0, 255),
+                batch_size=16,
+                failed=failures.__setitem__,
+                keep=keep,
+            )
+        )
+
+    bound = 6 * sources[-1].nbytes
+    monkeypatch.setitem(batches.__globals__, "MOST_KEPT", bound)
+    kept = found(keep=True)
+    assert sorted(index for batch in kept for index in batch.index) == list(range(40))
+    for batch in kept:
+        assert sum(pixels.nbytes for pixels in batch.decoded if pixels is not None) <= bound + sources[-1].nbytes
+        for index, pixels in zip(batch.index, batch.decoded, strict=True):
+            assert pixels is not None
+            assert np.array_equal(pixels, sources[index])
+    assert all(pixels is None for batch in found(keep=False) for pixels in batch.decoded)
+    assert not failures
