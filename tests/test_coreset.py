@@ -67,14 +67,6 @@ def test_full_sized_blocks_and_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.radius == pytest.approx(np.sqrt(to_centres.max()), rel=1e-5)
 
 
-def test_only_allowed_patches_are_chosen() -> None:
-    patches = np.random.default_rng(2).normal(size=(300, 5)).astype(np.float32)
-    allowed = np.arange(300) % 3 != 0
-    found = kcenter(torch.from_numpy(patches), 40, 1, allowed=torch.from_numpy(allowed)).indices
-    kept = np.flatnonzero(allowed)
-    assert found.tolist() == kept[naive(patches[allowed], 40, 0)].tolist()
-
-
 def test_the_kind_of_array_is_kept_and_the_seed_decides() -> None:
     patches = np.random.default_rng(3).normal(size=(100, 5)).astype(np.float32)
     assert isinstance(greedy_kcenter(torch.from_numpy(patches), 5), torch.Tensor)

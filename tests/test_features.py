@@ -107,7 +107,7 @@ def test_channels_are_standardised_and_dead_ones_stay_finite() -> None:
     assert torch.isfinite(channel_standard(torch.ones(4, 3))(torch.ones(4, 3))).all()
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_missing_gpu_is_said() -> None:
+def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SettingsError, match="no CUDA GPU"):
         choose_device("cuda")

@@ -73,10 +73,9 @@ def greedy_kcenter(patches: Any, n: int, *, start: int | None = None, seed: int 
     return torch.from_numpy(chosen) if isinstance(patches, Tensor) else chosen
 
 
-def random_coreset(count: int, n: int, seed: int, allowed: npt.NDArray[np.bool_] | None = None) -> Index:
-    """`n` different indices below `count`, in rising order, of those `allowed`."""
-    candidates = np.arange(count) if allowed is None else np.flatnonzero(allowed)
-    return np.sort(np.random.default_rng(seed).choice(candidates, n, replace=False)).astype(np.int64)
+def random_coreset(count: int, n: int, seed: int) -> Index:
+    """`n` different indices below `count`, in rising order."""
+    return np.sort(np.random.default_rng(seed).choice(count, n, replace=False)).astype(np.int64)
 
 
 def kcenter(
@@ -84,17 +83,16 @@ def kcenter(
     n: int,
     start: int,
     *,
-    allowed: Tensor | None = None,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Coreset:
-    """The greedy choice among the `allowed` (N,) patches of (N, D), which must hold `start`; `tick(done)` as it goes."""
-    return _Greedy(patches, n, start, allowed).run(tick)
+    """The greedy choice among (N, D) patches; `tick(done)` as it goes."""
+    return _Greedy(patches, n, start).run(tick)
 
 
 class _Greedy:
     """State of one run: an upper bound of the squared distance of every patch, and how many centres it accounts for."""
 
-    def __init__(self, patches: Tensor, n: int, start: int, allowed: Tensor | None) -> None:
+    def __init__(self, patches: Tensor, n: int, start: int) -> None:
         self.patches, self.n = patches, n
         self.dtype = torch.float64 if patches.dtype == torch.float64 else torch.float32
         # Distances do not change when all patches are moved; around their mean the products round least.
@@ -107,8 +105,6 @@ class _Greedy:
         self.exact_centres = torch.empty((n, patches.shape[1]), dtype=torch.float64)
         self.chosen: list[int] = []
         self.bound = torch.full((len(patches),), torch.inf, dtype=self.dtype)
-        if allowed is not None:
-            self.bound[~allowed] = _TAKEN
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
         self._take([start])
 
