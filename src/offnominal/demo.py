@@ -62,7 +62,7 @@ def run(out: Path, progress: Progress, say: Callable[[str], None]) -> None:
     metrics = write_evaluation(detector, result, out / "evaluation", "Solar cells")
     say("inspect: a few of them")
     paths = [image.item.path for image in result.images][:: max(1, len(result.images) // 12)]
-    write_inspections(detector, any_images(paths), out / "inspection", progress)
+    write_inspections(detector, any_images(paths), out / "inspection", progress, report="Solar cells")
     rates = f"false alarms {metrics['false_alarm_rate']:.1%}, found {metrics['detection_rate']:.1%}"
     say(f"image AUROC {metrics['image_auroc']:.3f}, {rates}")
     say(f"open {out / 'evaluation' / 'report.html'}")

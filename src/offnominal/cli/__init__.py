@@ -106,6 +106,7 @@ def inspect(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs in quotes, or manifests.")],
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl and overlays.")],
+    report: Annotated[bool, typer.Option("--report", help="Write report.html too, a page that needs no network.")] = False,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal.")
     ] = False,
@@ -124,7 +125,7 @@ def inspect(
     items = any_images(inputs)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
-        run, rows = write_inspections(detector, items, out, progress)
+        run, rows = write_inspections(detector, items, out, progress, report=_title(inputs[0]) if report else None)
     if json:
         emit(rows)
     else:
@@ -143,6 +144,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     data: Annotated[str, typer.Argument(help="MVTec root with test/, or a manifest with label (and mask).")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, scores.csv and report.html.")],
+    plots: Annotated[Path | None, typer.Option(help="Folder for the plots as PNG files.")] = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -157,7 +159,7 @@ def evaluate(
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
         result = detector.evaluate(data, progress=progress)
-        metrics = write_evaluation(detector, result, out, Path(data).stem.replace("_", " "))
+        metrics = write_evaluation(detector, result, out, _title(data), plots)
     if json:
         emit(metrics)
     else:
@@ -172,6 +174,7 @@ def evaluate(
 @app.command()
 def info(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
+    plots: Annotated[Path | None, typer.Option(help="Folder for plots of the bank: coverage, covering radius.")] = None,
     json: Json = False,
 ) -> None:
     """Say what a model was fitted on, with what, and what it promises."""
@@ -180,6 +183,11 @@ def info(
 
     loaded = load_model(model)
     known: dict[str, Any] = facts(loaded)
+    if plots is not None:
+        from offnominal.detector.run_plots import model_charts, write_charts
+
+        for path in write_charts(model_charts(loaded), plots):
+            say(f"{path}")
     if json:
         emit({**known, "notes": warnings_of(loaded)})
         return
@@ -199,6 +207,10 @@ def demo(
 
     with progress_bars() as progress:
         run(out, progress, say)
+
+
+def _title(data: str) -> str:
+    return Path(data).absolute().stem.replace("_", " ")
 
 
 def _about(seconds: float) -> str:

@@ -73,7 +73,8 @@ def thinned(points: Points, limit: int = 400) -> Points:
         return points
     along = np.r_[0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
     chosen = np.searchsorted(along, np.linspace(0, along[-1], limit))
-    return points[np.unique(np.r_[0, np.minimum(chosen, len(points) - 1), len(points) - 1])]
+    kept: Points = points[np.unique(np.r_[0, np.minimum(chosen, len(points) - 1), len(points) - 1])]
+    return kept
 
 
 def up_to(points: Points, limit: float) -> Points:

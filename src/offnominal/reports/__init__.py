@@ -1,19 +1,19 @@
-"""Reports: results -> overlays, plots and HTML that a person looks at."""
+"""Reports: results -> overlays, plots and pages that a person looks at."""
 
-from offnominal.reports.html import GALLERY, MEANING, Shown, evaluation_report, gallery_order
+from offnominal.reports.entries import Entry, Pictures, pictures_of
+from offnominal.reports.html import MEANING, attention, report, verdict
 from offnominal.reports.overlay import influence_picture, outline, overlay, shrink
-from offnominal.reports.plots import roc_curve, score_histogram
 
 __all__ = [
-    "GALLERY",
     "MEANING",
-    "Shown",
-    "evaluation_report",
-    "gallery_order",
+    "Entry",
+    "Pictures",
+    "attention",
     "influence_picture",
     "outline",
     "overlay",
-    "roc_curve",
-    "score_histogram",
+    "pictures_of",
+    "report",
     "shrink",
+    "verdict",
 ]
