@@ -19,6 +19,7 @@ from offnominal.reports.plots import (
     calibration,
     class_boxes,
     files_of,
+    pixel_precision_recall,
     precision_recall,
     pro,
     radius_growth,
@@ -41,8 +42,9 @@ def evaluation_charts(calibrated: Calibration, result: Evaluation) -> list[Chart
         share = len(defect) / (len(good) + len(defect))
         point = (at, found / (found + false)) if found + false else None
         charts.append(precision_recall(curves.precision_recall, _number(measured["image_ap"]), share, point))
-    if curves.pro is not None:
+    if curves.pro is not None and curves.pixel_precision_recall is not None:
         charts.append(pro(up_to(curves.pro, 0.3), _number(measured["aupro_0.30"]), _number(measured["aupro_0.05"])))
+        charts.append(pixel_precision_recall(curves.pixel_precision_recall, _number(measured["pixel_ap"])))
     p_values = [image.inspection.p_value for image in result.images if image.item.good]
     seen = reliability(p_values, calibrated.count)
     charts.append(calibration(seen.asked, seen.seen, seen.low, seen.high, calibrated.rate))

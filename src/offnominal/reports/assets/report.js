@@ -149,7 +149,7 @@
     byId("shown").textContent = `${shown.length} of ${cards.length} images shown`;
     byId("empty").hidden = shown.length > 0;
   }
-  filters.addEventListener("input", filter);
+  for (const kind of ["input", "change"]) filters.addEventListener(kind, filter);
   filters.addEventListener("submit", (event) => event.preventDefault());
   filters.addEventListener("reset", () => setTimeout(filter));
 
@@ -215,7 +215,7 @@
     const rows = [["verdict", tag]];
     if (image.label) rows.push(["class", image.label]);
     rows.push(["score", image.score.toFixed(3)], ["threshold", threshold.toFixed(3) + (threshold === data.threshold ? " (calibrated)" : " (exploring)")]);
-    rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of good calibration images score as high`]);
+    rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good images of the calibration score at least as high`]);
     rows.push(["size", `${image.size[1]} × ${image.size[0]} pixels`]);
     byId("values").replaceChildren(
       ...rows.flatMap(([name, value]) => {
@@ -283,12 +283,15 @@
     });
   };
 
-  function curve(points) {
+  function curve(evidence) {
+    const points = evidence.curve;
     const [width, height, edge] = [320, 120, 34];
     const xs = points.map(([x]) => x);
-    const ys = points.map(([, y]) => y);
+    const ys = [...points, ...(evidence.usual_curve || [])].map(([, y]) => y);
+    const [atRest, atMost] = [points[0][1], points[points.length - 1][1]];
     const x = (value) => edge + ((value - Math.min(...xs)) / (Math.max(...xs) - Math.min(...xs) || 1)) * (width - edge - 6);
     const y = (value) => height - 22 - (value / (Math.max(...ys) * 1.05 || 1)) * (height - 30);
+    const path = (line) => "M" + line.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
     const name = "http://www.w3.org/2000/svg";
     const picture = document.createElementNS(name, "svg");
     const add = (tag, attributes, text = "") => {
@@ -300,10 +303,12 @@
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.setAttribute("class", "chart");
     picture.setAttribute("role", "img");
-    picture.setAttribute("aria-label", `Distance from ${ys[0].toFixed(2)} without noise to ${ys[ys.length - 1].toFixed(2)} at the most`);
+    picture.setAttribute("aria-label", `Distance from ${atRest.toFixed(2)} without noise to ${atMost.toFixed(2)} at the most`);
     add("line", { class: "axis", x1: edge, x2: width - 6, y1: y(0), y2: y(0) });
-    add("path", { class: "stroke defect", d: "M" + points.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L") });
-    add("text", { x: edge - 4, y: y(ys[0]) + 4, "text-anchor": "end" }, ys[0].toFixed(1));
+    const usual = evidence.usual_curve || [];
+    if (usual.length) add("path", { class: "stroke good", d: path(usual) });
+    add("path", { class: "stroke defect", d: path(points) });
+    add("text", { x: edge - 4, y: y(atRest) + 4, "text-anchor": "end" }, atRest.toFixed(1));
     add("text", { x: edge - 4, y: y(0) + 4, "text-anchor": "end" }, "0");
     add("text", { x: width - 6, y: height - 6, "text-anchor": "end" }, `noise scale up to ${Math.max(...xs).toFixed(2)}`);
     return picture;
@@ -342,7 +347,9 @@
     article.append(make("h4", "Influence: which way each channel departs"), ...meters(e.influence.map(([channel, value]) => [`channel ${channel}`, value]), true));
     article.append(make("h4", "Proposed noise"));
     article.append(make("p", `Standard deviation ${e.noise_std.toFixed(4)}; expected response of the distance ${e.response.toFixed(4)}.`));
-    if (e.curve.length > 1) article.append(curve(e.curve));
+    if (e.curve.length > 1) {
+      article.append(make("p", "The mean distance as the noise grows along the influence" + ((e.usual_curve || []).length ? ", in green that of a usual good patch." : "."), { class: "soft" }), curve(e));
+    }
     const back = make("button", "Show the region in the image", { type: "button" });
     back.addEventListener("click", () => {
       byId("stage").scrollIntoView({ block: "start" });

@@ -1,7 +1,15 @@
 """Charts: values -> what is shown -> inline SVG for a page, or a file by matplotlib."""
 
 from offnominal.reports.plots.chart import Chart
-from offnominal.reports.plots.evaluation import calibration, class_boxes, precision_recall, pro, roc, score_histogram
+from offnominal.reports.plots.evaluation import (
+    calibration,
+    class_boxes,
+    pixel_precision_recall,
+    precision_recall,
+    pro,
+    roc,
+    score_histogram,
+)
 from offnominal.reports.plots.files import drawn, files_of
 from offnominal.reports.plots.model import bank_coverage, kcenter_radii, radius_growth
 from offnominal.reports.plots.svg import svg
@@ -14,6 +22,7 @@ __all__ = [
     "drawn",
     "files_of",
     "kcenter_radii",
+    "pixel_precision_recall",
     "precision_recall",
     "pro",
     "radius_growth",

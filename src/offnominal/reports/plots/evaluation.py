@@ -94,6 +94,20 @@ def pro(points: Points, wide: float, strict: float) -> Chart:
     )
 
 
+def pixel_precision_recall(points: Points, average: float) -> Chart:
+    """Precision over recall of the pixels."""
+    return Chart(
+        "pixel-precision-recall",
+        "Precision and recall of pixels",
+        f"Of the pixels above a level, how many lie in the masks, for every share found; average precision {average:.3f}.",
+        "recall (share of defect pixels found)",
+        "precision",
+        _UNIT,
+        _UNIT,
+        (Line(np.vstack([[0.0, points[0, 1]], points]), "good", f"pixel AP {average:.3f}"),),
+    )
+
+
 def calibration(asked: Values, seen: Values, low: Values, high: Values, rate: float) -> Chart:
     """Asked against seen false-alarm rate up to 0.5, with the 95 % interval; `rate` is the one in force."""
     upto = asked <= 0.5
