@@ -172,6 +172,25 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Folder that evaluate (or inspect) wrote.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of the other run, on the same images.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.html and compare.json.")],
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    json: Json = False,
+) -> None:
+    """Hold two runs side by side: figures with intervals, and the images whose verdict changed."""
+    from offnominal.comparison import compare as compared
+    from offnominal.comparison import read_run, write_comparison
+
+    told = write_comparison(compared(read_run(run_a), read_run(run_b), seed=seed), out)
+    if json:
+        emit(told)
+    else:
+        say(f"{out / 'compare.html'}: {told['images']} images in both, {len(told['changed'])} verdicts changed")
+
+
+@app.command()
 def info(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     plots: Annotated[Path | None, typer.Option(help="Folder for plots of the bank: coverage, covering radius.")] = None,

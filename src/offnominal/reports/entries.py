@@ -90,7 +90,7 @@ def pictures_of(picture: Picture, found: Inspection, mask: Mask | None) -> Pictu
         outline(full, _fit_mask(mask, full.shape[:2])),
         drawn,
         influence_picture(_fit(found.influence_map, full.shape[:2])),
-        _embedded(heat),
+        embedded(heat),
         size,
     )
 
@@ -105,6 +105,7 @@ def _fit_mask(mask: Mask | None, size: tuple[int, ...]) -> Mask | None:
     return None if mask is None else np.asarray(_fit(np.asarray(mask, dtype=np.float32), size) > 0.2)
 
 
-def _embedded(picture: Picture) -> str:
+def embedded(picture: Picture) -> str:
+    """(H, W, 3) -> data URI of a small WebP."""
     _, content = cv2.imencode(".webp", picture[:, :, ::-1], [cv2.IMWRITE_WEBP_QUALITY, 60])
     return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()

@@ -9,6 +9,7 @@ from offnominal.reports.plots.evaluation import (
     pro,
     roc,
     score_histogram,
+    score_pairs,
 )
 from offnominal.reports.plots.files import drawn, files_of
 from offnominal.reports.plots.model import bank_coverage, kcenter_radii, radius_growth
@@ -28,5 +29,6 @@ __all__ = [
     "radius_growth",
     "roc",
     "score_histogram",
+    "score_pairs",
     "svg",
 ]

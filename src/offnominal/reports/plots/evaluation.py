@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from offnominal.reports.plots.chart import Band, Bars, Boxes, Chart, Dots, Line, Points, Rule, Values
 
@@ -119,7 +120,7 @@ def calibration(asked: Values, seen: Values, low: Values, high: Values, rate: fl
         "asked false-alarm rate",
         "seen on good test images",
         (0, 0.5),
-        _UNIT,
+        (0, 1.02 * max(0.5, float(high[upto].max()))),
         (
             Band(asked[upto], low[upto], high[upto], "good", "95 % interval"),
             Line(np.array([[0.0, 0.0], [0.5, 0.5]]), "line", "as asked", dashed=True),
@@ -148,4 +149,24 @@ def class_boxes(classes: Sequence[tuple[str, Values]], threshold: float) -> Char
             ),
             Rule(threshold, "threshold", follows=True),
         ),
+    )
+
+
+def score_pairs(scores: Values, good: npt.NDArray[np.bool_]) -> Chart:
+    """(n, 2) scores of the same images by two models A and B, `good` (n,) those labelled good."""
+    low, high = float(scores.min()), float(scores.max())
+    margin = 0.04 * (high - low) or 0.5
+    ends = (low - margin, high + margin)
+    groups = [Dots(scores[good], "good", f"good ({int(good.sum())})", small=True)]
+    if not good.all():
+        groups.append(Dots(scores[~good], "defect", f"defect ({int((~good).sum())})", small=True))
+    return Chart(
+        "pairs",
+        "Scores of both runs",
+        "Each dot is an image. On the dashed line both scores are equal; a better B lifts defects and lowers good images.",
+        "score of A",
+        "score of B",
+        ends,
+        ends,
+        (Line(np.array([[ends[0], ends[0]], [ends[1], ends[1]]]), "faint", "equal", dashed=True), *groups),
     )
