@@ -28,7 +28,7 @@ UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
 _PROGRAM = "import sys; sys.argv[0] = 'offnominal'; from offnominal.cli import main; main()"
 _PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
 
-COMMANDS = ("fit", "inspect", "evaluate", "info", "demo")
+COMMANDS = ("fit", "inspect", "evaluate", "compare", "info", "demo")
 WRONG = (
     "fit nowhere --out m",
     "fit nothing --out m",
@@ -42,6 +42,8 @@ WRONG = (
     "fit parts --out m",
     "inspect nowhere nothing --out o",
     "evaluate nowhere parts --out o",
+    "compare nowhere nothing --out o",
+    "compare nothing nothing --out o",
     "info nowhere",
     "info text.safetensors",
     "info foreign.safetensors",

@@ -56,7 +56,8 @@ def paired_figures(a: Verdicts, b: Verdicts, defect: npt.NDArray[np.bool_] | Non
     """Figures of two models on the same n images.
 
     Args:
-        a, b: their verdicts, in the same order of images.
+        a: verdicts of the first, in the order of the images.
+        b: verdicts of the second, in the same order.
         defect: (n,) which images are defective; None where nobody said.
         seed: of the draws.
 
