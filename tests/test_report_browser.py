@@ -26,6 +26,8 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 
 from conftest import texture
 from offnominal import Detector
+from offnominal.comparison import compare, read_run, write_comparison
+from offnominal.detector.outputs import write_evaluation
 from offnominal.detector.report_files import ReportWriter
 from offnominal.detector.run_plots import evaluation_charts
 from offnominal.types import Evidence, Inspection, Neighbour, Region
@@ -371,6 +373,24 @@ def test_page_of_an_inspection(
     highest = sorted(inspected, key=lambda pair: -pair[1].score)[:4]
     assert visible(browser) == [name for name, _ in highest]
     assert len(list((tmp_path / "report_files").iterdir())) == 4 * 3
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_of_a_comparison(browser: WebDriver, detector: Detector, parts: Path, tmp_path: Path, theme: str) -> None:
+    write_evaluation(detector, detector.evaluate(parts), tmp_path / "a", "A")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    scores = (tmp_path / "b" / "scores.csv").read_text()
+    (tmp_path / "b" / "scores.csv").write_text(scores.replace(",1,\n", ",0,\n", 1))
+    write_comparison(compare(read_run(tmp_path / "a"), read_run(tmp_path / "b")), tmp_path / "c")
+    browser.get_log("browser")
+    browser.get((tmp_path / "c" / "compare.html").as_uri())
+    if browser.execute_script("return document.documentElement.dataset.theme") != theme:
+        at(browser, "#theme").click()
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".pairs li")) == 1
+    assert browser.execute_script("return [...document.images].every((i) => i.alt && i.naturalWidth > 0)")
+    assert browser.execute_script(_CONTRAST) == []
+    assert browser.execute_script(_NAMELESS) == []
     assert browser.get_log("browser") == []
 
 
