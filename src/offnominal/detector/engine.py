@@ -80,12 +80,24 @@ class SignalEngine:
 
     def __call__(self, patches: Tensor, *, with_noise: bool | None = None) -> PatchSignals:
         """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""
-        settings = self._settings
+        return self.of_neighbours(patches, *self._search(patches, self.neighbours), with_noise=with_noise)
+
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours the signals look at."""
+        return max(self._settings.neighbors, self._settings.distance_neighbors)
+
+    def of_neighbours(
+        self, patches: Tensor, squared: Tensor, indices: Tensor, *, with_noise: bool | None = None
+    ) -> PatchSignals:
+        """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows."""
+        settings, bank = self._settings, self._search.bank
         if with_noise is None:
             with_noise = settings.fusion.response > 0
-        indices = self._search(patches, settings.neighbors)
-        around = neighbourhood(patches, self._search.bank, indices, curvature=with_noise)
-        distance = self._mean_distance(patches, around)
+        k, wanted = settings.neighbors, settings.distance_neighbors
+        around = neighbourhood(patches, bank, squared[:, :k], indices[:, :k], curvature=with_noise)
+        distances = around.distances if wanted <= k else neighbourhood(patches, bank, squared, indices).distances
+        distance = distances[:, :wanted].mean(1)
         length = torch.linalg.vector_norm(around.gradient, dim=1)
         noise, response = None, torch.zeros_like(distance)
         if with_noise and self._usual is not None and around.curvature is not None:
@@ -94,9 +106,3 @@ class SignalEngine:
             noise = propose_noise(around.gradient, in_sd, low=low, high=high)
             response = noise_response(around.curvature, noise)
         return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
-
-    def _mean_distance(self, patches: Tensor, around: Neighbourhood) -> Tensor:
-        wanted = self._settings.distance_neighbors
-        if wanted <= around.distances.shape[1] or around.distances.shape[1] == len(self._search.bank):
-            return around.distances[:, :wanted].mean(1)
-        return neighbourhood(patches, self._search.bank, self._search(patches, wanted)).distances.mean(1)

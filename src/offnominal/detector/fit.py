@@ -21,6 +21,7 @@ import torch
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
 from offnominal.detector.engine import FeatureEngine, SignalEngine
+from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, usual_distance
 from offnominal.detector.model import Model, UsualDistance
 from offnominal.errors import ImageError, InputError
 from offnominal.features import channel_standard
@@ -233,9 +234,11 @@ class Fitting:
             torch.mm(patches, bank.T)
             multiplied = perf_counter()
         images = self.plan.images
-        scorings = 1 + len(range(0, images, max(1, images // 16))) / images  # some are scored twice, for the usual distance
-        # The coreset and the banks without an image meet each patch with each centre about once: a product each.
-        scoring = scorings * (scored - started) + 2 * (multiplied - scored)
+        scorings = (
+            1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images
+        )  # some are scored twice, for the usual distance
+        # The coreset meets each patch with each centre about once: a product.
+        scoring = scorings * (scored - started) + (multiplied - scored)
         return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
     def _coreset(self, patches: torch.Tensor) -> Coreset:
@@ -254,13 +257,13 @@ class Fitting:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
         started = perf_counter()
-        banks = HeldOutBanks(patches, np.array([place.rows.start for place in placed]), coreset.indices, coreset.radius)
-        usual = _usual_distance(patches, placed, banks, settings, device)
-        signals = []
-        for image, place in enumerate(placed):
-            engine = SignalEngine(banks.without(image), settings, usual, device)
-            signals.append(grid_of(engine(patches[place.rows].to(device)).values, self._engine.grids(place.network)))
-            self._progress("held-out scores", len(signals), len(placed))
+        starts = np.array([place.rows.start for place in placed])
+        banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device)
+        usual = usual_distance(banks, len(placed), settings, device)
+        values = held_out_signals(
+            banks, len(placed), settings, usual, device, lambda done: self._progress("held-out scores", done, len(placed))
+        )
+        signals = [grid_of(one, self._engine.grids(place.network)) for one, place in zip(values, placed, strict=True)]
         self.seconds["held-out scores"] = perf_counter() - started
         return usual, signals
 
@@ -295,19 +298,6 @@ def _place(row: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
             return segment, row // width, row % width
         row -= height * width
     raise AssertionError("a patch outside its image")
-
-
-def _usual_distance(
-    patches: torch.Tensor, placed: list[_Placed], banks: HeldOutBanks, settings: Settings, device: torch.device
-) -> UsualDistance:
-    """Mean and deviation of the distance over K neighbours of the held-out patches of up to 16 images, evenly spread."""
-    found = []
-    for image in range(0, len(placed), max(1, len(placed) // 16)):
-        engine = SignalEngine(banks.without(image), settings, None, device)
-        found.append(engine(patches[placed[image].rows].to(device), with_noise=False).around.distances.mean(1))
-    distances = torch.cat(found)
-    deviation = float(distances.std(unbiased=False))
-    return UsualDistance(float(distances.mean()), deviation if deviation > 0 else 1.0)
 
 
 def _version(name: str) -> str:
