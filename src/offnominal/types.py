@@ -33,17 +33,62 @@ def require(condition: bool, message: str) -> None:
 
 
 @dataclass(frozen=True)
+class Neighbour:
+    """A good patch near the peak of a region.
+
+    Attributes:
+        image: name of the training image that it comes from.
+        box: `(left, top, right, bottom)` in pixels of that original image, right and bottom exclusive, as `Region.box`.
+        distance: Euclidean distance of the standardised features.
+        distance_in_sd: `(distance - usual mean) / usual deviation`, on held-out normal patches at the place of the peak.
+    """
+
+    image: str
+    box: tuple[int, int, int, int]
+    distance: float
+    distance_in_sd: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What stands behind a region, at the patch of its peak; how each number is made: `offnominal.detector.evidence`.
+
+    Attributes:
+        box: the patch of the peak, `(left, top, right, bottom)` in pixels of the inspected image, as `Region.box`.
+        nearest: the good patches nearest to it, nearest first.
+        layer_shares: share of each layer of the backbone in the squared distance to the nearest; they sum to 1.
+        channel_shares: `(channel, share)` of the leading channels in the same, largest first.
+        influence: `(channel, signed value)` of the channels whose influence is the largest by absolute value, largest first.
+        noise_std: root mean square over features of the proposed noise's standard deviation.
+        response: expected change of the mean distance under that noise.
+        p_value: share of calibration images (this one counted in) that score at least as high as the region's peak.
+        curve: `(t, distance)`: the mean distance as the noise grows along the influence; t = 0 is the patch as it is.
+    """
+
+    box: tuple[int, int, int, int]
+    nearest: tuple[Neighbour, ...]
+    layer_shares: dict[str, float]
+    channel_shares: tuple[tuple[int, float], ...]
+    influence: tuple[tuple[int, float], ...]
+    noise_std: float
+    response: float
+    p_value: float
+    curve: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Region:
     """One connected place of an image whose anomaly map lies above the threshold.
 
     `box` is `(left, top, right, bottom)` in pixels of the original image, right and bottom exclusive; `area` is in the same
-    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`.
+    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`; `evidence` is None unless it was asked for.
     """
 
     box: tuple[int, int, int, int]
     area: int
     peak: float
     peak_at: tuple[int, int]
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
