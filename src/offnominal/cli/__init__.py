@@ -56,6 +56,13 @@ def fit(
     device: DeviceOption = None,
     batch_size: BatchOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler. [default: 0]")] = None,
+    thumbnails: Annotated[
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Keep small pictures of the training images in the model file, to show them beside a finding. [default: yes]",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options win.")] = None,
     json: Json = False,
 ) -> None:
