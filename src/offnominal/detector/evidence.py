@@ -1,8 +1,8 @@
 """The evidence behind a region: numbers that a person can hold against the model file and the image.
 
 All are taken at the patch x (D features, standardised) that holds the region's peak, from the search that scored the image.
-With m_1, m_2, ... the bank patches nearest to x, d_k = ||x - m_k||, g the influence with its sign (the gradient of f), sigma the
-proposed noise, f(x) = 1/K sum_k d_k the mean distance to the K nearest and c its curvature (`noising.neighbourhood`):
+With m_1, m_2, ... the bank patches nearest to x, d_k = ||x - m_k||, f(x) = 1/K sum_k d_k the mean distance to the K nearest,
+g its gradient (the influence with its sign), c its curvature (`noising.neighbourhood`) and sigma the proposed noise:
 
     nearest         the patches that the score's distance is the mean of, each with (d_k - mean) / deviation, mean and deviation
                     being those of the distance of held-out normal patches at x's place (`scoring.NormalSignals`); the mean of
@@ -16,11 +16,11 @@ proposed noise, f(x) = 1/K sum_k d_k the mean distance to the K nearest and c it
     p_value         (1 + #{calibration scores >= peak}) / (n + 1)
     curve           f(x + t sigma * e) for t in `STEPS`, the K neighbours looked up anew for every t; e_j = g_j / rms(g), or 0
 
-The curve shows what influence and noise mean: noise of t times the proposed size whose draw e has the pattern of the influence,
-with the root mean square 1 over features that random draws have on average. At t = 0 its slope is sum_j sigma_j g_j e_j. Outside
-the cloud of normal patches all neighbours pull the same way, and the curve falls far towards t < 0: undo that much of what is odd,
-and the distance is that of a usual patch. In the midst of the cloud there is little to undo, and the curve soon rises to both
-sides. Beside it stands the usual patch of the same image, the one of median distance.
+The curve shows what influence and noise mean: noise of t times the proposed size whose draw e has the pattern of the influence
+(and the root mean square 1, as random draws have on average). At t = 0 its slope is sum_j sigma_j g_j e_j. Outside the cloud of
+normal patches all neighbours pull the same way, and the curve falls far towards t < 0: undo that much of what is odd, and the
+distance is that of a usual patch. In the midst of the cloud there is little to undo, and the curve soon rises to both sides.
+Beside it stands the usual patch of the same image, the one of median distance.
 
 With `concat-patches` every layer has patches of its own (segments). x is then the patch of the segment with the largest d_1
 at the peak, and the layer shares are those of the squared distances of all segments there.
@@ -182,7 +182,7 @@ class EvidenceMaker:
         return tuple(found)
 
     def _shares(self, patches: Tensor, nearest: Tensor, lead: int) -> tuple[Float, dict[str, float]]:
-        """(S, D) patches at one place and their (S,) nearest -> (D,) squared differences of the leading segment, layer shares."""
+        """(S, D) patches at one place, their (S,) nearest -> (D,) squared differences of the leading segment, layer shares."""
         squares = (patches - self._bank[nearest]).square().double()
         by_layer = torch.einsum("sld,sd->l", self._features.layer_weights.double(), squares)
         whole = float(by_layer.sum())

@@ -73,9 +73,10 @@ def place_at(pixel: tuple[int, int], grid: tuple[int, int], original: tuple[int,
 
 
 def box_of(place: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int, int, int]:
-    """`(left, top, right, bottom)` of the pixels that a place (row, column) of a grid (h, w) touches, right and bottom exclusive.
+    """`(left, top, right, bottom)` of the pixels that a place (row, column) of a grid (h, w) touches.
 
-    What the network sees there is wider: each feature is a mean over 3 x 3 places, and each place has a field of view.
+    Right and bottom are exclusive. What the network sees there is wider: each feature is a mean over 3 x 3 places, and each
+    place has a field of view.
     """
     (row, column), (height, width) = place, original
     return (

@@ -50,6 +50,11 @@ class Thumbnails:
     def __len__(self) -> int:
         return len(self.ends)
 
+    @property
+    def kept(self) -> int:
+        """How many pictures there are."""
+        return int(np.count_nonzero(np.diff(self.ends, prepend=0)))
+
     def picture(self, index: int) -> npt.NDArray[np.uint8] | None:
         """(h, w, 3) RGB, or None where none was kept or its bytes are no picture of ours.
 
