@@ -21,8 +21,8 @@ from offnominal.types import Evidence, Float, Inspection, Region
 
 #: Maps that can be written, and forms of masks.
 MAPS, MASKS = ("anomaly", "influence", "noise", "layers"), ("png", "coco")
-#: Pictures of receipts an image, those of its leading regions; the others' evidence stands in results.jsonl.
-RECEIPTS = 3
+#: Quality of a receipt's JPEG.
+_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ExtraWriter:
         """
         added: dict[str, Any] = {}
         if self._extras.evidence:
-            added["receipts"] = self._receipts(stem, found, picture)
+            added["receipt"] = self._receipt(stem, found, picture) if found.regions else None
         if self._extras.maps:
             added["maps"] = self._maps(stem, found)
         if self._extras.masks:
@@ -103,16 +103,13 @@ class ExtraWriter:
         if "coco" in self._extras.masks:
             write_whole(self._folder / "masks.json", (json.dumps(self._coco.as_json()) + "\n").encode())
 
-    def _receipts(self, stem: str, found: Inspection, picture: Picture) -> list[str]:
-        written = []
-        for number in range(min(RECEIPTS, len(found.regions))):
-            evidence = found.evidence(found.regions[number])
-            sources = {near.image: self._source(near.image) for near in evidence.nearest}
-            drawn = receipt(picture, found, number, sources)
-            done, content = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
-            assert done
-            written.append(self._written(f"receipts/{stem}-{number + 1}.jpg", content.tobytes()))
-        return written
+    def _receipt(self, stem: str, found: Inspection, picture: Picture) -> str:
+        """The picture of the leading region, whose peak is the image's score; the others' evidence stands in the row."""
+        sources = {near.image: self._source(near.image) for near in found.evidence(found.regions[0]).nearest}
+        drawn = receipt(picture, found, 0, sources)
+        done, content = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        assert done
+        return self._written(f"receipts/{stem}.jpg", content.tobytes())
 
     def _read_source(self, name: str) -> SourcePicture:
         at = self._index[name]

@@ -182,7 +182,7 @@ def _make(folder: Path) -> None:
 
 
 def _write_picture(path: Path, picture: Any) -> None:
-    done, content = cv2.imencode(path.suffix, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
     assert done
     try:
         path.write_bytes(content.tobytes())

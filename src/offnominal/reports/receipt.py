@@ -28,6 +28,8 @@ _MARGIN, _GAP = 20, 16
 _WIDTH = 2 * _MARGIN + (NEIGHBOURS + 1) * CROP + NEIGHBOURS * _GAP
 _CROPS, _CHARTS, _HEIGHT = 106, 456, 672
 _CHART_HEIGHT = 150
+#: Layers that there is room for.
+_LAYERS = 4
 _INK, _FAINT, _LINE, _PAPER, _EMPTY = (34, 34, 34), (95, 95, 95), (205, 205, 205), (255, 255, 255), (236, 236, 236)
 _ODD, _GOOD = (209, 73, 91), (43, 122, 120)
 
@@ -59,8 +61,8 @@ def receipt(image: Picture, found: Inspection, number: int, sources: Mapping[str
     sheet.text((_MARGIN, 14), f"Region {number + 1} of {len(found.regions)}{name}", 20, _INK, bold=True)
     sheet.text(
         (_MARGIN, 44),
-        f"Its peak is {region.peak:.2f}; the alarm is above {found.threshold:.2f}. Of good images, a share of "
-        f"{evidence.p_value:.1%} or less reaches that (p = {evidence.p_value:.3g}).",
+        f"Its peak is {region.peak:.2f}, the alarm is above {found.threshold:.2f}. A good image reaches that peak somewhere "
+        f"with a chance of at most {evidence.p_value:.2%} (p-value).",
         14,
         _INK,
     )
@@ -68,20 +70,23 @@ def receipt(image: Picture, found: Inspection, number: int, sources: Mapping[str
     width = (_WIDTH - 2 * _MARGIN - 2 * 2 * _GAP) // 3
     for column, draw in enumerate((_layers, _channels, _curve)):
         draw(sheet, evidence, _MARGIN + column * (width + 2 * _GAP), width)
-    return sheet.finished()
+    return sheet.canvas
 
 
 class _Sheet:
-    """Paper to draw on: lines and pictures at once, text when it is finished."""
+    """Paper to draw on."""
 
     def __init__(self) -> None:
         self.canvas: Picture = np.full((_HEIGHT, _WIDTH, 3), 255, np.uint8)
-        self._texts: list[tuple[tuple[float, float], str, int, Colour, bool, str]] = []
 
     def text(
         self, at: tuple[float, float], words: str, size: int, colour: Colour, *, bold: bool = False, anchor: str = "la"
     ) -> None:
-        self._texts.append((at, words, size, colour, bold, anchor))
+        """Write `words`; `anchor` is Pillow's: left, middle or right, then ascender or middle."""
+        strip, (left, top) = _written(words, size, colour, bold, anchor)
+        x, y = max(0, round(at[0]) + left), max(0, round(at[1]) + top)
+        paper = self.canvas[y : y + strip.shape[0], x : x + strip.shape[1]]
+        np.minimum(paper, strip[: paper.shape[0], : paper.shape[1]], out=paper)
 
     def bar(self, box: Sequence[float], colour: Colour) -> None:
         left, top, right, bottom = (round(side) for side in box)
@@ -94,18 +99,23 @@ class _Sheet:
     def dot(self, at: tuple[float, float], colour: Colour, radius: float = 4) -> None:
         cv2.circle(self.canvas, (round(16 * at[0]), round(16 * at[1])), round(16 * radius), colour, -1, cv2.LINE_AA, 4)
 
-    def finished(self) -> Picture:
-        paper = Image.fromarray(self.canvas)
-        draw = ImageDraw.Draw(paper)
-        for at, words, size, colour, bold, anchor in self._texts:
-            draw.text(at, words, colour, _font(size, bold), anchor)
-        return np.asarray(paper)
+
+@lru_cache(maxsize=2048)
+def _written(words: str, size: int, colour: Colour, bold: bool, anchor: str) -> tuple[Picture, tuple[int, int]]:
+    """(h, w, 3) words on white, and the offset of their corner; most words of a receipt are those of the one before."""
+    font = _font(size, bold)
+    left, top, right, bottom = (round(side) for side in font.getbbox(words, anchor=anchor))
+    paper = Image.new("RGB", (max(1, right - left), max(1, bottom - top)), _PAPER)
+    ImageDraw.Draw(paper).text((-left, -top), words, colour, font, anchor)
+    return np.asarray(paper), (left, top)
 
 
 @lru_cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size, layout_engine=ImageFont.Layout.BASIC
+    )
 
 
 def _short(words: str, longest: int) -> str:
@@ -198,22 +208,31 @@ def crop(picture: Picture | Float, size: tuple[int, int], box: Box) -> tuple[Pic
 def _layers(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
     sheet.text((x, _CHARTS - 26), "Share of each layer in the distance", 14, _INK, bold=True)
     y = _CHARTS + 4
-    for layer, share in evidence.layer_shares.items():
-        sheet.text((x, y), layer, 12, _INK)
+    for layer, share in _few(evidence.layer_shares):
+        sheet.text((x, y), _short(layer, 36), 12, _INK)
         sheet.text((x + width, y), f"{share:.1%}", 12, _INK, anchor="ra")
         sheet.bar((x, y + 17, x + width, y + 25), _EMPTY)
         sheet.bar((x, y + 17, x + share * width, y + 25), _ODD)
-        y += 34
+        y += 32
     told = (
         ("proposed noise (rms)", f"{evidence.noise_std:.3f}"),
         ("response to it", f"{evidence.response:.3f}"),
         ("p-value", f"{evidence.p_value:.3g}"),
     )
-    y = max(y + 8, _CHARTS + _CHART_HEIGHT - 42)
+    y = max(y + 4, _CHARTS + _CHART_HEIGHT - 42)
     for name, value in told:
         sheet.text((x, y), name, 12, _FAINT)
         sheet.text((x + width, y), value, 12, _INK, anchor="ra")
         y += 18
+
+
+def _few(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The layers in their order; of more than `_LAYERS`, the largest ones and the sum of the others."""
+    if len(shares) <= _LAYERS:
+        return list(shares.items())
+    kept = sorted(shares, key=lambda layer: -shares[layer])[: _LAYERS - 1]
+    others = sum(share for layer, share in shares.items() if layer not in kept)
+    return [*((layer, share) for layer, share in shares.items() if layer in kept), ("other layers", others)]
 
 
 def _channels(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
@@ -221,7 +240,7 @@ def _channels(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
     half = width // 2 - 10
     begin = x + half + 20
     sheet.text((x, _CHARTS - 4), "share in the distance", 12, _FAINT)
-    sheet.text((begin, _CHARTS - 4), "influence: less | more than good", 12, _FAINT)
+    sheet.text((begin, _CHARTS - 4), "influence: less | more", 12, _FAINT)
     shares, pulls = evidence.channel_shares, evidence.influence
     most = max((share for _, share in shares), default=1.0)
     for place, (channel, share) in enumerate(shares):
@@ -241,7 +260,7 @@ def _channels(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
 
 
 def _curve(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
-    sheet.text((x, _CHARTS - 26), "Distance as noise grows along the influence", 14, _INK, bold=True)
+    sheet.text((x, _CHARTS - 26), "Distance, with noise along the influence", 14, _INK, bold=True)
     lines = [line for line in (evidence.usual_curve, evidence.curve) if line]
     values = [distance for line in lines for _, distance in line]
     steps = [step for line in lines for step, _ in line]
@@ -265,7 +284,7 @@ def _curve(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
             sheet.dot(at(0, dict(line)[0.0]), colour)
     sheet.text((left + 4, bottom - 22), "● this place", 12, _ODD)
     sheet.text((left + 100, bottom - 22), "● usual place of this image", 12, _GOOD)
-    sheet.text((x + width / 2, bottom + 22), "← towards good      t, times the proposed noise", 11, _FAINT, anchor="ma")
+    sheet.text((x + width / 2, bottom + 22), "← towards good          noise, in times of the proposed", 11, _FAINT, anchor="ma")
 
 
 def _ticks(high: float) -> list[float]:
