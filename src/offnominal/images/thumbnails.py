@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
@@ -63,11 +64,11 @@ class Thumbnails:
         start = int(self.ends[index - 1]) if index else 0
         content = self.content[start : int(self.ends[index])].tobytes()
         try:
-            with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-                if max(image.size) > LONGEST:
-                    return None
-                return np.asarray(image.convert("RGB"))
-        except (OSError, ValueError, SyntaxError):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                    return np.asarray(image.convert("RGB")) if max(image.size) <= LONGEST else None
+        except Exception:  # noqa: BLE001 - damaged pictures raise many kinds, and none may cost the evidence
             return None
 
 
@@ -80,7 +81,7 @@ def thumbnail(pixels: Float, original: tuple[int, int]) -> bytes:
     size = max(1, round(original[0] * scale)), max(1, round(original[1] * scale))
     small = resize(np.ascontiguousarray(pixels.transpose(1, 2, 0)), size)
     shown = np.rint(np.clip(small, 0, 1) * 255).astype(np.uint8)
-    done, content = cv2.imencode(".jpg", shown[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    done, content = cv2.imencode(".jpg", cv2.cvtColor(shown, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     assert done
     return content.tobytes()
 
