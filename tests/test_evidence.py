@@ -335,3 +335,22 @@ def test_boxes_cover_the_image_and_hold_their_pixels(grid: tuple[int, int], orig
             left, top, right, bottom = box_of(place_at((x, y), grid, original), grid, original)
             assert left <= x < right
             assert top <= y < bottom
+
+
+def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> None:
+    """Noise and p-value where neither is at an end of its range, as both are in a blotch."""
+    twin = Twin(model_file, texture(70))
+    model = detector.model
+    features = twin.engine
+    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
+    patches = torch.from_numpy(twin.patches).float()
+    scores = model.calibration.scores
+    regions = tuple(Region((0, 0, 8, 8), 64, float(scores[at]), (9 * at + 5, 8 * at + 3)) for at in range(len(scores) - 2))
+    found = EvidenceMaker(model, features, signals).regions(regions, patches, signals(patches), twin.network, twin.original)
+    for region in found:
+        assert region.evidence is not None
+        noise = twin.noise(twin.at(0, region.peak_at))
+        assert noise.std() > 0.01
+        assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
+        assert region.evidence.p_value == (1 + sum(score >= region.peak for score in scores)) / (len(scores) + 1)
+    assert len({region.evidence.p_value for region in found if region.evidence}) > 3
