@@ -13,7 +13,7 @@ from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches
-from offnominal.noising import Neighbourhood, neighbourhood, noise_response, propose_noise
+from offnominal.noising import Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
 from offnominal.types import Float
 
 
@@ -27,6 +27,7 @@ class FeatureEngine:
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
         self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device)
         self.dimensions = self._extractor.channels
+        self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
 
@@ -100,9 +101,23 @@ class SignalEngine:
         distance = distances[:, :wanted].mean(1)
         length = torch.linalg.vector_norm(around.gradient, dim=1)
         noise, response = None, torch.zeros_like(distance)
-        if with_noise and self._usual is not None and around.curvature is not None:
-            low, high = settings.noise_range
-            in_sd = (around.distances.mean(1) - self._usual.mean) / self._usual.deviation
-            noise = propose_noise(around.gradient, in_sd, low=low, high=high)
-            response = noise_response(around.curvature, noise)
+        if with_noise and self._usual is not None:
+            noise, response = self.noising(around)
         return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
+
+    def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
+        """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, those of the influence unless given."""
+        return neighbourhood(patches, self._search.bank, *self._search(patches, k or self._settings.neighbors))
+
+    def curved(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
+        """(N, D) patches whose (N, K) neighbours are known -> their neighbourhood with the curvature."""
+        return from_differences(patches, self._search.bank, indices, curvature=True)
+
+    def noising(self, around: Neighbourhood) -> tuple[Tensor, Tensor]:
+        """(N, D) proposed noise and (N,) response of patches whose neighbourhood holds the curvature."""
+        assert self._usual is not None
+        assert around.curvature is not None
+        low, high = self._settings.noise_range
+        in_sd = (around.distances.mean(1) - self._usual.mean) / self._usual.deviation
+        noise = propose_noise(around.gradient, in_sd, low=low, high=high)
+        return noise, noise_response(around.curvature, noise)

@@ -28,6 +28,8 @@ from offnominal.features import channel_standard
 from offnominal.images import (
     EIGHT_BIT,
     Source,
+    Thumbnails,
+    ThumbnailStore,
     ValueRange,
     batches,
     depth_of,
@@ -35,6 +37,7 @@ from offnominal.images import (
     join_ranges,
     pixels_of,
     read_header,
+    thumbnail,
 )
 from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
 from offnominal.scoring import NormalSignalsBuilder, grid_of, image_score, working_map
@@ -110,9 +113,9 @@ class Fitting:
     def run(self) -> Model:
         """Raises `InputError` when fewer than two images can be read."""
         settings = self._settings
-        with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store:
+        with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
             started = perf_counter()
-            placed = self._extract(store)
+            placed = self._extract(store, pictures)
             self._require_enough(len(placed))
             patches = store.patches[: placed[-1].rows.stop]
             standard = channel_standard(patches)
@@ -122,6 +125,7 @@ class Fitting:
             coreset = self._coreset(patches)
             usual, signals = self._hold_out(patches, placed, coreset)
             bank = self._bank(patches, placed, coreset)
+            thumbnails: Thumbnails | None = pictures.only(np.unique(bank.image).tolist()) if settings.thumbnails else None
         started = perf_counter()
         builder = NormalSignalsBuilder()
         for image in signals:
@@ -144,6 +148,7 @@ class Fitting:
             calibrate(np.array(scores, dtype=np.float32), settings.false_alarm_rate),
             tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items())),
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
+            thumbnails,
         )
 
     def _fail(self, index: int, error: ImageError) -> None:
@@ -196,7 +201,7 @@ class Fitting:
         grids = self._engine.grids(self._engine.geometry.network_size(original))
         return sum(height * width for height, width in grids)
 
-    def _extract(self, store: PatchStore) -> list[_Placed]:
+    def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[_Placed]:
         kept = list(self._originals)
         placed: list[_Placed] = []
         row = 0
@@ -210,11 +215,13 @@ class Fitting:
         )
         for batch in found:
             patches = self._engine.patches(batch)
-            for place, original, image in zip(batch.index, batch.original, patches, strict=True):
+            for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
                 rows = slice(row, row + len(image))
                 store.patches[rows] = image.cpu()
                 placed.append(_Placed(kept[place], rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
                 row = rows.stop
+                if self._settings.thumbnails:
+                    pictures.add(thumbnail(pixels, original))
             self._progress("features", len(placed), len(kept))
             passed = perf_counter() - started
             if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):

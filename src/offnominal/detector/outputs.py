@@ -14,6 +14,7 @@ import cv2
 
 from offnominal.decisions import images_needed
 from offnominal.detector import Detector, Evaluation
+from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.errors import unwritable
@@ -27,6 +28,7 @@ def facts(model: Model) -> dict[str, Any]:
     calibration = model.calibration
     return {
         "images": len(model.bank.sources),
+        "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
         "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
         "backbone": {"name": model.backbone.name, "layers": list(model.backbone.layers), "sha256": model.backbone.digest},
         "bank": {
@@ -75,9 +77,11 @@ class InspectionRun:
 
 
 def write_inspections(
-    detector: Detector, items: Sequence[Item], folder: Path, progress: Progress
+    detector: Detector, items: Sequence[Item], folder: Path, progress: Progress, extras: Extras | None = None
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
-    """Inspect `items`; write an overlay each and one `results.jsonl` in the order of the items."""
+    """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items."""
+    extras = extras or Extras()
+    writer = ExtraWriter(folder, detector.model, extras)
     rows: dict[int, dict[str, Any]] = {}
     pictures = folder / "overlays"
     _make(pictures)
@@ -90,12 +94,17 @@ def write_inspections(
             "error": str(error),
         }
 
-    for index, found, pixels in detector.inspect_with_pixels([item.path for item in items], failed=failed):
+    inspected = detector.inspect_with_pixels(
+        [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
+    )
+    for index, found, pixels in inspected:
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
         shown = displayed(pixels, detector.model.values)
         _write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
-        rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), "error": None}
+        added = writer.add(index, target.stem, str(items[index].path), found, shown)
+        rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
         progress("inspect", len(rows), len(items))
+    writer.finish()
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
     unreadable = sum(row["error"] is not None for row in ordered)
@@ -161,10 +170,7 @@ def _row(found: Inspection) -> dict[str, Any]:
         "p_value": found.p_value,
         "anomalous": found.anomalous,
         "threshold": found.threshold,
-        "regions": [
-            {"box": list(region.box), "area": region.area, "peak": region.peak, "peak_at": list(region.peak_at)}
-            for region in found.regions
-        ],
+        "regions": [region_row(region) for region in found.regions],
     }
 
 
@@ -176,7 +182,7 @@ def _make(folder: Path) -> None:
 
 
 def _write_picture(path: Path, picture: Any) -> None:
-    done, content = cv2.imencode(path.suffix, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
     assert done
     try:
         path.write_bytes(content.tobytes())

@@ -49,8 +49,6 @@ def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tenso
 
     The squared distances may come from products; those that these leave too rough are worked out anew.
     """
-    if curvature:
-        return from_differences(patches, bank, indices, curvature=True)
     distances = squared.sqrt()
     weights = distances.reciprocal() / indices.shape[1]
     summed = F.embedding_bag(indices, bank, per_sample_weights=weights, mode="sum")
@@ -60,7 +58,8 @@ def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tenso
         exact = from_differences(patches[near], bank, indices[near])
         indices = indices.clone()
         distances[near], indices[near], gradient[near] = exact.distances, exact.indices, exact.gradient
-    return Neighbourhood(distances, indices, gradient, None)
+    curved = from_differences(patches, bank, indices, curvature=True).curvature if curvature else None
+    return Neighbourhood(distances, indices, gradient, curved)
 
 
 def from_differences(patches: Tensor, bank: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
