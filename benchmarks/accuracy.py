@@ -36,10 +36,11 @@ COLUMNS = (
 )
 
 
-def measure(data: str, settings: dict[str, str]) -> dict[str, Any]:
-    """Fit and evaluate one set in this process."""
+def measure(data: str, settings: dict[str, str], joined: list[str]) -> dict[str, Any]:
+    """Fit and evaluate one set in this process; where it has all of the `joined` classes, these together as well."""
     from offnominal import Detector
     from offnominal.images import labelled_images, pixels_of
+    from offnominal.metrics import Judged, figures
 
     started = perf_counter()
     detector = Detector(**settings).fit(data)
@@ -51,8 +52,25 @@ def measure(data: str, settings: dict[str, str]) -> dict[str, Any]:
         started = perf_counter()
         detector.inspect(pixels)
         times.append(perf_counter() - started)
+    result = detector.evaluate(data)
+    found = result.as_json()
+    if set(joined) <= set(result.classes):
+        found["classes"][" + ".join(joined)] = figures(
+            [
+                Judged(
+                    one.item.good,
+                    one.item.label or "defect",
+                    one.inspection.score,
+                    one.inspection.anomalous,
+                    one.inspection.anomaly_map,
+                    one.mask,
+                )
+                for one in result.images
+                if one.item.good or one.item.label in joined
+            ]
+        )
     return {
-        **detector.evaluate(data).as_json(),
+        **found,
         "fit_seconds": fit_seconds,
         "stages": detector.seconds,
         "ms_batch_of_one": 1000 * float(np.median(times[3:])),
@@ -90,10 +108,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the fit")
     parser.add_argument("--only", help="measure one set and print JSON (used by this program itself)")
+    parser.add_argument("--joined", default="blowhole,crack", help="classes that are also judged together")
     given = parser.parse_args()
     settings = dict(pair.split("=", 1) for pair in given.set)
     if given.only:
-        print(json.dumps(measure(given.only, settings)))
+        print(json.dumps(measure(given.only, settings, given.joined.split(","))))
         return
     sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +125,7 @@ def main() -> None:
             print(f"without elpv-dataset: {error}", file=sys.stderr)
         found = {}
         for name, data in sets.items():
-            words = [sys.executable, __file__, "--data", str(given.data), "--only", data]
+            words = [sys.executable, __file__, "--data", str(given.data), "--only", data, "--joined", given.joined]
             for pair in given.set:
                 words += ["--set", pair]
             print(name, file=sys.stderr)

@@ -72,7 +72,7 @@ def by_autograd(distance: Callable[[Tensor, Tensor], Tensor], patches: Tensor, b
 
 def at_neighbours(patches: Tensor, search: NearestPatches) -> Tensor:
     """One backward pass through the distances to the K neighbours that our search found."""
-    near = search.bank[search(patches, K)]
+    near = search.bank[search(patches, K)[1]]
     leaf = patches.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(leaf[:, None] - near, dim=2).mean(1).sum(), leaf)
     return gradient.abs()
@@ -80,7 +80,7 @@ def at_neighbours(patches: Tensor, search: NearestPatches) -> Tensor:
 
 def closed_form(patches: Tensor, search: NearestPatches) -> Tensor:
     """What the detector does: search, then absolute mean of the unit vectors."""
-    return neighbourhood(patches, search.bank, search(patches, K)).gradient.abs()
+    return neighbourhood(patches, search.bank, *search(patches, K)).gradient.abs()
 
 
 def some_features(count: int) -> list[int]:

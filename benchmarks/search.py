@@ -65,7 +65,7 @@ def graph(effort: int) -> Callable[[Tensor], Search]:
 
 def flat(bank: Tensor) -> Search:
     search = NearestPatches(bank)
-    return lambda patches: search(patches, K)
+    return lambda patches: search(patches, K)[1]
 
 
 WAYS: dict[str, Callable[[Tensor], Search]] = {

@@ -37,7 +37,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     (parts / "test" / "blotch" / "broken.png").write_bytes(b"")
     try:
         inspected = run("inspect", model, parts / "test", "--out", tmp_path / "i")
-        evaluated = run("evaluate", model, parts, "--out", tmp_path / "e", "--json")
+        evaluated = run("evaluate", model, parts, "--out", tmp_path / "e", "--plots", tmp_path / "e/plots", "--json")
     finally:
         (parts / "test" / "blotch" / "broken.png").unlink()
     assert inspected.returncode == 4
@@ -62,7 +62,15 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     told = json.loads(run("info", model, "--json").stdout)
     assert {"method", "n", "alpha", "threshold", "smallest_alpha"} <= set(told["calibration"])
     assert run("info", model).returncode == 0
-    assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", "--fail-on-anomaly").returncode == 3
+    asked = ["--evidence", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
+    assert len(list((tmp_path / "e" / "plots").glob("*.png"))) == 7
+    assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", "--report", *asked).returncode == 3
+    assert '"evidence": {' in (tmp_path / "i2" / "report.html").read_text()
+    for row in map(json.loads, (tmp_path / "i2" / "results.jsonl").read_text().splitlines()):
+        assert all(region["evidence"]["nearest"] for region in row["regions"])
+        assert set(row["maps"]) == {"noise", "layer-blocks.2", "layer-blocks.4"}
+        written = [row["receipt"], row["mask"], "masks.json", *(told["path"] for told in row["maps"].values())]
+        assert all((tmp_path / "i2" / name).is_file() for name in written)
 
 
 @pytest.mark.parametrize(

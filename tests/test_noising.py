@@ -59,7 +59,7 @@ def test_batches_and_tensors_keep_their_kind(data: tuple[np.ndarray, np.ndarray]
 
 def test_neighbourhood_orders_and_curves(data: tuple[np.ndarray, np.ndarray]) -> None:
     x, m = (torch.from_numpy(part) for part in data)
-    around = neighbourhood(x, m, nearest(x, m, 9), curvature=True)
+    around = neighbourhood(x, m, *nearest(x, m, 9), curvature=True)
     assert (around.distances.diff(dim=1) >= 0).all()
     leaf = x[:1].clone().requires_grad_(True)
 
@@ -86,7 +86,7 @@ def test_noise_stays_in_its_range_and_rises_with_distance_and_influence() -> Non
 def test_response_meets_monte_carlo(data: tuple[np.ndarray, np.ndarray]) -> None:
     """The second order is within 5 % of 40,000 draws where the noise is a tenth of the distance."""
     x, m = (torch.from_numpy(part) for part in data)
-    around = neighbourhood(x[:5], m, nearest(x[:5], m, 9), curvature=True)
+    around = neighbourhood(x[:5], m, *nearest(x[:5], m, 9), curvature=True)
     noise = propose_noise(around.gradient, torch.zeros(5, dtype=torch.float64), low=0.05, high=0.2)
     assert around.curvature is not None
     expected = noise_response(around.curvature, noise)

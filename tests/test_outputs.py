@@ -12,6 +12,7 @@ import pytest
 
 from conftest import texture
 from offnominal import Detector
+from offnominal.detector.extras import Extras
 from offnominal.detector.outputs import write_inspections
 from offnominal.errors import ImageError
 from offnominal.images import Geometry, ImageBatch, ValueRange, any_images, batches, decode
@@ -45,7 +46,7 @@ def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Pat
     items = any_images([parts / "test"])
     (tmp_path / "report_files").mkdir()
     (tmp_path / "report_files" / "old.jpg").write_bytes(b"of an earlier run")
-    _, rows = write_inspections(detector, items, tmp_path, silent, report="Parts")
+    _, rows = write_inspections(detector, items, tmp_path, silent, Extras(evidence=True), report="Parts")
     page = (tmp_path / "report.html").read_text("utf-8")
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert sorted(image["name"] for image in data["images"]) == sorted(item.name for item in items)
@@ -55,6 +56,12 @@ def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Pat
     for image in data["images"]:
         for address in image["files"].values():
             assert (tmp_path / unquote(address)).is_file()
+        for number, region in enumerate(image["regions"]):
+            assert region["evidence"]["nearest"]
+            assert (region["receipt"] is None) == (number > 0)
+    receipts = [image["regions"][0]["receipt"] for image in data["images"] if image["regions"]]
+    assert receipts
+    assert all((tmp_path / unquote(address)).is_file() for address in receipts)
     assert not (tmp_path / "report_files" / "old.jpg").exists()
 
 

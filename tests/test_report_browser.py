@@ -286,7 +286,8 @@ return poor;
 """
 _NAMELESS = """
 return [...document.querySelectorAll("button, input, select, a[href], [tabindex='0']")]
-  .filter((e) => !(e.getAttribute("aria-label") || (e.labels && e.labels.length) || e.textContent.trim()))
+  .filter((e) => !(e.getAttribute("aria-label") || e.querySelector("img[alt]") ||
+                   (e.labels && e.labels.length) || e.textContent.trim()))
   .map((e) => e.outerHTML);
 """
 

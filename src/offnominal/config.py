@@ -97,6 +97,7 @@ class Settings(BaseModel):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch_size: int = Field(16, ge=1, le=1024)
     seed: int = Field(0, ge=0)
+    thumbnails: bool = Field(True, description="keep small pictures of the training images in the model file")
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

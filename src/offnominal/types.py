@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from offnominal.errors import InputError
+
 Depth = Literal["8-bit", "16-bit", "float"]
 Float = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
@@ -57,12 +59,16 @@ class Evidence:
         box: the patch of the peak, `(left, top, right, bottom)` in pixels of the inspected image, as `Region.box`.
         nearest: the good patches nearest to it, nearest first.
         layer_shares: share of each layer of the backbone in the squared distance to the nearest; they sum to 1.
-        channel_shares: `(channel, share)` of the leading channels in the same, largest first.
+        channel_shares: `(channel, share)` of the leading channels in the same, largest first. Both are empty where that
+            distance is 0: there is nothing to share.
         influence: `(channel, signed value)` of the channels whose influence is the largest by absolute value, largest first.
         noise_std: root mean square over features of the proposed noise's standard deviation.
         response: expected change of the mean distance under that noise.
         p_value: share of calibration images (this one counted in) that score at least as high as the region's peak.
-        curve: `(t, distance)`: the mean distance as the noise grows along the influence; t = 0 is the patch as it is.
+        curve: `(t, distance)`: the mean distance as the noise grows along the influence; t = 0 is the patch as it is, t < 0
+            goes against the influence, towards normal.
+        usual_box: the usual patch of the same image, the one of median distance, which the curve is held against.
+        usual_curve: its curve, with its own influence and noise.
     """
 
     box: tuple[int, int, int, int]
@@ -74,6 +80,8 @@ class Evidence:
     response: float
     p_value: float
     curve: tuple[tuple[float, float], ...]
+    usual_box: tuple[int, int, int, int] | None = None
+    usual_curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,9 @@ class Inspection:
         anomaly_map: (H, W) float32, in pixels of the original image.
         influence_map: (H, W) float32 in [0, 1], the length of the influence: near 1 outside the cloud of neighbours.
         regions: places above the threshold, highest peak first; empty exactly when not anomalous.
+        noise_map: (H, W) float32, root mean square over features of the proposed noise; None unless maps were asked for.
+        layer_maps: (H, W) float32 each: the share of a layer in the squared distance to the nearest good patch, 0 to 1; over
+            the layers they sum to 1, or to 0 where that distance is 0. None unless maps were asked for.
     """
 
     path: str | None
@@ -114,9 +125,23 @@ class Inspection:
     anomaly_map: Float
     influence_map: Float
     regions: tuple[Region, ...]
+    noise_map: Float | None = None
+    layer_maps: dict[str, Float] | None = None
 
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")
         require(self.influence_map.shape == self.anomaly_map.shape, "influence_map and anomaly_map differ in shape")
         require(0 < self.p_value <= 1, f"p_value must lie in (0, 1], got {self.p_value}")
         require(bool(self.regions) == self.anomalous, "an anomalous image has regions, a good one has none")
+
+    def evidence(self, region: Region) -> Evidence:
+        """What stands behind one of `regions`.
+
+        Raises:
+            InputError: the region is not of this inspection, or the inspection was made without `evidence=True`.
+        """
+        if region not in self.regions:
+            raise InputError("this region is not one of the inspection's regions: give one of them")
+        if region.evidence is None:
+            raise InputError("this inspection was made without evidence: call inspect with evidence=True")
+        return region.evidence

@@ -56,6 +56,13 @@ def fit(
     device: DeviceOption = None,
     batch_size: BatchOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the sampler. [default: 0]")] = None,
+    thumbnails: Annotated[
+        bool | None,
+        typer.Option(
+            "--thumbnails/--no-thumbnails",
+            help="Keep small pictures of the training images in the model file, to show them beside a finding. [default: yes]",
+        ),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options win.")] = None,
     json: Json = False,
 ) -> None:
@@ -105,11 +112,25 @@ def fit(
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs in quotes, or manifests.")],
-    out: Annotated[Path, typer.Option(help="Folder for results.jsonl and overlays.")],
+    out: Annotated[Path, typer.Option(help="Folder for results.jsonl, overlays and what else is asked for.")],
     report: Annotated[bool, typer.Option("--report", help="Write report.html too, a page that needs no network.")] = False,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal.")
     ] = False,
+    evidence: Annotated[
+        bool | None,
+        typer.Option(
+            "--evidence/--no-evidence",
+            help="Say what stands behind each region, with pictures in receipts/. [default: with --report]",
+        ),
+    ] = None,
+    maps: Annotated[
+        str | None, typer.Option(help="Maps to write, comma-separated: anomaly, influence, noise, layers. [default: none]")
+    ] = None,
+    map_format: Annotated[str | None, typer.Option(help="png (8-bit), tiff (16-bit) or npy (float32). [default: png]")] = None,
+    masks: Annotated[
+        str | None, typer.Option(help="Masks of the regions: png (masks/), coco (masks.json) or both. [default: none]")
+    ] = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -117,15 +138,17 @@ def inspect(
     batch_size: BatchOption = None,
     json: Json = False,
 ) -> None:
-    """Score, judge and locate: one line a image in results.jsonl, and an overlay each."""
+    """Score, judge and locate: one line an image in results.jsonl, and an overlay each."""
     from offnominal.detector import load
+    from offnominal.detector.extras import extras_from
     from offnominal.detector.outputs import write_inspections
     from offnominal.images import any_images
 
+    extras = extras_from(report if evidence is None else evidence, maps, map_format, masks)
     items = any_images(inputs)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
-        run, rows = write_inspections(detector, items, out, progress, report=_title(inputs[0]) if report else None)
+        run, rows = write_inspections(detector, items, out, progress, extras, report=_title(inputs[0]) if report else None)
     if json:
         emit(rows)
     else:
@@ -145,6 +168,12 @@ def evaluate(
     data: Annotated[str, typer.Argument(help="MVTec root with test/, or a manifest with label (and mask).")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, scores.csv and report.html.")],
     plots: Annotated[Path | None, typer.Option(help="Folder for the plots as PNG files.")] = None,
+    evidence: Annotated[
+        bool,
+        typer.Option(
+            "--evidence/--no-evidence", help="Say in the report what stands behind each region; costs some ms_per_image."
+        ),
+    ] = True,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -158,7 +187,7 @@ def evaluate(
 
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
-        result = detector.evaluate(data, progress=progress)
+        result = detector.evaluate(data, evidence=evidence, progress=progress)
         metrics = write_evaluation(detector, result, out, _title(data), plots)
     if json:
         emit(metrics)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 
-from offnominal.types import Float, Region
+from offnominal.types import Float, Mask, Region
 
 
 def find_regions(scores: Float, threshold: float, original: tuple[int, int]) -> tuple[Region, ...]:
@@ -38,3 +40,37 @@ def find_regions(scores: Float, threshold: float, original: tuple[int, int]) -> 
             )
         )
     return tuple(sorted(regions, key=lambda region: -region.peak))
+
+
+def region_masks(anomaly_map: Float, threshold: float, regions: Sequence[Region]) -> list[Mask]:
+    """(H, W) booleans a region: the pixels where the map in original pixels lies above the threshold, each in one mask.
+
+    A connected place of such pixels belongs to the region whose peak lies in it; of several, each pixel to the one with the
+    nearest peak; where there is none, to the region whose box is nearest. The pixel of a region's peak is always in its mask.
+    """
+    labels, _ = ndimage.label(anomaly_map > threshold, structure=np.ones((3, 3)))
+    masks = [np.zeros(labels.shape, np.bool_) for _ in regions]
+    owners: dict[int, list[int]] = {}
+    for at, region in enumerate(regions):
+        x, y = region.peak_at
+        owners.setdefault(int(labels[y, x]), []).append(at)
+    for number, place in enumerate(ndimage.find_objects(labels), 1):
+        rows, columns = np.nonzero(labels[place] == number)
+        rows, columns = rows + place[0].start, columns + place[1].start
+        here = owners.get(number) or [_nearest_box(float(columns.mean()), float(rows.mean()), regions)]
+        away = [np.hypot(columns - regions[at].peak_at[0], rows - regions[at].peak_at[1]) for at in here]
+        nearest = np.argmin(away, axis=0)
+        for order, at in enumerate(here):
+            masks[at][rows[nearest == order], columns[nearest == order]] = True
+    for mask, region in zip(masks, regions, strict=True):
+        mask[region.peak_at[1], region.peak_at[0]] = True
+    return masks
+
+
+def _nearest_box(x: float, y: float, regions: Sequence[Region]) -> int:
+    """Which region's box is the nearest to a point."""
+    away = []
+    for region in regions:
+        left, top, right, bottom = region.box
+        away.append(np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom)))
+    return int(np.argmin(away))

@@ -88,8 +88,11 @@ class Detector:
         self.seconds = fitting.seconds
         return self
 
-    def inspect(self, source: Source) -> Inspection:
+    def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.
+
+        With `evidence` every region says what stands behind it (`Inspection.evidence`); with `maps` the inspection holds the
+        maps of the proposed noise and of the layers' shares too.
 
         Raises:
             ImageError: it cannot be read, or its depth is not that of the training images.
@@ -98,24 +101,34 @@ class Detector:
         def fail(index: int, error: ImageError) -> None:
             raise error
 
-        ((_, inspection),) = self.inspect_many([source], failed=fail)
+        ((_, inspection),) = self.inspect_many([source], failed=fail, evidence=evidence, maps=maps)
         return inspection
 
     def inspect_many(
-        self, sources: Iterable[Source], *, failed: Callable[[int, ImageError], None]
+        self,
+        sources: Iterable[Source],
+        *,
+        failed: Callable[[int, ImageError], None],
+        evidence: bool = False,
+        maps: bool = False,
     ) -> Iterator[tuple[int, Inspection]]:
         """Inspect many images; `failed(index, error)` is called for each that cannot be read, and the others go on.
 
         Yields `(index, inspection)`; images of several shapes may come out of order.
         """
-        for index, inspection, _ in self._inspected(sources, failed, keep=False):
+        for index, inspection, _ in self._inspected(sources, failed, keep=False, evidence=evidence, maps=maps):
             yield index, inspection
 
     def inspect_with_pixels(
-        self, sources: Iterable[Source], *, failed: Callable[[int, ImageError], None]
+        self,
+        sources: Iterable[Source],
+        *,
+        failed: Callable[[int, ImageError], None],
+        evidence: bool = False,
+        maps: bool = False,
     ) -> Iterator[tuple[int, Inspection, Pixels]]:
         """As `inspect_many`, each with the (H, W, 3) stored values of its image, so that drawing need not decode it anew."""
-        for index, inspection, pixels in self._inspected(sources, failed, keep=True):
+        for index, inspection, pixels in self._inspected(sources, failed, keep=True, evidence=evidence, maps=maps):
             assert pixels is not None
             yield index, inspection, pixels
 
@@ -123,9 +136,10 @@ class Detector:
         """Distances, influence, proposed noise and response of every patch of one image."""
         return self._ready().explain(source)
 
-    def evaluate(self, data: str | Path, *, progress: Progress = silent) -> Evaluation:
+    def evaluate(self, data: str | Path, *, evidence: bool = False, progress: Progress = silent) -> Evaluation:
         """Figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
 
+        With `evidence` every region of the inspections says what stands behind it.
         Maps and masks beyond the setting `memory` wait in a temporary file until the result is let go.
 
         Raises:
@@ -134,7 +148,7 @@ class Detector:
         """
         items = labelled_images(data)
         with MapStore(self.settings.memory) as store:
-            images, unreadable, seconds = self._evaluated(items, store, progress)
+            images, unreadable, seconds = self._evaluated(items, store, progress, evidence)
         judged = [_judged(image) for image in images]
         if not any(image.good for image in judged) or all(image.good for image in judged):
             raise InputError(
@@ -175,22 +189,24 @@ class Detector:
         save_model(self.model, Path(path))
 
     def _inspected(
-        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool, evidence: bool, maps: bool
     ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
         given = list(sources)
-        for index, inspection, pixels in self._ready().inspect(given, failed, keep=keep):
+        for index, inspection, pixels in self._ready().inspect(given, failed, keep=keep, evidence=evidence, maps=maps):
             source = given[index]
             yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
 
     def _evaluated(
-        self, items: Sequence[Item], store: MapStore, progress: Progress
+        self, items: Sequence[Item], store: MapStore, progress: Progress, evidence: bool
     ) -> tuple[list[Evaluated], dict[int, str], float]:
         """The images that can be read, why the others cannot, and how many seconds the inspection took."""
         unreadable: dict[int, str] = {}
         found: dict[int, Inspection] = {}
         started = perf_counter()
         for index, inspection in self.inspect_many(
-            [item.path for item in items], failed=lambda at, error: unreadable.__setitem__(at, str(error))
+            [item.path for item in items],
+            failed=lambda at, error: unreadable.__setitem__(at, str(error)),
+            evidence=evidence,
         ):
             found[index] = replace(
                 inspection,

@@ -13,7 +13,7 @@ from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches
-from offnominal.noising import Neighbourhood, neighbourhood, noise_response, propose_noise
+from offnominal.noising import Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
 from offnominal.types import Float
 
 
@@ -27,6 +27,7 @@ class FeatureEngine:
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
         self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device)
         self.dimensions = self._extractor.channels
+        self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
 
@@ -80,23 +81,43 @@ class SignalEngine:
 
     def __call__(self, patches: Tensor, *, with_noise: bool | None = None) -> PatchSignals:
         """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""
-        settings = self._settings
+        return self.of_neighbours(patches, *self._search(patches, self.neighbours), with_noise=with_noise)
+
+    @property
+    def neighbours(self) -> int:
+        """How many neighbours the signals look at."""
+        return max(self._settings.neighbors, self._settings.distance_neighbors)
+
+    def of_neighbours(
+        self, patches: Tensor, squared: Tensor, indices: Tensor, *, with_noise: bool | None = None
+    ) -> PatchSignals:
+        """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows."""
+        settings, bank = self._settings, self._search.bank
         if with_noise is None:
             with_noise = settings.fusion.response > 0
-        indices = self._search(patches, settings.neighbors)
-        around = neighbourhood(patches, self._search.bank, indices, curvature=with_noise)
-        distance = self._mean_distance(patches, around)
+        k, wanted = settings.neighbors, settings.distance_neighbors
+        around = neighbourhood(patches, bank, squared[:, :k], indices[:, :k], curvature=with_noise)
+        distances = around.distances if wanted <= k else neighbourhood(patches, bank, squared, indices).distances
+        distance = distances[:, :wanted].mean(1)
         length = torch.linalg.vector_norm(around.gradient, dim=1)
         noise, response = None, torch.zeros_like(distance)
-        if with_noise and self._usual is not None and around.curvature is not None:
-            low, high = settings.noise_range
-            in_sd = (around.distances.mean(1) - self._usual.mean) / self._usual.deviation
-            noise = propose_noise(around.gradient, in_sd, low=low, high=high)
-            response = noise_response(around.curvature, noise)
+        if with_noise and self._usual is not None:
+            noise, response = self.noising(around)
         return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
 
-    def _mean_distance(self, patches: Tensor, around: Neighbourhood) -> Tensor:
-        wanted = self._settings.distance_neighbors
-        if wanted <= around.distances.shape[1] or around.distances.shape[1] == len(self._search.bank):
-            return around.distances[:, :wanted].mean(1)
-        return neighbourhood(patches, self._search.bank, self._search(patches, wanted)).distances.mean(1)
+    def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
+        """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, those of the influence unless given."""
+        return neighbourhood(patches, self._search.bank, *self._search(patches, k or self._settings.neighbors))
+
+    def curved(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
+        """(N, D) patches whose (N, K) neighbours are known -> their neighbourhood with the curvature."""
+        return from_differences(patches, self._search.bank, indices, curvature=True)
+
+    def noising(self, around: Neighbourhood) -> tuple[Tensor, Tensor]:
+        """(N, D) proposed noise and (N,) response of patches whose neighbourhood holds the curvature."""
+        assert self._usual is not None
+        assert around.curvature is not None
+        low, high = self._settings.noise_range
+        in_sd = (around.distances.mean(1) - self._usual.mean) / self._usual.deviation
+        noise = propose_noise(around.gradient, in_sd, low=low, high=high)
+        return noise, noise_response(around.curvature, noise)

@@ -21,12 +21,15 @@ import torch
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
 from offnominal.detector.engine import FeatureEngine, SignalEngine
+from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, usual_distance
 from offnominal.detector.model import Model, UsualDistance
 from offnominal.errors import ImageError, InputError
 from offnominal.features import channel_standard
 from offnominal.images import (
     EIGHT_BIT,
     Source,
+    Thumbnails,
+    ThumbnailStore,
     ValueRange,
     batches,
     depth_of,
@@ -34,6 +37,7 @@ from offnominal.images import (
     join_ranges,
     pixels_of,
     read_header,
+    thumbnail,
 )
 from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
 from offnominal.scoring import NormalSignalsBuilder, grid_of, image_score, working_map
@@ -109,9 +113,9 @@ class Fitting:
     def run(self) -> Model:
         """Raises `InputError` when fewer than two images can be read."""
         settings = self._settings
-        with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store:
+        with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
             started = perf_counter()
-            placed = self._extract(store)
+            placed = self._extract(store, pictures)
             self._require_enough(len(placed))
             patches = store.patches[: placed[-1].rows.stop]
             standard = channel_standard(patches)
@@ -121,6 +125,7 @@ class Fitting:
             coreset = self._coreset(patches)
             usual, signals = self._hold_out(patches, placed, coreset)
             bank = self._bank(patches, placed, coreset)
+            thumbnails: Thumbnails | None = pictures.only(np.unique(bank.image).tolist()) if settings.thumbnails else None
         started = perf_counter()
         builder = NormalSignalsBuilder()
         for image in signals:
@@ -143,6 +148,7 @@ class Fitting:
             calibrate(np.array(scores, dtype=np.float32), settings.false_alarm_rate),
             tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items())),
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
+            thumbnails,
         )
 
     def _fail(self, index: int, error: ImageError) -> None:
@@ -195,7 +201,7 @@ class Fitting:
         grids = self._engine.grids(self._engine.geometry.network_size(original))
         return sum(height * width for height, width in grids)
 
-    def _extract(self, store: PatchStore) -> list[_Placed]:
+    def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[_Placed]:
         kept = list(self._originals)
         placed: list[_Placed] = []
         row = 0
@@ -209,11 +215,13 @@ class Fitting:
         )
         for batch in found:
             patches = self._engine.patches(batch)
-            for place, original, image in zip(batch.index, batch.original, patches, strict=True):
+            for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
                 rows = slice(row, row + len(image))
                 store.patches[rows] = image.cpu()
                 placed.append(_Placed(kept[place], rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
                 row = rows.stop
+                if self._settings.thumbnails:
+                    pictures.add(thumbnail(pixels, original))
             self._progress("features", len(placed), len(kept))
             passed = perf_counter() - started
             if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
@@ -233,9 +241,11 @@ class Fitting:
             torch.mm(patches, bank.T)
             multiplied = perf_counter()
         images = self.plan.images
-        scorings = 1 + len(range(0, images, max(1, images // 16))) / images  # some are scored twice, for the usual distance
-        # The coreset and the banks without an image meet each patch with each centre about once: a product each.
-        scoring = scorings * (scored - started) + 2 * (multiplied - scored)
+        scorings = (
+            1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images
+        )  # some are scored twice, for the usual distance
+        # The coreset meets each patch with each centre about once: a product.
+        scoring = scorings * (scored - started) + (multiplied - scored)
         return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
     def _coreset(self, patches: torch.Tensor) -> Coreset:
@@ -254,13 +264,13 @@ class Fitting:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
         started = perf_counter()
-        banks = HeldOutBanks(patches, np.array([place.rows.start for place in placed]), coreset.indices, coreset.radius)
-        usual = _usual_distance(patches, placed, banks, settings, device)
-        signals = []
-        for image, place in enumerate(placed):
-            engine = SignalEngine(banks.without(image), settings, usual, device)
-            signals.append(grid_of(engine(patches[place.rows].to(device)).values, self._engine.grids(place.network)))
-            self._progress("held-out scores", len(signals), len(placed))
+        starts = np.array([place.rows.start for place in placed])
+        banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device)
+        usual = usual_distance(banks, len(placed), settings, device)
+        values = held_out_signals(
+            banks, len(placed), settings, usual, device, lambda done: self._progress("held-out scores", done, len(placed))
+        )
+        signals = [grid_of(one, self._engine.grids(place.network)) for one, place in zip(values, placed, strict=True)]
         self.seconds["held-out scores"] = perf_counter() - started
         return usual, signals
 
@@ -295,19 +305,6 @@ def _place(row: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
             return segment, row // width, row % width
         row -= height * width
     raise AssertionError("a patch outside its image")
-
-
-def _usual_distance(
-    patches: torch.Tensor, placed: list[_Placed], banks: HeldOutBanks, settings: Settings, device: torch.device
-) -> UsualDistance:
-    """Mean and deviation of the distance over K neighbours of the held-out patches of up to 16 images, evenly spread."""
-    found = []
-    for image in range(0, len(placed), max(1, len(placed) // 16)):
-        engine = SignalEngine(banks.without(image), settings, None, device)
-        found.append(engine(patches[placed[image].rows].to(device), with_noise=False).around.distances.mean(1))
-    distances = torch.cat(found)
-    deviation = float(distances.std(unbiased=False))
-    return UsualDistance(float(distances.mean()), deviation if deviation > 0 else 1.0)
 
 
 def _version(name: str) -> str:

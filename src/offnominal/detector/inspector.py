@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from offnominal.decisions import find_regions
-from offnominal.detector.engine import FeatureEngine, SignalEngine
+from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
+from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
 from offnominal.errors import ImageError
 from offnominal.images import ImageBatch, Source, batches, to_original
@@ -46,20 +47,28 @@ class Inspector:
         self.model = model
         self._engine = engine
         self._signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
+        self._evidence = EvidenceMaker(model, engine, self._signals)
 
     def inspect(
-        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool = False
+        self,
+        sources: Iterable[Source],
+        failed: Callable[[int, ImageError], None],
+        *,
+        keep: bool = False,
+        evidence: bool = False,
+        maps: bool = False,
     ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
         """`(index, inspection, decoded)` of every source that can be read, in the order in which batches are ready.
 
-        `decoded` are the (H, W, 3) stored values where `keep` asks for them.
+        `decoded` are the (H, W, 3) stored values where `keep` asks for them. `evidence` is worked out for every region, and the
+        maps of noise and layers, where they are asked for.
         """
         for batch in self._batches(sources, failed, keep):
             network = (batch.pixels.shape[2], batch.pixels.shape[3])
             for index, original, decoded, patches in zip(
                 batch.index, batch.original, batch.decoded, self._patches(batch), strict=True
             ):
-                yield index, self._inspection(original, network, patches), decoded
+                yield index, self._inspection(original, network, patches, evidence, maps), decoded
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -93,12 +102,19 @@ class Inspector:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
         return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
 
-    def _inspection(self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor) -> Inspection:
+    def _inspection(
+        self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor, evidence: bool, maps: bool
+    ) -> Inspection:
         model = self.model
-        signals = grid_of(self._signals(patches).values, self._engine.grids(network))
+        found = self._signals(patches, with_noise=True if maps else None)
+        signals = grid_of(found.values, self._engine.grids(network))
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, model.settings.smoothing)
         score = image_score(anomaly)
         threshold = model.calibration.threshold
+        regions = find_regions(anomaly, threshold, original)
+        if evidence:
+            regions = self._evidence.regions(regions, patches, found, network, original)
+        noise_map, layer_maps = self._further_maps(patches, found, network, original) if maps else (None, None)
         return Inspection(
             path=None,
             score=score,
@@ -107,5 +123,17 @@ class Inspector:
             threshold=threshold,
             anomaly_map=to_original(anomaly, original),
             influence_map=to_original(np.ascontiguousarray(signals[:, :, 1]), original),
-            regions=find_regions(anomaly, threshold, original),
+            regions=regions,
+            noise_map=noise_map,
+            layer_maps=layer_maps,
         )
+
+    def _further_maps(
+        self, patches: torch.Tensor, found: PatchSignals, network: tuple[int, int], original: tuple[int, int]
+    ) -> tuple[Float, dict[str, Float]]:
+        """(H, W) root mean square of the proposed noise over features, and the share of each layer."""
+        assert found.noise is not None
+        size = found.noise.square().mean(1, keepdim=True).sqrt().cpu().numpy()
+        noise = np.ascontiguousarray(grid_of(size, self._engine.grids(network))[:, :, 0])
+        layers = self._evidence.layer_maps(patches, found, network)
+        return to_original(noise, original), {name: to_original(values, original) for name, values in layers.items()}

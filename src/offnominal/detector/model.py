@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from offnominal.config import Settings
 from offnominal.decisions import Calibration
 from offnominal.features import ChannelStandard
-from offnominal.images import Geometry, ValueRange
+from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank
 from offnominal.scoring import NormalSignals
+from offnominal.types import require
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Model:
         calibration: held-out scores of the normal images.
         skipped: training images that could not be read, with the reason.
         versions: of the libraries that made it.
+        thumbnails: small pictures of the bank's sources, as many; None where the fit was to keep none.
     """
 
     settings: Settings
@@ -57,6 +59,12 @@ class Model:
     calibration: Calibration
     skipped: tuple[tuple[str, str], ...]
     versions: dict[str, str]
+    thumbnails: Thumbnails | None = None
+
+    def __post_init__(self) -> None:
+        if self.thumbnails is not None:
+            given, wanted = len(self.thumbnails), len(self.bank.sources)
+            require(given == wanted, f"{given} thumbnails for {wanted} images")
 
     @property
     def fusion_weights(self) -> tuple[float, float, float]:

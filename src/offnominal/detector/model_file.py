@@ -27,12 +27,12 @@ from offnominal.decisions import Calibration
 from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
-from offnominal.images import Geometry, ValueRange
+from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.scoring import NormalSignals
 
 FORMAT = "offnominal"
-VERSION = 2
+VERSION = 3
 _Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -121,7 +121,11 @@ def _digest(description: str, tensors: _Tensors) -> str:
 
 
 def _tensors(model: Model) -> _Tensors:
+    pictures: _Tensors = {}
+    if model.thumbnails is not None:
+        pictures = {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
     return {
+        **pictures,
         "bank.patches": model.bank.patches.cpu().numpy(),
         "bank.image": model.bank.image,
         "bank.place": model.bank.place,
@@ -171,4 +175,11 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"]),
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
+        thumbnails=_thumbnails(tensors),
     )
+
+
+def _thumbnails(tensors: _Tensors) -> Thumbnails | None:
+    if "thumbnails.ends" not in tensors:
+        return None
+    return Thumbnails(tensors["thumbnails.content"], tensors["thumbnails.ends"])

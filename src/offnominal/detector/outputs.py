@@ -12,6 +12,7 @@ from typing import Any
 
 from offnominal.decisions import images_needed
 from offnominal.detector import Detector, Evaluation
+from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.detector.report_files import ReportWriter, make_folder, write_picture
@@ -27,6 +28,7 @@ def facts(model: Model) -> dict[str, Any]:
     calibration = model.calibration
     return {
         "images": len(model.bank.sources),
+        "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
         "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
         "backbone": {"name": model.backbone.name, "layers": list(model.backbone.layers), "sha256": model.backbone.digest},
         "bank": {
@@ -75,12 +77,20 @@ class InspectionRun:
 
 
 def write_inspections(
-    detector: Detector, items: Sequence[Item], folder: Path, progress: Progress, *, report: str | None = None
+    detector: Detector,
+    items: Sequence[Item],
+    folder: Path,
+    progress: Progress,
+    extras: Extras | None = None,
+    *,
+    report: str | None = None,
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
-    """Inspect `items`; write an overlay each and one `results.jsonl` in the order of the items.
+    """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
 
     `report` is the title of a `report.html` that is written too.
     """
+    extras = extras or Extras()
+    writer = ExtraWriter(folder, detector.model, extras)
     rows: dict[int, dict[str, Any]] = {}
     pictures = folder / "overlays"
     make_folder(pictures)
@@ -94,14 +104,19 @@ def write_inspections(
             "error": str(error),
         }
 
-    for index, found, pixels in detector.inspect_with_pixels([item.path for item in items], failed=failed):
+    inspected = detector.inspect_with_pixels(
+        [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
+    )
+    for index, found, pixels in inspected:
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
         shown = displayed(pixels, detector.model.values)
         write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
-        rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), "error": None}
+        added = writer.add(index, target.stem, str(items[index].path), found, shown)
+        rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
         if page is not None:
-            page.add(index, items[index].name, found, shown, heat=rows[index]["map"])
+            page.add(index, items[index].name, found, shown, heat=rows[index]["map"], receipts=_receipts(added))
         progress("inspect", len(rows), len(items))
+    writer.finish()
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
     unreadable = [(items[index].name, rows[index]["error"]) for index in sorted(rows) if rows[index]["error"] is not None]
@@ -143,11 +158,24 @@ def _write_report(
     model: Model, result: Evaluation, folder: Path, title: str, metrics: dict[str, Any], charts: Sequence[Chart]
 ) -> None:
     page = ReportWriter(folder, model)
+    receipts = ExtraWriter(folder, model, Extras(evidence=True))
     for index, image in enumerate(result.images):
         item, found = image.item, image.inspection
         # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
         shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
-        page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask)
+        added: dict[str, Any] = {}
+        if shown is not None and any(region.evidence is not None for region in found.regions):
+            added = receipts.add(index, f"{index:05d}-{item.path.stem}", str(item.path), found, shown)
+        page.add(
+            index,
+            item.name,
+            found,
+            shown,
+            label=item.label,
+            good=item.good,
+            mask=image.mask,
+            receipts=_receipts(added),
+        )
     notes = warnings_of(model)
     without = sum(not image.item.good and image.mask is None for image in result.images)
     if without:
@@ -176,8 +204,10 @@ def _row(found: Inspection) -> dict[str, Any]:
         "p_value": found.p_value,
         "anomalous": found.anomalous,
         "threshold": found.threshold,
-        "regions": [
-            {"box": list(region.box), "area": region.area, "peak": region.peak, "peak_at": list(region.peak_at)}
-            for region in found.regions
-        ],
+        "regions": [region_row(region) for region in found.regions],
     }
+
+
+def _receipts(added: dict[str, Any]) -> dict[int, str]:
+    """Region number -> receipt: the leading one has a picture."""
+    return {0: added["receipt"]} if added.get("receipt") else {}

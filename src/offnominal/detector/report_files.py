@@ -131,7 +131,7 @@ def make_folder(folder: Path) -> None:
 
 def write_picture(path: Path, picture: Any) -> None:
     """Write an (H, W, 3) picture as the kind of file that its ending says. Raises `OutputError`."""
-    done, content = cv2.imencode(path.suffix, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
     assert done
     try:
         path.write_bytes(content.tobytes())

@@ -71,6 +71,17 @@ class PatchExtractor(nn.Module):
         ]
         return self._joined(shares)
 
+    def layer_weights(self) -> Tensor:
+        """(S, L, D): how much of each feature of each segment comes from each layer; over the layers they sum to 1.
+
+        A feature that is pooled over channels of two layers belongs to each by its number of channels in the mean.
+        """
+        shares = []
+        for layer in range(len(self.strides)):
+            maps = [torch.full((1, count, 1, 1), float(at == layer)) for at, count in enumerate(self.layer_channels)]
+            shares.append(torch.stack([segment[0, :, 0, 0] for segment in self._joined(maps)]))
+        return torch.stack(shares, dim=1)
+
     @staticmethod
     def _inner(feature: Tensor, border: int) -> Tensor:
         return feature[:, :, border : feature.shape[2] - border, border : feature.shape[3] - border]

@@ -2,9 +2,10 @@
 
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
-from offnominal.images.geometry import Geometry, enlarge, resize, to_original
+from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.sources import GOOD, Item, any_images, labelled_images, normal_images
+from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
 __all__ = [
@@ -16,9 +17,12 @@ __all__ = [
     "Item",
     "Prepared",
     "Source",
+    "ThumbnailStore",
+    "Thumbnails",
     "ValueRange",
     "any_images",
     "batches",
+    "box_of",
     "decode",
     "depth_of",
     "displayed",
@@ -30,9 +34,11 @@ __all__ = [
     "labelled_images",
     "normal_images",
     "pixels_of",
+    "place_at",
     "prepare",
     "read_header",
     "read_mask",
     "resize",
+    "thumbnail",
     "to_original",
 ]

@@ -64,3 +64,24 @@ def enlarge(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
 def to_original(grid: Float, original: tuple[int, int]) -> Float:
     """A map of any grid `(h, w)` over the whole image -> `(H, W)` in pixels of the original image."""
     return np.ascontiguousarray(resize(grid, original), dtype=np.float32)
+
+
+def place_at(pixel: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int]:
+    """(row, column) of the place of a grid (h, w) over the whole image that holds the centre of the pixel `(x, y)`."""
+    x, y = pixel
+    return (2 * y + 1) * grid[0] // (2 * original[0]), (2 * x + 1) * grid[1] // (2 * original[1])
+
+
+def box_of(place: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int, int, int]:
+    """`(left, top, right, bottom)` of the pixels that a place (row, column) of a grid (h, w) touches.
+
+    Right and bottom are exclusive. What the network sees there is wider: each feature is a mean over 3 x 3 places, and each
+    place has a field of view.
+    """
+    (row, column), (height, width) = place, original
+    return (
+        column * width // grid[1],
+        row * height // grid[0],
+        -(-(column + 1) * width // grid[1]),
+        -(-(row + 1) * height // grid[0]),
+    )

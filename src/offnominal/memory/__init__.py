@@ -2,7 +2,7 @@
 
 from offnominal.memory.bank import MemoryBank, SourceImage
 from offnominal.memory.coreset import Coreset, greedy_kcenter, kcenter, random_coreset
-from offnominal.memory.held_out import HeldOutBanks, nearest_of_another_image
+from offnominal.memory.held_out import HeldOutBanks
 from offnominal.memory.search import NearestPatches
 from offnominal.memory.store import PatchStore
 
@@ -15,6 +15,5 @@ __all__ = [
     "SourceImage",
     "greedy_kcenter",
     "kcenter",
-    "nearest_of_another_image",
     "random_coreset",
 ]

@@ -4,6 +4,9 @@ A bank built anew without the image is what is meant, but costs a coreset an ima
 near it, except where they stood alone for a rare patch that another image has too: that hole is wider than the covering
 radius, so greedy k-center would have taken a patch there, and the other image's nearest one is put in. Nowhere else: a bank
 that had fitted itself to the image would make it look better than an image that is new.
+
+One search of all patches in the whole bank answers for every image: its own patches are struck from the lists, and what
+others find in the bank tells which of their patches would stand in for which of its.
 """
 
 from __future__ import annotations
@@ -14,58 +17,89 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.memory.search import NearestPatches
 from offnominal.types import Index, require
 
-#: Numbers of the product of centres and patches that are held at once.
-_BLOCK = 16_000_000
+#: Neighbours looked for beyond those wanted, so that enough are left when an image's own are struck out.
+SPARE = 7
 
 
 class HeldOutBanks:
-    """`without(i)` is a bank in which no patch of image `i` is left.
+    """For each image a bank in which no patch of its own is left.
+
+    Call `neighbours` for every image first: what stands in for an image's patches is found among the others' on the way.
 
     Args:
         patches: (N, D), those of one image standing together.
         starts: (images,) first row of every image, rising.
         centres: (M,) rows of the coreset.
         radius: its covering radius; not a number where it was not built to cover.
+        device: where to search.
 
     Raises:
         ValueError: fewer than two images.
     """
 
-    def __init__(self, patches: Tensor, starts: Index, centres: Index, radius: float) -> None:
+    def __init__(self, patches: Tensor, starts: Index, centres: Index, radius: float, device: torch.device) -> None:
         require(len(starts) > 1, "holding an image out needs another one")
-        self._owner = np.searchsorted(starts, centres, side="right") - 1
-        self._bank = patches[torch.from_numpy(centres)]
-        self._stand_ins = patches[torch.from_numpy(nearest_of_another_image(patches, starts, self._bank, self._owner))]
+        self._patches = patches
+        self._starts, self._ends = starts, np.append(starts[1:], len(patches))
+        self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
+        self._search = NearestPatches(patches[torch.from_numpy(centres)].to(device))
         self._radius = math.inf if math.isnan(radius) else radius
+        self._nearest = torch.full((len(centres),), torch.inf, device=device)
+        self._stand_in = torch.zeros(len(centres), dtype=torch.int64, device=device)
+
+    @property
+    def bank(self) -> Tensor:
+        """(M, D): the whole bank."""
+        return self._search.bank
+
+    def patches(self, image: int) -> Tensor:
+        """(n, D): the image's own patches."""
+        return self._patches[int(self._starts[image]) : int(self._ends[image])].to(self.bank.device)
+
+    def neighbours(self, image: int, k: int) -> tuple[Tensor, Tensor]:
+        """(n, K) squared distances, ascending, and rows of `bank`: the K nearest of its patches that are of other images.
+
+        K is `k`, or less where the bank holds fewer of others. What stands in for the image's own is not among them.
+        """
+        points = self.patches(image)
+        squared, rows = self._search(points, k + SPARE)
+        own = self._owner[rows] == image
+        self._note(squared.masked_fill(own, torch.inf), rows, int(self._starts[image]))
+        others = torch.nonzero(self._owner != image).flatten()
+        k = min(k, len(others))
+        order = own.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+        squared, rows = squared.gather(1, order), rows.gather(1, order)
+        short = (~own).sum(1) < k
+        if bool(short.any()):
+            squared[short], found = NearestPatches(self.bank[others])(points[short], k)
+            rows[short] = others[found]
+        return squared, rows
+
+    def stand_ins(self, image: int) -> Tensor:
+        """(s, D) patches of other images that stand in for the image's own.
+
+        For each of the image's patches in the bank, the nearest patch of another image that counts it among its neighbours:
+        taken where the bank's patches of other images leave it uncovered.
+        """
+        own = self._owner == image
+        own_found = own & self._nearest.isfinite()
+        found = self._patches[self._stand_in[own_found].unique().cpu()].to(self.bank.device)
+        if len(found) == 0 or bool(own.all()):
+            return found
+        return found[torch.cdist(found, self.bank[~own], compute_mode="use_mm_for_euclid_dist").amin(1) > self._radius]
 
     def without(self, image: int) -> Tensor:
-        """(m, D), m at least 1 and at most M: the bank less the image's own patches, with what stands in for them."""
-        own = torch.from_numpy(self._owner == image)
-        others, stand_ins = self._bank[~own], self._stand_ins[own]
-        if len(others) == 0:
-            return stand_ins
-        uncovered = torch.cdist(stand_ins, others).amin(1) > self._radius
-        return torch.cat([others, stand_ins[uncovered]])
+        """(m, D), m at least 1: the bank less the image's own patches, with what stands in for them."""
+        return torch.cat([self.bank[self._owner != image], self.stand_ins(image)])
 
-
-def nearest_of_another_image(patches: Tensor, starts: Index, bank: Tensor, owner: Index) -> Index:
-    """(M,) rows of the patches (N, D) nearest to each bank patch (M, D) among those of images other than its `owner` (M,)."""
-    ends = np.append(starts[1:], len(patches))
-    best = torch.full((len(bank),), torch.inf)
-    nearest = torch.zeros(len(bank), dtype=torch.int64)
-    images = max(1, _BLOCK // (len(bank) * max(1, int((ends - starts).max()))))
-    for first in range(0, len(starts), images):
-        group = range(first, min(first + images, len(starts)))
-        low = int(starts[group[0]])
-        block = patches[low : int(ends[group[-1]])]
-        distance = torch.addmm(block.square().sum(1)[None], bank, block.T, alpha=-2)
-        for image in group:
-            own = torch.from_numpy(np.flatnonzero(owner == image))
-            distance[own, int(starts[image]) - low : int(ends[image]) - low] = torch.inf
-        found = distance.min(1)
-        better = found.values < best
-        best = torch.where(better, found.values, best)
-        nearest = torch.where(better, found.indices + low, nearest)
-    return nearest.numpy()
+    def _note(self, squared: Tensor, rows: Tensor, first: int) -> None:
+        """Remember, for every bank patch, the nearest of the patches (from row `first` on) that found it."""
+        flat, found = squared.flatten(), rows.flatten()
+        finder = torch.arange(first, first + len(rows), device=rows.device).repeat_interleave(rows.shape[1])
+        least = torch.full_like(self._nearest, torch.inf).scatter_reduce_(0, found, flat, "amin")
+        better = (flat == least[found]) & (flat < self._nearest[found])
+        self._stand_in[found[better]] = finder[better]
+        self._nearest = torch.minimum(self._nearest, least)

@@ -21,8 +21,11 @@ class NearestPatches:
             self._index = faiss.IndexFlatL2(self.bank.shape[1])
             self._index.add(self.bank.numpy())
 
-    def __call__(self, patches: Tensor, k: int) -> Tensor:
-        """(N, D) -> (N, K) int64 indices of the K nearest bank patches, K = min(k, M), about in order of distance.
+    def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
+
+        The squared distances come from products: their error is that of float32 relative to the lengths of the patches, not
+        to the distances. `noising.neighbourhood` works them out anew where that matters.
 
         Raises:
             ValueError: another number of features than the bank's.
@@ -33,10 +36,12 @@ class NearestPatches:
         )
         k = min(k, len(self.bank))
         if self._index is None:
-            return torch.cat([self._by_product(block, k) for block in patches.split(8192)])
-        _, indices = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), k)
-        return torch.from_numpy(indices)
+            parts = [self._by_product(block, k) for block in patches.split(8192)]
+            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        squared, indices = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), k)
+        return torch.from_numpy(squared).clamp_(min=0), torch.from_numpy(indices)
 
-    def _by_product(self, patches: Tensor, k: int) -> Tensor:
+    def _by_product(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         squared = torch.addmm(self.bank.square().sum(1)[None], patches, self.bank.T, alpha=-2)
-        return squared.topk(k, largest=False).indices
+        nearest = squared.topk(k, largest=False)
+        return (nearest.values + patches.square().sum(1, keepdim=True)).clamp_(min=0), nearest.indices

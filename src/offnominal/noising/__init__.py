@@ -1,7 +1,7 @@
 """Noising: patches and their neighbours -> influence, proposed noise, response."""
 
 from offnominal.noising.influence import influence, nearest
-from offnominal.noising.neighbourhood import Neighbourhood, neighbourhood
+from offnominal.noising.neighbourhood import Neighbourhood, from_differences, neighbourhood
 from offnominal.noising.proposal import noise_response, propose_noise
 
-__all__ = ["Neighbourhood", "influence", "nearest", "neighbourhood", "noise_response", "propose_noise"]
+__all__ = ["Neighbourhood", "from_differences", "influence", "nearest", "neighbourhood", "noise_response", "propose_noise"]

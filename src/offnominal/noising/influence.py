@@ -53,9 +53,9 @@ def influence(patches: Any, bank: Any, k: int = 9, *, method: Method = "closed_f
     flat = given.reshape(-1, given.shape[-1])
     exact = flat.dtype == torch.float64
     flat, normal = (flat, normal.double()) if exact else (flat.float(), normal.float())
-    indices = nearest(flat, normal, min(k, len(normal)))
+    squared, indices = nearest(flat, normal, min(k, len(normal)))
     if method == "closed_form":
-        result = neighbourhood(flat, normal, indices).gradient.abs()
+        result = neighbourhood(flat, normal, squared, indices).gradient.abs()
     elif method == "autograd":
         result = _autograd(flat, normal, indices)
     else:
@@ -64,13 +64,16 @@ def influence(patches: Any, bank: Any, k: int = 9, *, method: Method = "closed_f
     return result if isinstance(patches, Tensor) else result.numpy()
 
 
-def nearest(patches: Tensor, bank: Tensor, k: int, rows: int = 2048) -> Tensor:
-    """(N, K) indices of the K nearest bank patches, by brute force."""
+def nearest(patches: Tensor, bank: Tensor, k: int, rows: int = 2048) -> tuple[Tensor, Tensor]:
+    """(N, K) squared distances, ascending, and rows of the K nearest bank patches, by brute force."""
     lengths = bank.square().sum(1)[None]
-    return torch.cat(
-        [torch.addmm(lengths, block, bank.T, alpha=-2).topk(k, largest=False).indices for block in patches.split(rows)]
-        or [torch.empty((0, k), dtype=torch.int64)]
-    )
+    squared, indices = patches.new_empty((len(patches), k)), torch.empty((len(patches), k), dtype=torch.int64)
+    for first in range(0, len(patches), rows):
+        block = patches[first : first + rows]
+        found = torch.addmm(lengths, block, bank.T, alpha=-2).topk(k, largest=False)
+        squared[first : first + rows] = (found.values + block.square().sum(1, keepdim=True)).clamp_(min=0)
+        indices[first : first + rows] = found.indices
+    return squared, indices
 
 
 def _mean_distance(patches: Tensor, neighbours: Tensor) -> Tensor:

@@ -6,6 +6,10 @@ For the mean distance to K neighbours m_k, f(x) = 1/K sum_k d_k with d_k = ||x -
     curvature   d2f/dx_j^2  = 1/K sum_k (1 - u_kj^2) / d_k
 
 Where d_k = 0 both terms take the subgradient 0.
+
+The search knows the distances already, so the gradient is one weighted sum of bank rows, (sum_k w_k) x - sum_k w_k m_k with
+w_k = 1 / (K d_k): no difference is formed. Only for a patch so near to a neighbour that products round too coarsely, and
+for the curvature, are the differences worked out.
 """
 
 from __future__ import annotations
@@ -13,10 +17,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 #: Rows worked on at once, so that the (rows, K, D) differences stay in the processor's cache.
 BLOCK = 256
+#: A squared distance below this share of a patch's squared length is worked out from differences: float32 products leave
+#: about 1e-7 of the length's square, so the distances above are good to about 1e-5.
+NEAR = 1e-2
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Neighbourhood:
     """What the neighbours say of each patch.
 
     Attributes:
-        distances: (N, K) ascending, exact (worked out from differences, not from products).
+        distances: (N, K) ascending.
         indices: (N, K) rows of the bank, in the same order.
         gradient: (N, D) of the mean distance to the K neighbours; its length lies in 0 to 1.
         curvature: (N, D) diagonal of the second derivative, at least 0; None when not asked for.
@@ -36,8 +44,26 @@ class Neighbourhood:
     curvature: Tensor | None
 
 
-def neighbourhood(patches: Tensor, bank: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
-    """(N, D) patches, (M, D) bank and (N, K) indices of their nearest bank patches -> `Neighbourhood`."""
+def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
+    """(N, D) patches, (M, D) bank, (N, K) squared distances, ascending, and rows of their nearest bank patches.
+
+    The squared distances may come from products; those that these leave too rough are worked out anew.
+    """
+    distances = squared.sqrt()
+    weights = distances.reciprocal() / indices.shape[1]
+    summed = F.embedding_bag(indices, bank, per_sample_weights=weights, mode="sum")
+    gradient = torch.addcmul(-summed, patches, weights.sum(1, keepdim=True))
+    near = torch.nonzero(squared[:, 0] <= NEAR * patches.square().sum(1)).flatten()
+    if len(near):
+        exact = from_differences(patches[near], bank, indices[near])
+        indices = indices.clone()
+        distances[near], indices[near], gradient[near] = exact.distances, exact.indices, exact.gradient
+    curved = from_differences(patches, bank, indices, curvature=True).curvature if curvature else None
+    return Neighbourhood(distances, indices, gradient, curved)
+
+
+def from_differences(patches: Tensor, bank: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
+    """(N, D) patches, (M, D) bank and (N, K) indices of their nearest bank patches, in any order -> `Neighbourhood`."""
     parts = [
         _block(block, bank, near, curvature) for block, near in zip(patches.split(BLOCK), indices.split(BLOCK), strict=True)
     ]

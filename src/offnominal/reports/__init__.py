@@ -3,20 +3,31 @@
 from offnominal.reports.comparison import ChangedPictures, comparison_page
 from offnominal.reports.entries import Entry, Pictures, pictures_of
 from offnominal.reports.html import MEANING, attention, report, verdict
-from offnominal.reports.overlay import influence_picture, outline, overlay, shrink
+from offnominal.reports.maps import LEVELS, CocoMasks, MapFormat, encode_map, encode_mask, run_lengths
+from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
+from offnominal.reports.receipt import SourcePicture, receipt
 
 __all__ = [
+    "LEVELS",
     "MEANING",
     "ChangedPictures",
+    "CocoMasks",
     "Entry",
+    "MapFormat",
+    "Picture",
     "Pictures",
+    "SourcePicture",
     "attention",
     "comparison_page",
+    "encode_map",
+    "encode_mask",
     "influence_picture",
     "outline",
     "overlay",
     "pictures_of",
+    "receipt",
     "report",
+    "run_lengths",
     "shrink",
     "verdict",
 ]

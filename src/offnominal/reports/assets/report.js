@@ -288,7 +288,8 @@
     const [width, height, edge] = [320, 120, 34];
     const xs = points.map(([x]) => x);
     const ys = [...points, ...(evidence.usual_curve || [])].map(([, y]) => y);
-    const [atRest, atMost] = [points[0][1], points[points.length - 1][1]];
+    const nearest = points.reduce((best, point) => (Math.abs(point[0]) < Math.abs(best[0]) ? point : best));
+    const [atRest, atMost] = [nearest[1], points[points.length - 1][1]];
     const x = (value) => edge + ((value - Math.min(...xs)) / (Math.max(...xs) - Math.min(...xs) || 1)) * (width - edge - 6);
     const y = (value) => height - 22 - (value / (Math.max(...ys) * 1.05 || 1)) * (height - 30);
     const path = (line) => "M" + line.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
@@ -310,7 +311,7 @@
     add("path", { class: "stroke defect", d: path(points) });
     add("text", { x: edge - 4, y: y(atRest) + 4, "text-anchor": "end" }, atRest.toFixed(1));
     add("text", { x: edge - 4, y: y(0) + 4, "text-anchor": "end" }, "0");
-    add("text", { x: width - 6, y: height - 6, "text-anchor": "end" }, `noise scale up to ${Math.max(...xs).toFixed(2)}`);
+    add("text", { x: width - 6, y: height - 6, "text-anchor": "end" }, `noise scale ${Math.min(...xs).toFixed(1)} to ${Math.max(...xs).toFixed(1)}`);
     return picture;
   }
 
@@ -323,7 +324,9 @@
     article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for this region's peak.`));
     if (region.receipt) {
       const picture = make("img", null, { src: region.receipt, loading: "lazy", alt: `The patch beside its nearest good patches, region ${number + 1} of ${current.image.name}` });
-      article.append(picture);
+      const enlarged = make("a", null, { href: region.receipt, target: "_blank", rel: "noopener", title: "Open the receipt's picture alone" });
+      enlarged.append(picture);
+      article.append(enlarged);
     }
     article.append(make("h4", "Nearest good patches"));
     const table = make("table", null);

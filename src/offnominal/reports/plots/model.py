@@ -48,8 +48,8 @@ def radius_growth(bank: Float, radius: float) -> Chart:
     )
 
 
-def bank_coverage(bank: Float, normal: Float | None = None) -> Chart:
-    """The (M, D) bank, and some (N, D) `normal` patches, on the two main directions of the bank.
+def bank_coverage(bank: Float) -> Chart:
+    """The (M, D) bank on the two directions in which it varies most.
 
     Principal components by singular values of the centred bank; the share of variance that the two hold is in the labels.
     """
@@ -62,19 +62,15 @@ def bank_coverage(bank: Float, normal: Float | None = None) -> Chart:
     # The sign of a component is arbitrary: fixed, so that two fits can be compared by the eye.
     axes = axes * np.where(axes[np.arange(2), np.abs(axes).argmax(1)] < 0, -1, 1)[:, None]
     flat = (bank - middle) @ axes.T
-    groups = [Dots(flat, "defect", f"bank ({len(bank):,})", small=True)]
-    if normal is not None:
-        groups.insert(0, Dots((normal - middle) @ axes.T, "faint", f"normal patches ({len(normal):,})", small=True))
-    both = np.vstack([np.asarray(group.points) for group in groups])
-    low, high = both.min(0), both.max(0)
+    low, high = flat.min(0), flat.max(0)
     margin = 0.04 * np.maximum(high - low, 1e-6)
     return Chart(
         "coverage",
         "Coverage of the bank",
-        "Each dot is a patch, on the two directions in which the bank varies most; the bank should reach all normal patches.",
+        "Each dot is a patch of the bank, on the two directions in which it varies most; lone dots are rare sights.",
         f"first component ({share[0]:.0%} of the variance)",
         f"second component ({share[1]:.0%})",
         (float(low[0] - margin[0]), float(high[0] + margin[0])),
         (float(low[1] - margin[1]), float(high[1] + margin[1])),
-        tuple(groups),
+        (Dots(flat, "good", f"bank ({len(bank):,})", small=True),),
     )

@@ -1,0 +1,187 @@
+"""What `inspect` leaves behind on demand: evidence with its receipts, maps as files, masks for the next tool."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, get_args
+
+import cv2
+import numpy as np
+
+from offnominal.decisions import region_masks
+from offnominal.detector.model import Model
+from offnominal.detector.model_file import write_whole
+from offnominal.errors import SettingsError, nearest, unwritable
+from offnominal.reports import LEVELS, CocoMasks, MapFormat, Picture, SourcePicture, encode_map, encode_mask, receipt
+from offnominal.types import Evidence, Float, Inspection, Region
+
+#: Maps that can be written, and forms of masks.
+MAPS, MASKS = ("anomaly", "influence", "noise", "layers"), ("png", "coco")
+#: Quality of a receipt's JPEG.
+_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What is wanted beside scores and overlays; made by `extras_from`."""
+
+    evidence: bool = False
+    maps: tuple[str, ...] = ()
+    map_format: MapFormat = "png"
+    masks: tuple[str, ...] = ()
+
+    @property
+    def further_maps(self) -> bool:
+        """Whether maps are wanted that a plain inspection does not make."""
+        return bool({"noise", "layers"} & set(self.maps))
+
+
+def extras_from(
+    evidence: bool = False, maps: str | None = None, map_format: str | None = None, masks: str | None = None
+) -> Extras:
+    """`Extras` from what a command line gives: names separated by commas.
+
+    Raises:
+        SettingsError: a name is unknown, or a format is given without maps.
+    """
+    if map_format is not None and maps is None:
+        raise SettingsError("--map-format without --maps: name the maps to write, such as --maps anomaly,influence")
+    kinds: tuple[MapFormat, ...] = get_args(MapFormat)
+    given = _known("--map-format", [map_format or "png"], kinds)[0]
+    kind = next(kind for kind in kinds if kind == given)
+    return Extras(evidence, _known("--maps", _names(maps), MAPS), kind, _known("--masks", _names(masks), MASKS))
+
+
+def _names(words: str | None) -> list[str]:
+    return [] if words is None else [name.strip() for name in words.split(",")]
+
+
+def _known(option: str, names: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in known:
+            raise SettingsError(f"{option} {name or repr(name)}: {nearest(name, known)}")
+    return tuple(dict.fromkeys(names))
+
+
+class ExtraWriter:
+    """Writes the extras of one image after another into `folder`; `finish` when all are there."""
+
+    def __init__(self, folder: Path, model: Model, extras: Extras) -> None:
+        self._folder, self._model, self._extras = folder, model, extras
+        self._coco = CocoMasks()
+        self._index = {source.name: at for at, source in enumerate(model.bank.sources)}
+        self._source = lru_cache(maxsize=512)(self._read_source)
+
+    def add(self, index: int, stem: str, path: str, found: Inspection, picture: Picture) -> dict[str, Any]:
+        """Write what belongs to one image; returns what its row of `results.jsonl` holds beside the plain entries.
+
+        Args:
+            index, stem: number and name that its files go by.
+            path: as it stands in `results.jsonl`.
+            picture: (H, W, 3) uint8 for a screen.
+        """
+        added: dict[str, Any] = {}
+        if self._extras.evidence:
+            added["receipt"] = self._receipt(stem, found, picture) if found.regions else None
+        if self._extras.maps:
+            added["maps"] = self._maps(stem, found)
+        if self._extras.masks:
+            masks = region_masks(found.anomaly_map, found.threshold, found.regions)
+            if "coco" in self._extras.masks:
+                self._coco.add(index, path, found.anomaly_map.shape, found.regions, masks)
+            if "png" in self._extras.masks:
+                whole = np.logical_or.reduce([np.zeros(found.anomaly_map.shape, np.bool_), *masks])
+                added["mask"] = self._written(f"masks/{stem}.png", encode_mask(whole))
+        return added
+
+    def finish(self) -> None:
+        """Write `masks.json` where COCO was asked for."""
+        if "coco" in self._extras.masks:
+            write_whole(self._folder / "masks.json", (json.dumps(self._coco.as_json()) + "\n").encode())
+
+    def _receipt(self, stem: str, found: Inspection, picture: Picture) -> str:
+        """The picture of the leading region, whose peak is the image's score; the others' evidence stands in the row."""
+        sources = {near.image: self._source(near.image) for near in found.evidence(found.regions[0]).nearest}
+        drawn = receipt(picture, found, 0, sources)
+        done, content = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        assert done
+        return self._written(f"receipts/{stem}.jpg", content.tobytes())
+
+    def _read_source(self, name: str) -> SourcePicture:
+        at = self._index[name]
+        kept = self._model.thumbnails
+        return SourcePicture(None if kept is None else kept.picture(at), self._model.bank.sources[at].size)
+
+    def _maps(self, stem: str, found: Inspection) -> dict[str, Any]:
+        kind = self._extras.map_format
+        told: dict[str, dict[str, Any]] = {}
+        for name, values, low, high in self._chosen(found):
+            path = self._written(f"maps/{stem}-{name}.{kind}", encode_map(values, kind, low, high))
+            told[name] = {"path": path}
+            if kind in LEVELS:
+                told[name] |= {"low": low, "high": high, "levels": LEVELS[kind]}
+        return told
+
+    def _chosen(self, found: Inspection) -> Iterable[tuple[str, Float, float, float]]:
+        """Name, values, and the values of the lowest and the highest level of every map asked for.
+
+        Bounded maps have the same levels in every image. That of the anomaly map holds all of the image's values and reaches
+        twice the threshold at least, so that a good part looks calm.
+        """
+        for name in self._extras.maps:
+            if name == "anomaly":
+                high = max(float(found.anomaly_map.max()), 2 * found.threshold)
+                low = float(found.anomaly_map.min())
+                yield name, found.anomaly_map, low, high if high > low else low + 1
+            elif name == "influence":
+                yield name, found.influence_map, 0.0, 1.0
+            elif name == "noise":
+                assert found.noise_map is not None
+                yield name, found.noise_map, 0.0, self._model.settings.noise_range[1]
+            else:
+                for layer, values in (found.layer_maps or {}).items():
+                    yield f"layer-{layer}", values, 0.0, 1.0
+
+    def _written(self, name: str, content: bytes) -> str:
+        path = self._folder / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        except OSError as error:
+            raise unwritable(path, error) from None
+        return name
+
+
+def region_row(region: Region) -> dict[str, Any]:
+    """An entry of `regions` in `results.jsonl`, with `evidence` where there is some."""
+    row: dict[str, Any] = {
+        "box": list(region.box),
+        "area": region.area,
+        "peak": region.peak,
+        "peak_at": list(region.peak_at),
+    }
+    return row if region.evidence is None else {**row, "evidence": evidence_row(region.evidence)}
+
+
+def evidence_row(evidence: Evidence) -> dict[str, Any]:
+    """Evidence as `results.jsonl` holds it; boxes are `[left, top, right, bottom]`, right and bottom exclusive."""
+    return {
+        "box": list(evidence.box),
+        "nearest": [
+            {"image": near.image, "box": list(near.box), "distance": near.distance, "distance_in_sd": near.distance_in_sd}
+            for near in evidence.nearest
+        ],
+        "layer_shares": evidence.layer_shares,
+        "channel_shares": [list(pair) for pair in evidence.channel_shares],
+        "influence": [list(pair) for pair in evidence.influence],
+        "noise_std": evidence.noise_std,
+        "response": evidence.response,
+        "p_value": evidence.p_value,
+        "curve": [list(pair) for pair in evidence.curve],
+        "usual_box": None if evidence.usual_box is None else list(evidence.usual_box),
+        "usual_curve": [list(pair) for pair in evidence.usual_curve],
+    }

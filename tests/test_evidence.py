@@ -1,0 +1,356 @@
+"""Every number of a receipt, worked out anew from the model file and the image by plain NumPy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from conftest import damaged, texture
+from offnominal import Detector, load
+from offnominal.config import Settings
+from offnominal.detector.engine import FeatureEngine, SignalEngine
+from offnominal.detector.evidence import LEADING, STEPS, EvidenceMaker
+from offnominal.errors import InputError
+from offnominal.features import ChannelStandard
+from offnominal.images import Geometry, ValueRange, batches, box_of, place_at
+from offnominal.types import Evidence, Region
+
+WAYS: dict[str, dict[str, Any]] = {
+    "defaults": {},
+    "pooled channels": {"dimensions": 63, "neighbors": 2},
+    "segments": {"aggregation": "concat-patches", "dimensions": 30, "fusion": {"response": 1.0}},
+    "few in the bank": {"bank": 4},
+    "one in the bank": {"bank": 1},
+}
+
+
+class Twin:
+    """What a sceptic would write: a model file and an image -> patches, then loops."""
+
+    def __init__(self, path: Path, image: np.ndarray) -> None:
+        with safe_open(str(path), framework="numpy") as file:
+            self.told = json.loads(file.metadata()["description"])
+            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.settings = Settings.model_validate_json(json.dumps(self.told["settings"]))
+        engine = FeatureEngine(self.settings)
+        shape = self.told["geometry"]
+        geometry = Geometry(tuple(shape["size"]), shape["resize"], shape["multiple"], shape["longest"])
+
+        def fail(index: int, error: Exception) -> None:
+            raise error
+
+        (batch,) = batches([image], geometry, ValueRange(**self.told["values"]), batch_size=1, failed=fail)
+        self.network = batch.pixels.shape[2], batch.pixels.shape[3]
+        standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "deviation")))
+        self.patches = engine.standardise(engine.patches(batch), standard, self.network)[0].double().numpy()
+        self.grids = engine.grids(self.network)
+        self.original = image.shape[:2]
+        self.bank = self.tensors["bank.patches"].astype(float)
+        self.engine, self.geometry = engine, geometry
+
+    def segments(self) -> list[np.ndarray]:
+        ends = np.cumsum([height * width for height, width in self.grids])
+        return [part.reshape(*grid, -1) for part, grid in zip(np.split(self.patches, ends[:-1]), self.grids, strict=True)]
+
+    def nearest(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        away = np.array([np.sqrt(((x - m) ** 2).sum()) for m in self.bank])
+        order = np.argsort(away, kind="stable")[:k]
+        return away[order], order
+
+    def gradient(self, x: np.ndarray) -> np.ndarray:
+        away, order = self.nearest(x, self.settings.neighbors)
+        return sum((x - self.bank[at]) / d for at, d in zip(order, away, strict=True) if d > 0) / len(order)
+
+    def noise(self, x: np.ndarray) -> np.ndarray:
+        usual = self.told["usual_distance"]
+        in_sd = (self.nearest(x, self.settings.neighbors)[0].mean() - usual["mean"]) / usual["deviation"]
+        size = np.abs(self.gradient(x))
+        low, high = self.settings.noise_range
+        return low + (high - low) / (1 + np.exp(-((size - size.mean()) / size.std() + in_sd)))
+
+    def curve(self, x: np.ndarray) -> list[tuple[float, float]]:
+        pull = self.gradient(x)
+        along = self.noise(x) * pull / np.sqrt((pull**2).mean())
+        return [(t, self.nearest(x + t * along, self.settings.neighbors)[0].mean()) for t in STEPS]
+
+    def at(self, segment: int, pixel: tuple[int, int]) -> np.ndarray:
+        height, width = self.grids[segment]
+        row = int((pixel[1] + 0.5) / self.original[0] * height)
+        column = int((pixel[0] + 0.5) / self.original[1] * width)
+        return self.segments()[segment][row, column]
+
+    def layer_parts(self, segment: int) -> np.ndarray:
+        """(L, D): which part of a feature comes from which layer."""
+        counts = self.engine._extractor.layer_channels
+        if self.settings.aggregation == "concat-patches":
+            return np.repeat(np.eye(len(counts))[:, segment : segment + 1], self.settings.dimensions or 0, axis=1)
+        owner = np.repeat(np.arange(len(counts)), counts)
+        size = self.settings.dimensions or len(owner)
+        parts = np.zeros((len(counts), size))
+        for j in range(size):
+            inside = owner[j * len(owner) // size : -(-(j + 1) * len(owner) // size)]
+            for layer in inside:
+                parts[layer, j] += 1 / len(inside)
+        return parts
+
+    def usual(self, pixel: tuple[int, int]) -> tuple[float, float]:
+        """Mean and deviation of the distance at a place, the stored grid averaged over the image's by area."""
+        found = []
+        for name in ("normal.mean", "normal.deviation"):
+            values = self.tensors[name][:, :, 0].astype(float)
+            for axis, count in enumerate(self.grids[0]):
+                values = np.tensordot(_areas(values.shape[axis], count), np.moveaxis(values, axis, 0), 1)
+                values = np.moveaxis(values, 0, axis)
+            row = int((pixel[1] + 0.5) / self.original[0] * self.grids[0][0])
+            column = int((pixel[0] + 0.5) / self.original[1] * self.grids[0][1])
+            found.append(float(values[row, column]))
+        return found[0], found[1]
+
+
+def _areas(given: int, wanted: int) -> np.ndarray:
+    """(wanted, given): the share of each given cell in each wanted one; only for grids that are not finer."""
+    assert wanted <= given
+    step = given / wanted
+    overlap = np.array([[max(0.0, min((i + 1) * step, j + 1) - max(i * step, j)) for j in range(given)] for i in range(wanted)])
+    return overlap / step
+
+
+@pytest.fixture(scope="module", params=list(WAYS))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Twin, Any]:
+    settings = {"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, "runtime": "torch", **WAYS[request.param]}
+    path = tmp_path_factory.mktemp("evidence") / "m.safetensors"
+    Detector(**settings).fit([texture(i) for i in range(10)]).save(path)
+    image = damaged(50)[0]
+    image[70:90, 95:115] = 255  # a second place
+    found = load(path).inspect(image, evidence=True, maps=True)
+    assert found.regions
+    return Twin(path, image), found
+
+
+def test_every_number_can_be_worked_out_anew(case: tuple[Twin, Any]) -> None:
+    twin, found = case
+    for region in found.regions:
+        evidence = found.evidence(region)
+        candidates = [twin.at(segment, region.peak_at) for segment in range(len(twin.grids))]
+        lead = int(np.argmax([twin.nearest(x, 1)[0][0] for x in candidates]))
+        x = candidates[lead]
+        _same_neighbours(twin, evidence, x, region)
+        _same_shares(twin, evidence, candidates, lead)
+        pull, noise = twin.gradient(x), twin.noise(x)
+        _same_leading(evidence.influence, pull, 1e-4)
+        assert evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
+        away, order = twin.nearest(x, twin.settings.neighbors)
+        curvature = sum((1 - ((x - twin.bank[at]) / d) ** 2) / d for at, d in zip(order, away, strict=True)) / len(order)
+        assert evidence.response == pytest.approx(0.5 * (noise**2 * curvature).sum(), rel=1e-3)
+        scores = twin.tensors["calibration.scores"]
+        assert evidence.p_value == (1 + sum(score >= np.float32(region.peak) for score in scores)) / (len(scores) + 1)
+        assert np.array(evidence.curve) == pytest.approx(np.array(twin.curve(x)), rel=1e-4)
+
+
+def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region) -> None:
+    away, order = twin.nearest(x, twin.settings.distance_neighbors)
+    assert len(evidence.nearest) == len(order) == min(twin.settings.distance_neighbors, len(twin.bank))
+    assert [near.distance for near in evidence.nearest] == pytest.approx(away, rel=1e-5)
+    mean, deviation = twin.usual(region.peak_at)
+    assert [near.distance_in_sd for near in evidence.nearest] == pytest.approx((away - mean) / deviation, rel=1e-3, abs=1e-3)
+    for near, at in zip(evidence.nearest, order, strict=True):
+        name, height, width = twin.told["bank"]["sources"][int(twin.tensors["bank.image"][at])]
+        segment, row, column = twin.tensors["bank.place"][at]
+        grid = twin.engine.grids(twin.geometry.network_size((height, width)))[segment]
+        left, top, right, bottom = near.box
+        assert near.image == name
+        assert left <= column * width / grid[1] < left + 1
+        assert right - 1 < (column + 1) * width / grid[1] <= right
+        assert top <= row * height / grid[0] < top + 1
+        assert bottom - 1 < (row + 1) * height / grid[0] <= bottom
+    x0, y0, x1, y1 = evidence.box
+    assert x0 <= region.peak_at[0] < x1
+    assert y0 <= region.peak_at[1] < y1
+
+
+def _same_shares(twin: Twin, evidence: Evidence, candidates: list[np.ndarray], lead: int) -> None:
+    layers = np.zeros(len(twin.told["backbone"]["layers"]))
+    for segment, x in enumerate(candidates):
+        squares = (x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2
+        layers += twin.layer_parts(segment) @ squares
+        if segment == lead:
+            _same_leading(evidence.channel_shares, squares / squares.sum(), 1e-5)
+    assert list(evidence.layer_shares) == twin.told["backbone"]["layers"]
+    assert list(evidence.layer_shares.values()) == pytest.approx(layers / layers.sum(), rel=1e-5)
+    assert sum(evidence.layer_shares.values()) == pytest.approx(1, abs=1e-9)
+
+
+def _same_leading(shown: tuple[tuple[int, float], ...], values: np.ndarray, tolerance: float) -> None:
+    """The shown are right, in order, and none that is left out is larger."""
+    assert len(shown) == min(LEADING, np.count_nonzero(values))
+    sizes = [abs(value) for _, value in shown]
+    assert sizes == sorted(sizes, reverse=True)
+    assert [value for _, value in shown] == pytest.approx([values[channel] for channel, _ in shown], abs=tolerance)
+    assert np.delete(np.abs(values), [channel for channel, _ in shown]).max() <= sizes[-1] + tolerance
+
+
+def test_the_usual_patch_is_the_one_of_median_distance(case: tuple[Twin, Any]) -> None:
+    twin, found = case
+    evidence = found.evidence(found.regions[0])
+    candidates = [twin.at(segment, found.regions[0].peak_at) for segment in range(len(twin.grids))]
+    segment = int(np.argmax([twin.nearest(x, 1)[0][0] for x in candidates]))
+    away = {
+        (row, column): twin.nearest(x, twin.settings.distance_neighbors)[0].mean()
+        for row, line in enumerate(twin.segments()[segment])
+        for column, x in enumerate(line)
+    }
+    place = next(place for place in away if box_of(place, twin.grids[segment], twin.original) == evidence.usual_box)
+    assert away[place] == pytest.approx(sorted(away.values())[(len(away) - 1) // 2], rel=1e-4)
+    assert np.array(evidence.usual_curve) == pytest.approx(np.array(twin.curve(twin.segments()[segment][place])), rel=1e-4)
+
+
+def test_maps_of_noise_and_layers(case: tuple[Twin, Any]) -> None:
+    """Where a pixel is the centre of a place, the map holds that place's value; the layers sum to 1 everywhere."""
+    twin, found = case
+    assert found.noise_map.shape == found.anomaly_map.shape
+    assert set(found.layer_maps) == set(twin.told["backbone"]["layers"])
+    assert sum(found.layer_maps.values()) == pytest.approx(np.ones(found.anomaly_map.shape), abs=1e-4)
+    if len(twin.grids) > 1:
+        return
+    (patches,) = twin.segments()
+    noise = np.array([[np.sqrt((twin.noise(x) ** 2).mean()) for x in line] for line in patches], dtype=np.float32)
+    squares = np.array([[(x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2 for x in line] for line in patches])
+    shares = np.einsum("ld,hwd->lhw", twin.layer_parts(0), squares) / squares.sum(2)
+    for values, map_ in zip([noise, *shares], [found.noise_map, *found.layer_maps.values()], strict=True):
+        assert map_ == pytest.approx(_interpolated(values, map_.shape), abs=2e-3)
+
+
+def _interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear, pixel centres aligned, edges held."""
+    for axis, count in enumerate(size):
+        at = np.clip((np.arange(count) + 0.5) * values.shape[axis] / count - 0.5, 0, values.shape[axis] - 1)
+        low = np.minimum(at.astype(int), values.shape[axis] - 2)
+        share = (at - low).reshape(-1, 1) if axis == 0 else at - low
+        values = np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share
+    return values
+
+
+def test_the_mean_of_the_neighbours_is_the_distance_that_the_score_is_made_of(detector: Detector) -> None:
+    found = detector.inspect(damaged(7)[0], evidence=True)
+    shown = detector.explain(damaged(7)[0])
+    region = found.regions[0]
+    row, column = place_at(region.peak_at, shown.grid, found.anomaly_map.shape)
+    signals = np.zeros((*shown.grid, 3), np.float32)
+    signals[:, :, 0] = shown.distances[:, :3].mean(1).reshape(shown.grid)
+    standard = detector.model.normal.standardise(signals)[row, column, 0]
+    assert np.mean([near.distance_in_sd for near in found.evidence(region).nearest]) == pytest.approx(standard, rel=1e-4)
+
+
+def test_the_curve_starts_as_the_influence_says_and_falls_for_a_bad_patch(detector: Detector) -> None:
+    found = detector.inspect(damaged(8)[0], evidence=True)
+    evidence = found.evidence(found.regions[0])
+    curve, usual = dict(evidence.curve), dict(evidence.usual_curve)
+    assert curve[-1.0] < curve[0.0] < curve[1.0]
+    assert curve[0.0] > usual[0.0]
+    assert curve[0.0] - min(curve.values()) > usual[0.0] - min(usual.values())
+
+
+def test_evidence_changes_nothing_and_must_be_asked_for(detector: Detector) -> None:
+    image = damaged(9)[0]
+    plain, full = detector.inspect(image), detector.inspect(image, evidence=True, maps=True)
+    assert plain.score == pytest.approx(full.score, abs=1e-5)
+    assert plain.regions == tuple(replace(region, evidence=None) for region in full.regions)
+    assert plain.noise_map is plain.layer_maps is None
+    with pytest.raises(InputError, match="evidence=True"):
+        plain.evidence(plain.regions[0])
+    with pytest.raises(InputError, match="not one of"):
+        plain.evidence(Region((0, 0, 1, 1), 1, 0.0, (0, 0)))
+    calm = detector.inspect(texture(100), evidence=True)
+    assert calm.regions == ()
+
+
+def test_several_images_give_what_each_gives_alone(detector: Detector) -> None:
+    images = [damaged(20)[0], texture(21), damaged(22)[0]]
+
+    def fail(index: int, error: Exception) -> None:
+        raise error
+
+    for index, found in detector.inspect_many(images, failed=fail, evidence=True):
+        alone = detector.inspect(images[index], evidence=True)
+        for region, other in zip(found.regions, alone.regions, strict=True):
+            ours, theirs = found.evidence(region), alone.evidence(other)
+            assert [near.box for near in ours.nearest] == [near.box for near in theirs.nearest]
+            assert np.array(ours.curve) == pytest.approx(np.array(theirs.curve), rel=1e-3)
+
+
+def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: Detector) -> None:
+    model = detector.model
+    features = FeatureEngine(model.settings.model_copy(update={"runtime": "torch"}))
+    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
+    patches = model.bank.patches[:256]
+    region = Region((0, 0, 8, 8), 64, 1.0, (3, 3))
+    maker = EvidenceMaker(model, features, signals)
+    (found,) = maker.regions((region,), patches, signals(patches), (128, 128), (128, 128))
+    evidence = found.evidence
+    assert evidence is not None
+    assert evidence.nearest[0].distance == 0
+    assert (evidence.layer_shares, evidence.channel_shares) == ({}, ())
+    assert np.isfinite([evidence.noise_std, evidence.response, *(distance for _, distance in evidence.curve)]).all()
+    maps = maker.layer_maps(patches, signals(patches), (128, 128))
+    assert all((values == 0).all() for values in maps.values())
+
+
+def test_identical_images_leave_no_influence_and_a_flat_curve() -> None:
+    """All of the bank at one point, and the patch there too: every number is finite, and no direction leads away."""
+    same = Detector(image_size=96, bank=5, runtime="torch").fit([np.full((64, 64), 90, np.uint8)] * 3)
+    model = same.model
+    model = replace(model, bank=replace(model.bank, patches=torch.zeros_like(model.bank.patches)))
+    features = FeatureEngine(model.settings.model_copy(update={"runtime": "torch"}))
+    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
+    patches = torch.zeros(144, model.bank.patches.shape[1])
+    (found,) = EvidenceMaker(model, features, signals).regions(
+        (Region((0, 0, 8, 8), 64, 1.0, (3, 3)),), patches, signals(patches), (96, 96), (64, 64)
+    )
+    assert found.evidence is not None
+    assert found.evidence.influence == ()
+    assert {distance for _, distance in found.evidence.curve} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("grid", "original"), [((16, 20), (96, 120)), ((32, 32), (33, 500)), ((7, 9), (640, 481)), ((8, 8), (5, 3))]
+)
+def test_boxes_cover_the_image_and_hold_their_pixels(grid: tuple[int, int], original: tuple[int, int]) -> None:
+    covered = np.zeros(original, bool)
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            left, top, right, bottom = box_of((row, column), grid, original)
+            assert 0 <= left < right <= original[1]
+            assert 0 <= top < bottom <= original[0]
+            covered[top:bottom, left:right] = True
+    assert covered.all()
+    for y in range(original[0]):
+        for x in range(0, original[1], 7):
+            left, top, right, bottom = box_of(place_at((x, y), grid, original), grid, original)
+            assert left <= x < right
+            assert top <= y < bottom
+
+
+def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> None:
+    """Noise and p-value where neither is at an end of its range, as both are in a blotch."""
+    twin = Twin(model_file, texture(70))
+    model = detector.model
+    features = twin.engine
+    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
+    patches = torch.from_numpy(twin.patches).float()
+    scores = model.calibration.scores
+    regions = tuple(Region((0, 0, 8, 8), 64, float(scores[at]), (9 * at + 5, 8 * at + 3)) for at in range(len(scores) - 2))
+    found = EvidenceMaker(model, features, signals).regions(regions, patches, signals(patches), twin.network, twin.original)
+    for region in found:
+        assert region.evidence is not None
+        noise = twin.noise(twin.at(0, region.peak_at))
+        assert noise.std() > 0.01
+        assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
+        assert region.evidence.p_value == (1 + sum(score >= region.peak for score in scores)) / (len(scores) + 1)
+    assert len({region.evidence.p_value for region in found if region.evidence}) > 3
