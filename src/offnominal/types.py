@@ -7,7 +7,7 @@ K neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -37,13 +37,15 @@ class Region:
     """One connected place of an image whose anomaly map lies above the threshold.
 
     `box` is `(left, top, right, bottom)` in pixels of the original image, right and bottom exclusive; `area` is in the same
-    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`.
+    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`. `p_value` is the share of calibration images (this
+    one counted in) whose whole map reaches the peak.
     """
 
     box: tuple[int, int, int, int]
     area: int
     peak: float
     peak_at: tuple[int, int]
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Inspection:
         anomaly_map: (H, W) float32, in pixels of the original image.
         influence_map: (H, W) float32 in [0, 1], the length of the influence: near 1 outside the cloud of neighbours.
         regions: places above the threshold, highest peak first; empty exactly when not anomalous.
+        appearance: (S,) float32 statistics of the image as a whole, which a stream is watched by; empty if it is not.
     """
 
     path: str | None
@@ -69,6 +72,7 @@ class Inspection:
     anomaly_map: Float
     influence_map: Float
     regions: tuple[Region, ...]
+    appearance: Float = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from offnominal.decisions import find_regions
+from offnominal.detector.appearances import mean_patches
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.model import Model
 from offnominal.errors import ImageError
@@ -56,10 +57,13 @@ class Inspector:
         """
         for batch in self._batches(sources, failed, keep):
             network = (batch.pixels.shape[2], batch.pixels.shape[3])
-            for index, original, decoded, patches in zip(
-                batch.index, batch.original, batch.decoded, self._patches(batch), strict=True
+            raw = self._engine.patches(batch)
+            appearance = self._appearance(raw)
+            standardised = self._engine.standardise(raw, self.model.standard, network)
+            for index, original, decoded, patches, whole in zip(
+                batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
             ):
-                yield index, self._inspection(original, network, patches), decoded
+                yield index, replace(self._inspection(original, network, patches), appearance=whole), decoded
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -93,6 +97,12 @@ class Inspector:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
         return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
 
+    def _appearance(self, raw: torch.Tensor) -> Float:
+        """(B, N, D) raw patches -> (B, S) statistics of the images as a whole; S = 0 where they are not watched."""
+        if self.model.appearance is None:
+            return np.empty((len(raw), 0), np.float32)
+        return self.model.appearance.statistics(mean_patches(raw))
+
     def _inspection(self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor) -> Inspection:
         model = self.model
         signals = grid_of(self._signals(patches).values, self._engine.grids(network))
@@ -107,5 +117,5 @@ class Inspector:
             threshold=threshold,
             anomaly_map=to_original(anomaly, original),
             influence_map=to_original(np.ascontiguousarray(signals[:, :, 1]), original),
-            regions=find_regions(anomaly, threshold, original),
+            regions=find_regions(anomaly, model.calibration, original),
         )

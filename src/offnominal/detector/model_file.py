@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offnominal.config import Settings
-from offnominal.decisions import Calibration
+from offnominal.decisions import Appearance, Calibration
 from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
@@ -32,8 +32,9 @@ from offnominal.memory import MemoryBank, SourceImage
 from offnominal.scoring import NormalSignals
 
 FORMAT = "offnominal"
-VERSION = 2
+VERSION = 3
 _Tensors = dict[str, npt.NDArray[Any]]
+_APPEARANCE = ("center", "scale", "directions", "reference")
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -121,7 +122,12 @@ def _digest(description: str, tensors: _Tensors) -> str:
 
 
 def _tensors(model: Model) -> _Tensors:
+    appearance = model.appearance
+    watched: _Tensors = {}
+    if appearance is not None:
+        watched = {f"appearance.{name}": getattr(appearance, name) for name in _APPEARANCE}
     return {
+        **watched,
         "bank.patches": model.bank.patches.cpu().numpy(),
         "bank.image": model.bank.image,
         "bank.place": model.bank.place,
@@ -140,7 +146,8 @@ def _description(model: Model) -> dict[str, Any]:
         "geometry": dataclasses.asdict(model.geometry),
         "values": dataclasses.asdict(model.values),
         "usual_distance": dataclasses.asdict(model.usual_distance),
-        "calibration": {"asked": model.calibration.asked},
+        "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
+        "appearance": None if model.appearance is None else list(model.appearance.names),
         "bank": {"radius": model.bank.radius, "sources": [[source.name, *source.size] for source in model.bank.sources]},
         "skipped": [list(entry) for entry in model.skipped],
         "versions": model.versions,
@@ -159,6 +166,11 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
     )
     if bank.patches.shape[1:] != mean.shape:
         raise ValueError(f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    appearance = None
+    if stored["appearance"] is not None:
+        appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
+        if appearance.center.shape != mean.shape:
+            raise ValueError(f"appearance has D={len(appearance.center)}, the standardisation D={len(mean)}")
     return Model(
         settings=Settings.model_validate_json(json.dumps(stored["settings"])),
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
@@ -168,7 +180,8 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         bank=bank,
         usual_distance=UsualDistance(**stored["usual_distance"]),
         normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
-        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"]),
+        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"], stored["calibration"]["method"]),
+        appearance=appearance,
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
     )

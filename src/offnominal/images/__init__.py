@@ -2,12 +2,14 @@
 
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
+from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.geometry import Geometry, enlarge, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.sources import GOOD, Item, any_images, labelled_images, normal_images
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
 __all__ = [
+    "DISTURBANCES",
     "EIGHT_BIT",
     "GOOD",
     "Geometry",
