@@ -1,8 +1,9 @@
 """What an image looks like as a whole, in a few numbers that react to light, focus, place and product, and little to a defect.
 
-The mean patch of an image (D features) is projected on one direction a disturbance. A direction is Fisher's linear discriminant
-(1936): `(C + ridge I + the other disturbances)^-1 d`, where C is the covariance of good images and d how the disturbance moves
-them, both in standard deviations. It reacts to the disturbance, and not to how good images differ anyhow nor to the others.
+D features of the whole image (its mean patch, and how bright it is across and down) are projected on one direction for each
+disturbance. A direction is Fisher's linear discriminant (1936): `(C + ridge I + share of the other disturbances)^-1 d`, where C
+is the covariance of good images and d how the disturbance moves them, both in standard deviations. It reacts to the disturbance,
+and little to how good images differ anyhow or to the others.
 
 Half of the good images, drawn at random, teach the directions; the other half are the reference that a stream is held against.
 So the statistics of reference and stream are worked out alike, and a test of their exchangeability is exact.
@@ -17,12 +18,14 @@ import numpy.typing as npt
 
 from offnominal.types import Float, Index, require
 
-#: Statistic that no direction belongs to: how far the mean patch lies from the average, whatever the cause.
+#: Statistic that no direction belongs to: how far the features lie from the average, whatever the cause.
 LIKENESS = "likeness"
 #: A feature is cut off at so many standard deviations from its median.
 CUT = 4.0
 #: Added to the diagonal of the covariance of standardised features.
-RIDGE = 0.3
+RIDGE = 0.1
+#: Weight of the other disturbances beside the covariance: enough to tell them apart, and hardly a loss of sensitivity.
+OTHERS = 0.1
 #: A feature that hardly moves is divided by no less than this share of the median deviation.
 FLOOR = 0.1
 #: The fewest images that directions can be taken from, and that a stream is held against.
@@ -31,11 +34,11 @@ FEWEST = 4
 
 @dataclass(frozen=True)
 class Appearance:
-    """Statistics of an image's mean patch, and their values on good images.
+    """Statistics of an image as a whole, and their values on good images.
 
     Attributes:
         names: S - 1 disturbances, then `LIKENESS`.
-        center, scale: (D,) float32, scale > 0: median and standard deviation of the mean patches.
+        center, scale: (D,) float32, scale > 0: median and standard deviation of the features.
         directions: (S - 1, D) float32.
         reference: (n, S) float32 of good images that taught nothing.
     """
@@ -57,7 +60,7 @@ class Appearance:
         require(bool(finite), "center, directions and reference must be finite")
 
     def statistics(self, means: Float) -> Float:
-        """(..., D) mean patches, not standardised -> (..., S)."""
+        """(..., D) features of whole images, not standardised -> (..., S)."""
         return _statistics(means, self.center, self.scale, self.directions)
 
 
@@ -68,9 +71,9 @@ def halves(images: int, seed: int) -> tuple[Index, Index]:
 
 
 def learn_appearance(teachers: Float, disturbed: dict[str, tuple[Float, Float]], reference: Float) -> Appearance:
-    """`Appearance` from (a, D) mean patches of the teachers and (n, D) of the reference.
+    """`Appearance` from (a, D) features of the teachers and (n, D) of the reference.
 
-    `disturbed` gives for each disturbance (b, D) mean patches of some teachers before and after it.
+    `disturbed` gives for each disturbance (b, D) features of some teachers before and after it.
     """
     require(min(len(teachers), len(reference)) >= FEWEST, f"at least {FEWEST} images each are needed")
     center = np.median(teachers, axis=0).astype(np.float32)
@@ -109,7 +112,7 @@ def _direction(
     spread = covariance + RIDGE * np.eye(len(own))
     for other, shift in moved.items():
         if other != name:
-            spread = spread + np.outer(shift, shift)
+            spread = spread + OTHERS * np.outer(shift, shift)
     direction = np.linalg.solve(spread, own)
     length = float(np.linalg.norm(direction))
     return np.asarray(direction / length if length > 0 else direction)

@@ -54,12 +54,14 @@ def log_mean_bet(shift: Values, cut: float = CUT) -> Values:
     return log_mean
 
 
+#: Images that are ranked together.
+_BLOCK = 256
 _LOG_MEAN = log_mean_bet(SHIFTS)
 
 
 @dataclass
 class DriftTest:
-    """The state of the test; `update` takes one image.
+    """The state of the test; `update` takes the next images.
 
     Attributes:
         reference: (n, S) float32 statistics of good images that had no part in how the statistics are worked out.
@@ -90,45 +92,56 @@ class DriftTest:
         require(self.stream.ndim == 2 and self.stream.shape[1] == count, f"stream must be (T, {count}): {self.stream.shape}")
         shapes = {self.capital.shape, self.best.shape, self.began.shape}
         require(shapes == {(count, len(SHIFTS))} and self.peak.shape == (count,), "the state of the bets has another shape")
-        self._sorted = [np.sort(column) for column in np.concatenate([self.reference, self.stream]).T]
-        self._added = [self.stream]
+        self._sorted = np.sort(np.concatenate([self.reference, self.stream]), axis=0)
 
     @property
     def images(self) -> int:
         """T, how many images were taken."""
-        return sum(len(part) for part in self._added)
+        return len(self.stream)
 
     def update(self, values: Float) -> Values:
-        """Take the (S,) statistics of the next image; returns their (S,) p-values, small where a statistic is high."""
+        """Take the (T, S) statistics of the next images, in order.
+
+        Returns (T, S): `evidence` as it was after each of them.
+        """
         values = np.asarray(values, dtype=np.float32)
-        require(values.shape == self.peak.shape, f"expected {self.peak.shape[0]} statistics, got {values.shape}")
+        require(values.ndim == 2 and values.shape[1] == len(self.peak), f"expected (T, {len(self.peak)}), got {values.shape}")
         require(bool(np.isfinite(values).all()), "statistics must be finite")
-        number = self.images + 1
-        chance = np.random.default_rng([self.seed, number]).random(len(values))
-        p_values = np.array([self._rank(at, value, u) for at, (value, u) in enumerate(zip(values, chance, strict=True))])
-        self._added.append(values[None])
-        self._bet(p_values, number)
+        told = [self._block(values[first : first + _BLOCK]) for first in range(0, len(values), _BLOCK)]
+        return np.concatenate(told) if told else np.empty(values.shape)
+
+    def _block(self, values: Float) -> Values:
+        p_values = self._ranks(values)
+        gains = np.clip(ndtri(1 - p_values), -CUT, CUT)[:, :, None] * SHIFTS - _LOG_MEAN
+        told = np.empty(values.shape)
+        for place, gain in enumerate(gains):
+            self._bet(gain, self.images + place + 1)
+            told[place] = self.evidence()
+        self.stream = np.concatenate([self.stream, values])
+        self._sorted = np.sort(np.concatenate([self._sorted, values]), axis=0, kind="stable")
+        return told
+
+    def _ranks(self, values: Float) -> Values:
+        """(T, S) p-values: the share that is higher, of all values before and this one, ties counted by chance."""
+        before = np.tri(len(values), k=-1, dtype=bool)
+        higher, equal = np.empty(values.shape), np.empty(values.shape)
+        for at, (known, column) in enumerate(zip(self._sorted.T, values.T, strict=True)):
+            low, high = np.searchsorted(known, column, "left"), np.searchsorted(known, column, "right")
+            higher[:, at] = len(known) - high + (before & (column[None] > column[:, None])).sum(axis=1)
+            equal[:, at] = high - low + (before & (column[None] == column[:, None])).sum(axis=1)
+        chance = np.random.Generator(np.random.PCG64(self.seed).advance(self.stream.size)).random(values.shape)
+        counts = len(self._sorted) + 1 + np.arange(len(values))
+        p_values: Values = (higher + chance * (equal + 1)) / counts[:, None]
         return p_values
 
-    def _rank(self, at: int, value: np.float32, chance: float) -> float:
-        known = self._sorted[at]
-        low, high = int(np.searchsorted(known, value, "left")), int(np.searchsorted(known, value, "right"))
-        self._sorted[at] = np.insert(known, high, value)
-        return (len(known) - high + chance * (high - low + 1)) / (len(known) + 1)
-
-    def _bet(self, p_values: Values, number: int) -> None:
+    def _bet(self, gain: Values, number: int) -> None:
+        """(S, B) logarithms by which image `number` multiplies the capital of the bets."""
         start = np.log(kept_aside(number - 1) - kept_aside(number))
-        gain = np.clip(ndtri(1 - p_values), -CUT, CUT)[:, None] * SHIFTS - _LOG_MEAN
-        self.began = np.where(start > self.best, number, self.began)
+        self.began[start > self.best] = number
         self.best = np.maximum(self.best, start) + gain
         self.capital = np.logaddexp(self.capital, start) + gain
         started = np.logaddexp.reduce(self.capital, axis=1) - np.log(len(SHIFTS))
         self.peak = np.maximum(self.peak, np.logaddexp(started, np.log(kept_aside(number))))
-
-    def settle(self) -> None:
-        """Gather what was taken into `stream`, before the state is kept."""
-        self.stream = np.concatenate(self._added)
-        self._added = [self.stream]
 
     def evidence(self) -> Values:
         """(S,) natural logarithm of the largest martingale over S: a warning where it reaches log(1 / alpha)."""

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ FORMAT, VERSION = "offnominal-drift", 1
 #: Statistic -> what its rise and what its fall looks like.
 CHANGES = {
     "brightness": ("brighter", "darker"),
+    "haze": ("lifted by stray light or black level", "lowered in black level"),
     "colour": ("warmer in colour", "colder in colour"),
     "blur": ("blurrier", "sharper or noisier"),
     "sideways": ("shifted sideways", "shifted sideways"),
@@ -82,14 +84,16 @@ class DriftWatch:
         if path is not None and path.exists() and not reset:
             self._resume(path, model.appearance.reference, model.settings.seed)
 
-    def take(self, path: str, appearance: Float) -> None:
-        """The next image of the stream: its path and its (S,) statistics."""
-        self.test.update(appearance)
-        place = _Place(self.test.images, path, datetime.now(UTC).isoformat(timespec="seconds"))
-        if (self.test.began == place.number).any():
-            self._places[place.number] = place
-        if self._noticed is None and self.test.warns(self.rate):
-            self._noticed = place
+    def take(self, paths: Sequence[str], appearances: Float) -> None:
+        """The next T images of the stream: their paths and their (T, S) statistics."""
+        first, when = self.test.images + 1, datetime.now(UTC).isoformat(timespec="seconds")
+        evidence = self.test.update(appearances)
+        for number in set(self.test.began.ravel().tolist()):
+            if number >= first:
+                self._places[number] = _Place(number, paths[number - first], when)
+        over = np.flatnonzero(evidence.max(axis=1, initial=-np.inf) >= -np.log(self.rate))
+        if self._noticed is None and len(over):
+            self._noticed = _Place(first + int(over[0]), paths[int(over[0])], when)
 
     def keep(self) -> None:
         """Write the state; where that cannot be, a note says so and the inspection stands."""
@@ -125,7 +129,7 @@ class DriftWatch:
             "since": since.as_json(),
             "noticed": None if self._noticed is None else self._noticed.as_json(),
             "message": f"since about image {since.number} of the stream ({since.path}, inspected {since.when}) images are "
-            f"{change} than those fitted on: {REMEDY}",
+            f"{change}, held against those fitted on: {REMEDY}",
         }
 
     def _leading(self, evidence: np.ndarray[Any, np.dtype[np.float64]]) -> int:
@@ -134,7 +138,6 @@ class DriftWatch:
         return int(named.argmax()) if len(named) and named.max() >= -np.log(self.rate) else int(evidence.argmax())
 
     def _state(self) -> dict[str, Any]:
-        self.test.settle()
         began = set(self.test.began.ravel().tolist())
         return {
             "format": FORMAT,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from offnominal.decisions import find_regions
-from offnominal.detector.appearances import mean_patches
+from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.model import Model
 from offnominal.errors import ImageError
@@ -58,7 +58,7 @@ class Inspector:
         for batch in self._batches(sources, failed, keep):
             network = (batch.pixels.shape[2], batch.pixels.shape[3])
             raw = self._engine.patches(batch)
-            appearance = self._appearance(raw)
+            appearance = self._appearance(batch, raw)
             standardised = self._engine.standardise(raw, self.model.standard, network)
             for index, original, decoded, patches, whole in zip(
                 batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
@@ -97,11 +97,11 @@ class Inspector:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
         return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
 
-    def _appearance(self, raw: torch.Tensor) -> Float:
-        """(B, N, D) raw patches -> (B, S) statistics of the images as a whole; S = 0 where they are not watched."""
+    def _appearance(self, batch: ImageBatch, raw: torch.Tensor) -> Float:
+        """A batch and its (B, N, D) raw patches -> (B, S) statistics of whole images; S = 0 where they are not watched."""
         if self.model.appearance is None:
             return np.empty((len(raw), 0), np.float32)
-        return self.model.appearance.statistics(mean_patches(raw))
+        return self.model.appearance.statistics(whole_images(batch, raw))
 
     def _inspection(self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor) -> Inspection:
         model = self.model

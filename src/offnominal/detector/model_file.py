@@ -28,6 +28,7 @@ from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, ValueRange
+from offnominal.images.profile import PLACES
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.scoring import NormalSignals
 
@@ -169,8 +170,8 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
     appearance = None
     if stored["appearance"] is not None:
         appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
-        if appearance.center.shape != mean.shape:
-            raise ValueError(f"appearance has D={len(appearance.center)}, the standardisation D={len(mean)}")
+        if len(appearance.center) != len(mean) + 2 * PLACES:
+            raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + 2 * PLACES}")
     return Model(
         settings=Settings.model_validate_json(json.dumps(stored["settings"])),
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
 from offnominal.detector import Detector, Evaluation
 from offnominal.detector.alarms import calibration_facts, calibration_warnings, drift_facts, promise
@@ -87,8 +88,9 @@ def write_inspections(
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
     if watch is not None:
-        for index in sorted(appearances):
-            watch.take(str(items[index].path), appearances[index])
+        read = sorted(appearances)
+        if read:
+            watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
     unreadable = sum(row["error"] is not None for row in ordered)
     return InspectionRun(len(ordered) - unreadable, sum(bool(row["anomalous"]) for row in ordered), unreadable), ordered
 

@@ -5,6 +5,7 @@ from offnominal.images.decode import Header, decode, depth_of, from_array, from_
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.geometry import Geometry, enlarge, resize, to_original
 from offnominal.images.masks import read_mask
+from offnominal.images.profile import profiles
 from offnominal.images.sources import GOOD, Item, any_images, labelled_images, normal_images
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
@@ -33,6 +34,7 @@ __all__ = [
     "normal_images",
     "pixels_of",
     "prepare",
+    "profiles",
     "read_header",
     "read_mask",
     "resize",

@@ -11,13 +11,18 @@ from offnominal.types import Float
 
 #: Pixels of the network that the image is moved by, and the sigma of the blur in them.
 MOVED, BLUR = 2, 1.0
-#: Gain of the light, and of red over blue.
-GAIN, WARMTH = 1.1, 1.05
+#: Gain of the light, of red over blue, and stray light in shares of the range.
+GAIN, WARMTH, HAZE = 1.1, 1.05, 0.05
 
 
 def brighter(pixels: Float) -> Float:
     """(3, H, W), about 0 to 1: 10 % more light, cut off where the camera is blinded."""
     return _cut(pixels * np.float32(GAIN), pixels)
+
+
+def hazier(pixels: Float) -> Float:
+    """Stray light of 5 % of the range everywhere."""
+    return _cut(pixels + np.float32(HAZE), pixels)
 
 
 def warmer(pixels: Float) -> Float:
@@ -48,6 +53,7 @@ def _cut(pixels: Float, before: Float) -> Float:
 #: Name of the statistic -> the disturbance that it answers to.
 DISTURBANCES: dict[str, Callable[[Float], Float]] = {
     "brightness": brighter,
+    "haze": hazier,
     "colour": warmer,
     "blur": blurrier,
     "sideways": moved_sideways,
