@@ -2,8 +2,8 @@
 
 D features of the whole image (its mean patch, and how bright it is across and down) are projected on one direction for each
 disturbance. A direction is Fisher's linear discriminant (1936): `(C + ridge I + share of the other disturbances)^-1 d`, where C
-is the covariance of good images and d how the disturbance moves them, both in standard deviations. It reacts to the disturbance,
-and little to how good images differ anyhow or to the others.
+is the covariance of good images and d how the disturbance moves them, both in standard deviations. It reacts to the
+disturbance, and little to how good images differ anyhow or to the others.
 
 Half of the good images, drawn at random, teach the directions; the other half are the reference that a stream is held against.
 So the statistics of reference and stream are worked out alike, and a test of their exchangeability is exact.
