@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from conftest import damaged, texture
 from offnominal import Detector
 from offnominal.decisions import LIKENESS, DriftTest, drift, halves, learn_appearance
+from offnominal.decisions.appearance import CUT, OTHERS, RIDGE
 from offnominal.detector import Model
 from offnominal.detector.drift_watch import CHANGES, DriftWatch, report_drift, state_path
 from offnominal.errors import InputError
@@ -137,7 +138,7 @@ def test_the_test_refuses_what_it_cannot_use(values: np.ndarray) -> None:
 # --- appearance -------------------------------------------------------------------------------------------------------
 
 
-def test_directions_react_to_their_disturbance_alone() -> None:
+def test_directions_are_fishers_and_react_to_their_disturbance() -> None:
     rng = np.random.default_rng(0)
     mixing = np.eye(6) + 0.9 * (rng.random((6, 6)) < 0.4)
     features = (rng.normal(size=(300, 6)) @ mixing).astype(np.float32)
@@ -150,8 +151,13 @@ def test_directions_react_to_their_disturbance_alone() -> None:
         name: (found.statistics(features[150:] + step) - found.reference).mean(axis=0) / found.reference.std(axis=0)
         for name, step in steps.items()
     }
-    assert moved["a"][0] > 3 * abs(moved["a"][1])
-    assert moved["b"][1] > 3 * abs(moved["b"][0])
+    assert moved["a"][0] > moved["a"][1]
+    assert moved["b"][1] > moved["b"][0]
+    standard = np.clip((taught - np.median(taught, axis=0)) / taught.std(axis=0), -CUT, CUT)
+    after = {n: np.clip((taught + s - np.median(taught, axis=0)) / taught.std(axis=0), -CUT, CUT) for n, s in steps.items()}
+    a, b = ((after[name] - standard).mean(axis=0) for name in steps)
+    naive_a = np.linalg.inv(np.cov(standard.T) + RIDGE * np.eye(6) + OTHERS * np.outer(b, b)) @ a
+    assert found.directions[0] == pytest.approx(naive_a / np.linalg.norm(naive_a), abs=1e-4)
     alike = learn_appearance(np.ones((5, 3), np.float32), {}, np.ones((5, 3), np.float32))
     assert alike.reference.tolist() == [[0.0]] * 5
 

@@ -42,8 +42,8 @@ def promise(calibration: Calibration) -> str:
     """What is promised about false alarms, and how surely, in one sentence."""
     n = calibration.count
     numbers = (
-        f"on average {calibration.marginal_rate:.2%} of good images at most are flagged, and of those to come at most "
-        f"{calibration.bound_95:.2%} with 95 % confidence"
+        f"on average at most {calibration.marginal_rate:.2%} of good images are flagged, and with 95 % confidence at most "
+        f"{calibration.bound_95:.2%} of those to come"
     )
     if calibration.exact:
         return f"{numbers}: proved for images that come about as the {n} calibration images did, which the bank does not hold."
