@@ -60,7 +60,9 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "e" / "scores.csv").read_text().splitlines()) == 12
 
     told = json.loads(run("info", model, "--json").stdout)
-    assert {"method", "n", "alpha", "threshold", "smallest_alpha"} <= set(told["calibration"])
+    assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(told["calibration"])
+    assert told["drift"]["watched"]
+    assert "with 95 % confidence" in told["promise"]
     assert run("info", model).returncode == 0
     asked = ["--evidence", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
     assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", *asked).returncode == 3
@@ -69,6 +71,21 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
         assert set(row["maps"]) == {"noise", "layer-blocks.2", "layer-blocks.4"}
         written = [row["receipt"], row["mask"], "masks.json", *(told["path"] for told in row["maps"].values())]
         assert all((tmp_path / "i2" / name).is_file() for name in written)
+
+    # The watch went on from the first inspection to the second; a lot leaves it alone where that is asked for.
+    assert json.loads((tmp_path / "i" / "drift.json").read_text())["images"] == 10
+    assert json.loads((tmp_path / "i2" / "drift.json").read_text())["images"] == 15
+    assert (tmp_path / "m.safetensors.drift.json").is_file()
+    lot = run("inspect", model, parts / "test", "--out", tmp_path / "lot", "--lot", "--fdr", "0.2", "--no-drift")
+    assert lot.returncode == 0, lot.stderr
+    judged = json.loads((tmp_path / "lot" / "lot.json").read_text())
+    assert {"flagged", "fdr", "estimated_bad"} <= set(judged)
+    assert all("blotch" in path for path in judged["flagged"])
+    assert len(judged["flagged"]) == lot.stderr.count("pull: ") == 5
+    assert not (tmp_path / "lot" / "drift.json").exists()
+    refused = run("inspect", model, parts / "test", "--out", tmp_path / "lot", "--lot", "--fdr", "0.01")
+    assert refused.returncode == 2
+    assert "12 calibration images cannot carry it" in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,7 @@ class Settings(BaseModel):
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
+    calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2_000_000_000, gt=0, description="patches beyond it go to disk")
     runtime: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from offnominal.config import Settings, settings_from
+from offnominal.detector.calibration import calibrated_by_split, split
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.fit import Estimate, Fitting, Plan
@@ -82,10 +83,18 @@ class Detector:
             sources = list(data)
             names = [str(given) if isinstance(given, (str, Path)) else f"array {i}" for i, given in enumerate(sources)]
         engine = FeatureEngine(self.settings, self._weights)
-        fitting = Fitting(sources, names, self.settings, engine, progress, foretell)
+        learn, held = split(len(sources), self.settings)
+        fitting = Fitting([sources[at] for at in learn], [names[at] for at in learn], self.settings, engine, progress, foretell)
         announce(fitting.plan)
         self._inspector = Inspector(fitting.run(), engine)
         self.seconds = fitting.seconds
+        if len(held):
+            started = perf_counter()
+            model = calibrated_by_split(
+                self._inspector.model, self._inspector, [sources[at] for at in held], [names[at] for at in held], progress
+            )
+            self._inspector = Inspector(model, engine)
+            self.seconds["split calibration"] = perf_counter() - started
         return self
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:

@@ -20,6 +20,7 @@ import torch
 
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
+from offnominal.detector.appearances import AppearanceLearner
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, usual_distance
 from offnominal.detector.model import Model, UsualDistance
@@ -105,6 +106,7 @@ class Fitting:
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
         self._require_enough(len(self._originals))
+        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.patches)
         counts = [self._patches_of(original) for original in self._originals.values()]
         total = sum(counts)
         size = total * engine.dimensions * 4
@@ -116,6 +118,7 @@ class Fitting:
         with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
             started = perf_counter()
             placed = self._extract(store, pictures)
+            appearance = self._appearance.build()
             self._require_enough(len(placed))
             patches = store.patches[: placed[-1].rows.stop]
             standard = channel_standard(patches)
@@ -146,6 +149,7 @@ class Fitting:
             usual,
             builder.build(),
             calibrate(np.array(scores, dtype=np.float32), settings.false_alarm_rate),
+            appearance,
             tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items())),
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
             thumbnails,
@@ -215,6 +219,7 @@ class Fitting:
         )
         for batch in found:
             patches = self._engine.patches(batch)
+            self._appearance.add(batch, patches)
             for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
                 rows = slice(row, row + len(image))
                 store.patches[rows] = image.cpu()

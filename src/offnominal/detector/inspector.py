@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from offnominal.decisions import find_regions
+from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
@@ -65,10 +66,14 @@ class Inspector:
         """
         for batch in self._batches(sources, failed, keep):
             network = (batch.pixels.shape[2], batch.pixels.shape[3])
-            for index, original, decoded, patches in zip(
-                batch.index, batch.original, batch.decoded, self._patches(batch), strict=True
+            raw = self._engine.patches(batch)
+            appearance = self._appearance(batch, raw)
+            standardised = self._engine.standardise(raw, self.model.standard, network)
+            for index, original, decoded, patches, whole in zip(
+                batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
             ):
-                yield index, self._inspection(original, network, patches, evidence, maps), decoded
+                found = self._inspection(original, network, patches, evidence, maps)
+                yield index, replace(found, appearance=whole), decoded
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -102,6 +107,12 @@ class Inspector:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
         return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
 
+    def _appearance(self, batch: ImageBatch, raw: torch.Tensor) -> Float:
+        """A batch and its (B, N, D) raw patches -> (B, S) statistics of whole images; S = 0 where they are not watched."""
+        if self.model.appearance is None:
+            return np.empty((len(raw), 0), np.float32)
+        return self.model.appearance.statistics(whole_images(batch, raw))
+
     def _inspection(
         self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor, evidence: bool, maps: bool
     ) -> Inspection:
@@ -111,7 +122,7 @@ class Inspector:
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, model.settings.smoothing)
         score = image_score(anomaly)
         threshold = model.calibration.threshold
-        regions = find_regions(anomaly, threshold, original)
+        regions = find_regions(anomaly, model.calibration, original)
         if evidence:
             regions = self._evidence.regions(regions, patches, found, network, original)
         noise_map, layer_maps = self._further_maps(patches, found, network, original) if maps else (None, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offnominal.config import Settings
-from offnominal.decisions import Calibration
+from offnominal.decisions import Appearance, Calibration
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank
@@ -43,6 +43,7 @@ class Model:
         usual_distance: of held-out normal patches.
         normal: usual signals at every place.
         calibration: held-out scores of the normal images.
+        appearance: what a stream of images is watched by; None where there were too few images.
         skipped: training images that could not be read, with the reason.
         versions: of the libraries that made it.
         thumbnails: small pictures of the bank's sources, as many; None where the fit was to keep none.
@@ -57,6 +58,7 @@ class Model:
     usual_distance: UsualDistance
     normal: NormalSignals
     calibration: Calibration
+    appearance: Appearance | None
     skipped: tuple[tuple[str, str], ...]
     versions: dict[str, str]
     thumbnails: Thumbnails | None = None

@@ -23,17 +23,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offnominal.config import Settings
-from offnominal.decisions import Calibration
+from offnominal.decisions import Appearance, Calibration
 from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
+from offnominal.images.profile import PLACES
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.scoring import NormalSignals
 
 FORMAT = "offnominal"
 VERSION = 3
 _Tensors = dict[str, npt.NDArray[Any]]
+_APPEARANCE = ("center", "scale", "directions", "reference")
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -124,8 +126,13 @@ def _tensors(model: Model) -> _Tensors:
     pictures: _Tensors = {}
     if model.thumbnails is not None:
         pictures = {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
+    appearance = model.appearance
+    watched: _Tensors = {}
+    if appearance is not None:
+        watched = {f"appearance.{name}": getattr(appearance, name) for name in _APPEARANCE}
     return {
         **pictures,
+        **watched,
         "bank.patches": model.bank.patches.cpu().numpy(),
         "bank.image": model.bank.image,
         "bank.place": model.bank.place,
@@ -144,7 +151,8 @@ def _description(model: Model) -> dict[str, Any]:
         "geometry": dataclasses.asdict(model.geometry),
         "values": dataclasses.asdict(model.values),
         "usual_distance": dataclasses.asdict(model.usual_distance),
-        "calibration": {"asked": model.calibration.asked},
+        "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
+        "appearance": None if model.appearance is None else list(model.appearance.names),
         "bank": {"radius": model.bank.radius, "sources": [[source.name, *source.size] for source in model.bank.sources]},
         "skipped": [list(entry) for entry in model.skipped],
         "versions": model.versions,
@@ -163,6 +171,11 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
     )
     if bank.patches.shape[1:] != mean.shape:
         raise ValueError(f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    appearance = None
+    if stored["appearance"] is not None:
+        appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
+        if len(appearance.center) != len(mean) + 2 * PLACES:
+            raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + 2 * PLACES}")
     return Model(
         settings=Settings.model_validate_json(json.dumps(stored["settings"])),
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
@@ -172,7 +185,8 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         bank=bank,
         usual_distance=UsualDistance(**stored["usual_distance"]),
         normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
-        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"]),
+        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"], stored["calibration"]["method"]),
+        appearance=appearance,
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),

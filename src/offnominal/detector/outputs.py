@@ -11,21 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
 
-from offnominal.decisions import images_needed
 from offnominal.detector import Detector, Evaluation
+from offnominal.detector.alarms import calibration_facts, calibration_warnings, drift_facts, promise
+from offnominal.detector.drift_watch import DriftWatch
 from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.errors import unwritable
 from offnominal.images import Item, displayed, pixels_of
 from offnominal.reports import Shown, evaluation_report, gallery_order, overlay
-from offnominal.types import Inspection, Progress
+from offnominal.types import Float, Inspection, Progress
 
 
 def facts(model: Model) -> dict[str, Any]:
     """What a model was fitted on, with what, and what it promises; `offnominal info --json` prints it."""
-    calibration = model.calibration
     return {
         "images": len(model.bank.sources),
         "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
@@ -37,14 +38,9 @@ def facts(model: Model) -> dict[str, Any]:
             "radius": model.bank.radius,
         },
         "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
-        "calibration": {
-            "method": "leave-one-image-out",
-            "n": calibration.count,
-            "asked_alpha": calibration.asked,
-            "alpha": calibration.rate,
-            "threshold": calibration.threshold,
-            "smallest_alpha": calibration.smallest_rate,
-        },
+        "calibration": calibration_facts(model.calibration),
+        "promise": promise(model.calibration),
+        "drift": drift_facts(model),
         "settings": model.settings.model_dump(mode="json"),
         "versions": model.versions,
     }
@@ -52,16 +48,7 @@ def facts(model: Model) -> dict[str, Any]:
 
 def warnings_of(model: Model) -> list[str]:
     """What a user of the model must know, one sentence each."""
-    found = []
-    calibration = model.calibration
-    if not calibration.enough:
-        found.append(
-            f"{calibration.count} good images cannot carry a false-alarm rate of {calibration.asked:.2%}: the smallest "
-            f"they can is {calibration.rate:.2%}, which is used; "
-            f"{images_needed(calibration.asked)} images are needed for the asked one."
-        )
-    if float(calibration.scores[-1]) == float(calibration.scores[0]):
-        found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
+    found = calibration_warnings(model.calibration)
     if model.skipped:
         found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
     return found
@@ -77,12 +64,21 @@ class InspectionRun:
 
 
 def write_inspections(
-    detector: Detector, items: Sequence[Item], folder: Path, progress: Progress, extras: Extras | None = None
+    detector: Detector,
+    items: Sequence[Item],
+    folder: Path,
+    progress: Progress,
+    extras: Extras | None = None,
+    watch: DriftWatch | None = None,
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
-    """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items."""
+    """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
+
+    In that order `watch` takes them, too.
+    """
     extras = extras or Extras()
     writer = ExtraWriter(folder, detector.model, extras)
     rows: dict[int, dict[str, Any]] = {}
+    appearances: dict[int, Float] = {}
     pictures = folder / "overlays"
     _make(pictures)
 
@@ -101,12 +97,17 @@ def write_inspections(
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
         shown = displayed(pixels, detector.model.values)
         _write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
+        appearances[index] = found.appearance
         added = writer.add(index, target.stem, str(items[index].path), found, shown)
         rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
         progress("inspect", len(rows), len(items))
     writer.finish()
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
+    if watch is not None:
+        read = sorted(appearances)
+        if read:
+            watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
     unreadable = sum(row["error"] is not None for row in ordered)
     return InspectionRun(len(ordered) - unreadable, sum(bool(row["anomalous"]) for row in ordered), unreadable), ordered
 
@@ -158,7 +159,8 @@ def _readable_facts(model: Model) -> dict[str, str]:
         "Input": f"{model.geometry.resize} {model.geometry.size[0]} x {model.geometry.size[1]}, {model.values.depth}, "
         f"values {model.values.low:g} to {model.values.high:g}",
         "False-alarm rate": f"{calibration.rate:.2%} (asked: {calibration.asked:.2%}), "
-        f"from {calibration.count} good images held out in turn",
+        f"from {calibration.count} good images held out ({calibration.method})",
+        "Promise": promise(calibration),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
