@@ -345,7 +345,10 @@ def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> N
     signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
     patches = torch.from_numpy(twin.patches).float()
     scores = model.calibration.scores
-    regions = tuple(Region((0, 0, 8, 8), 64, float(scores[at]), (9 * at + 5, 8 * at + 3), 1.0) for at in range(len(scores) - 2))
+    regions = tuple(
+        Region((0, 0, 8, 8), 64, peak, (9 * at + 5, 8 * at + 3), model.calibration.p_value(peak))
+        for at, peak in enumerate(scores[:-2].tolist())
+    )
     found = EvidenceMaker(model, features, signals).regions(regions, patches, signals(patches), twin.network, twin.original)
     for region in found:
         assert region.evidence is not None
