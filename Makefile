@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test check docs docs-pictures lock clean
 
 setup: .venv/ready
 
@@ -23,6 +23,12 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+docs-pictures: setup
+	$(BIN)/python docs/make_pictures.py
 
 lock: setup
 	$(BIN)/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -v '^offnominal\|^pip==' > requirements.lock

@@ -23,7 +23,7 @@ def test_help_is_light() -> None:
     code = "import sys, offnominal.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     text = run("--help").stdout
-    for command in ("fit", "inspect", "evaluate", "info", "demo"):
+    for command in ("fit", "inspect", "evaluate", "compare", "info", "demo"):
         assert command in text
 
 

@@ -28,7 +28,7 @@ UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
 _PROGRAM = "import sys; sys.argv[0] = 'offnominal'; from offnominal.cli import main; main()"
 _PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
 
-COMMANDS = ("fit", "inspect", "evaluate", "info", "demo")
+COMMANDS = ("fit", "inspect", "evaluate", "compare", "info", "demo")
 WRONG = (
     "fit nowhere --out m",
     "fit nothing --out m",
@@ -45,6 +45,8 @@ WRONG = (
     "inspect nowhere nothing --out o --map-format tiff",
     "inspect nowhere nothing --out o --masks jpeg",
     "evaluate nowhere parts --out o",
+    "compare nowhere nothing --out o",
+    "compare nothing nothing --out o",
     "info nowhere",
     "info text.safetensors",
     "info foreign.safetensors",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -37,6 +39,23 @@ def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: P
         )
         drawn = cv2.imread(str(tmp_path / row["map"]))
         assert np.abs(drawn.astype(int) - cv2.imdecode(expected, cv2.IMREAD_COLOR)).mean() < 1
+
+
+def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Path) -> None:
+    items = any_images([parts / "test"])
+    (tmp_path / "report_files").mkdir()
+    (tmp_path / "report_files" / "old.jpg").write_bytes(b"of an earlier run")
+    _, rows = write_inspections(detector, items, tmp_path, silent, report="Parts")
+    page = (tmp_path / "report.html").read_text("utf-8")
+    data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
+    assert sorted(image["name"] for image in data["images"]) == sorted(item.name for item in items)
+    assert sorted(image["score"] for image in data["images"]) == sorted(row["score"] for row in rows)
+    assert data["threshold"] == detector.model.calibration.threshold
+    assert page.count('src="data:image/webp') == len(items)
+    for image in data["images"]:
+        for address in image["files"].values():
+            assert (tmp_path / unquote(address)).is_file()
+    assert not (tmp_path / "report_files" / "old.jpg").exists()
 
 
 def test_decoded_pixels_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from offnominal.detector import Detector, load
+from offnominal.detector.extras import Extras
 from offnominal.detector.outputs import warnings_of, write_evaluation, write_inspections
 from offnominal.errors import InputError, unwritable
 from offnominal.images import any_images
@@ -58,11 +59,11 @@ def run(out: Path, progress: Progress, say: Callable[[str], None]) -> None:
         say(f"note: {warning}")
     detector = load(model)
     say("evaluate: all other good cells, and the defective ones")
-    result = detector.evaluate(manifest, progress=progress)
+    result = detector.evaluate(manifest, evidence=True, progress=progress)
     metrics = write_evaluation(detector, result, out / "evaluation", "Solar cells")
     say("inspect: a few of them")
     paths = [image.item.path for image in result.images][:: max(1, len(result.images) // 12)]
-    write_inspections(detector, any_images(paths), out / "inspection", progress)
+    write_inspections(detector, any_images(paths), out / "inspection", progress, Extras(evidence=True), report="Solar cells")
     rates = f"false alarms {metrics['false_alarm_rate']:.1%}, found {metrics['detection_rate']:.1%}"
     say(f"image AUROC {metrics['image_auroc']:.3f}, {rates}")
     say(f"open {out / 'evaluation' / 'report.html'}")

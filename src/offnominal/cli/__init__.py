@@ -121,13 +121,17 @@ def inspect(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs in quotes, or manifests.")],
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl, overlays and what else is asked for.")],
+    report: Annotated[bool, typer.Option("--report", help="Write report.html too, a page that needs no network.")] = False,
     fail_on_anomaly: Annotated[
         bool, typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal.")
     ] = False,
     evidence: Annotated[
-        bool,
-        typer.Option("--evidence/--no-evidence", help="Say what stands behind each region, with pictures in receipts/."),
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--evidence/--no-evidence",
+            help="Say what stands behind each region, with pictures in receipts/. [default: with --report]",
+        ),
+    ] = None,
     maps: Annotated[
         str | None, typer.Option(help="Maps to write, comma-separated: anomaly, influence, noise, layers. [default: none]")
     ] = None,
@@ -161,7 +165,7 @@ def inspect(
     from offnominal.detector.outputs import write_inspections
     from offnominal.images import any_images
 
-    extras = extras_from(evidence, maps, map_format, masks)
+    extras = extras_from(report if evidence is None else evidence, maps, map_format, masks)
     items = any_images(inputs)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     calibration = detector.model.calibration
@@ -171,7 +175,9 @@ def inspect(
     if not no_drift and detector.model.appearance is not None:
         watch = DriftWatch(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
     with progress_bars() as progress:
-        run, rows = write_inspections(detector, items, out, progress, extras, watch)
+        run, rows = write_inspections(
+            detector, items, out, progress, extras, watch, report=_title(inputs[0]) if report else None
+        )
     if not no_drift:
         for line in report_drift(watch, out):
             say(line)
@@ -200,6 +206,7 @@ def evaluate(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
     data: Annotated[str, typer.Argument(help="MVTec root with test/, or a manifest with label (and mask).")],
     out: Annotated[Path, typer.Option(help="Folder for metrics.json, scores.csv and report.html.")],
+    plots: Annotated[Path | None, typer.Option(help="Folder for the plots as PNG files.")] = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -213,8 +220,8 @@ def evaluate(
 
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
-        result = detector.evaluate(data, progress=progress)
-        metrics = write_evaluation(detector, result, out, Path(data).stem.replace("_", " "))
+        result = detector.evaluate(data, evidence=True, progress=progress)
+        metrics = write_evaluation(detector, result, out, _title(data), plots)
     if json:
         emit(metrics)
     else:
@@ -227,8 +234,28 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(help="Folder that evaluate (or inspect) wrote.")],
+    run_b: Annotated[Path, typer.Argument(help="Folder of the other run, on the same images.")],
+    out: Annotated[Path, typer.Option(help="Folder for compare.html and compare.json.")],
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    json: Json = False,
+) -> None:
+    """Hold two runs side by side: figures with intervals, and the images whose verdict changed."""
+    from offnominal.comparison import compare as compared
+    from offnominal.comparison import read_run, write_comparison
+
+    told = write_comparison(compared(read_run(run_a), read_run(run_b), seed=seed), out)
+    if json:
+        emit(told)
+    else:
+        say(f"{out / 'compare.html'}: {told['images']} images in both, {len(told['changed'])} verdicts changed")
+
+
+@app.command()
 def info(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
+    plots: Annotated[Path | None, typer.Option(help="Folder for plots of the bank: coverage, covering radius.")] = None,
     json: Json = False,
 ) -> None:
     """Say what a model was fitted on, with what, and what it promises."""
@@ -237,6 +264,11 @@ def info(
 
     loaded = load_model(model)
     known: dict[str, Any] = facts(loaded)
+    if plots is not None:
+        from offnominal.detector.run_plots import model_charts, write_charts
+
+        for path in write_charts(model_charts(loaded), plots):
+            say(f"{path}")
     if json:
         emit({**known, "notes": warnings_of(loaded)})
         return
@@ -256,6 +288,10 @@ def demo(
 
     with progress_bars() as progress:
         run(out, progress, say)
+
+
+def _title(data: str) -> str:
+    return Path(data).absolute().stem.replace("_", " ")
 
 
 def _about(seconds: float) -> str:

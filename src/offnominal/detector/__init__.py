@@ -21,7 +21,7 @@ from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.errors import ImageError, InputError, ModelFileError
 from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
 from offnominal.images.decode import Pixels
-from offnominal.metrics import Judged, figures, figures_by_class
+from offnominal.metrics import Judged, figures_and_curves, figures_by_class
 from offnominal.types import Float, Inspection, Mask, Progress, silent
 
 __all__ = [
@@ -164,8 +164,10 @@ class Detector:
                 f"{data}: too few images could be read to evaluate; the first: {next(iter(unreadable.values()), '')}"
             )
         progress("figures", 0, 1)
+        measured, curves = figures_and_curves(judged)
         result = Evaluation(
-            figures(judged),
+            measured,
+            curves,
             figures_by_class(judged),
             tuple(images),
             tuple((items[index].name, reason) for index, reason in sorted(unreadable.items())),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from offnominal.errors import unwritable
 from offnominal.images import Item
-from offnominal.metrics import Figures
+from offnominal.metrics import Curves, Figures
 from offnominal.types import Inspection, Mask
 
 Array = TypeVar("Array", bound=npt.NDArray[Any])
@@ -87,9 +87,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures over all images and per class; `unreadable` holds (name, reason)."""
+    """Figures and curves over all images, figures per class; `unreadable` holds (name, reason)."""
 
     figures: Figures
+    curves: Curves
     classes: dict[str, Figures]
     images: tuple[Evaluated, ...]
     unreadable: tuple[tuple[str, str], ...]

@@ -1,16 +1,15 @@
-"""What `inspect` and `evaluate` leave in a folder: results.jsonl and overlays; metrics.json, scores.csv and the report."""
+"""What `inspect` and `evaluate` leave in a folder: results, overlays, metrics, scores, plots and reports."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from offnominal.detector import Detector, Evaluation
@@ -19,9 +18,11 @@ from offnominal.detector.drift_watch import DriftWatch
 from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.errors import unwritable
+from offnominal.detector.report_files import ReportWriter, make_folder, write_picture
+from offnominal.detector.run_plots import evaluation_charts, write_charts
 from offnominal.images import Item, displayed, pixels_of
-from offnominal.reports import Shown, evaluation_report, gallery_order, overlay
+from offnominal.reports import overlay
+from offnominal.reports.plots import Chart
 from offnominal.types import Float, Inspection, Progress
 
 
@@ -70,17 +71,20 @@ def write_inspections(
     progress: Progress,
     extras: Extras | None = None,
     watch: DriftWatch | None = None,
+    *,
+    report: str | None = None,
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
     """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
 
-    In that order `watch` takes them, too.
+    In that order `watch` takes them, too. `report` is the title of a `report.html` that is written as well.
     """
     extras = extras or Extras()
     writer = ExtraWriter(folder, detector.model, extras)
     rows: dict[int, dict[str, Any]] = {}
     appearances: dict[int, Float] = {}
     pictures = folder / "overlays"
-    _make(pictures)
+    make_folder(pictures)
+    page = None if report is None else ReportWriter(folder, detector.model)
 
     def failed(index: int, error: Exception) -> None:
         rows[index] = {
@@ -96,10 +100,13 @@ def write_inspections(
     for index, found, pixels in inspected:
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
         shown = displayed(pixels, detector.model.values)
-        _write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
+        write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
         appearances[index] = found.appearance
         added = writer.add(index, target.stem, str(items[index].path), found, shown)
         rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
+        if page is not None:
+            receipts = {0: added["receipt"]} if added.get("receipt") else {}
+            page.add(index, items[index].name, found, shown, heat=rows[index]["map"], receipts=receipts)
         progress("inspect", len(rows), len(items))
     writer.finish()
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
@@ -108,13 +115,21 @@ def write_inspections(
         read = sorted(appearances)
         if read:
             watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
-    unreadable = sum(row["error"] is not None for row in ordered)
-    return InspectionRun(len(ordered) - unreadable, sum(bool(row["anomalous"]) for row in ordered), unreadable), ordered
+    unreadable = [(items[index].name, rows[index]["error"]) for index in sorted(rows) if rows[index]["error"] is not None]
+    if page is not None and report is not None:
+        page.write(report, _readable_facts(detector.model), warnings_of(detector.model), unreadable)
+    done = len(ordered) - len(unreadable)
+    return InspectionRun(done, sum(bool(row["anomalous"]) for row in ordered), len(unreadable)), ordered
 
 
-def write_evaluation(detector: Detector, result: Evaluation, folder: Path, title: str) -> dict[str, Any]:
-    """Write `metrics.json`, `scores.csv` and `report.html`; returns the metrics."""
-    _make(folder)
+def write_evaluation(
+    detector: Detector, result: Evaluation, folder: Path, title: str, plots: Path | None = None
+) -> dict[str, Any]:
+    """Write `metrics.json`, `scores.csv` and `report.html`, and the plots as files where a folder is given for them.
+
+    Returns the metrics.
+    """
+    make_folder(folder)
     metrics = result.as_json()
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     table = io.StringIO()
@@ -123,31 +138,36 @@ def write_evaluation(detector: Detector, result: Evaluation, folder: Path, title
     for image in result.images:
         found = image.inspection
         writer.writerow(
-            [image.item.name, image.item.label, f"{found.score:.6g}", f"{found.p_value:.6g}", int(found.anomalous), ""]
+            [image.item.name, image.item.label, f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous), ""]
         )
     for name, reason in result.unreadable:
         writer.writerow([name, "", "", "", "", reason])
     write_whole(folder / "scores.csv", table.getvalue().encode())
-    write_whole(folder / "report.html", _report(detector, result, metrics, title).encode())
+    charts = evaluation_charts(detector.model.calibration, result)
+    if plots is not None:
+        write_charts(charts, plots)
+    _write_report(detector.model, result, folder, title, metrics, charts)
     return metrics
 
 
-def _report(detector: Detector, result: Evaluation, metrics: dict[str, Any], title: str) -> str:
-    model = detector.model
-    images = [
-        Shown(image.item.name, image.item.label or "", image.item.good, image.inspection, image.mask) for image in result.images
-    ]
-    paths = {id(entry): image.item.path for entry, image in zip(images, result.images, strict=True)}
-    notes = warnings_of(model) + [f"{name}: {reason}" for name, reason in result.unreadable[:5]]
+def _write_report(
+    model: Model, result: Evaluation, folder: Path, title: str, metrics: dict[str, Any], charts: Sequence[Chart]
+) -> None:
+    page = ReportWriter(folder, model)
+    receipts = ExtraWriter(folder, model, Extras(evidence=True))
+    for index, image in enumerate(result.images):
+        item, found = image.item, image.inspection
+        # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
+        shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
+        drawn = {}
+        if shown is not None and found.regions and found.regions[0].evidence is not None:
+            drawn[0] = receipts.add(index, f"{index:05d}-{item.path.stem}", item.name, found, shown)["receipt"]
+        page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask, receipts=drawn)
+    notes = warnings_of(model)
     without = sum(not image.item.good and image.mask is None for image in result.images)
     if without:
         notes.append(f"{without} defective images have no mask; pixel figures leave them out.")
-
-    def pictures() -> Iterator[tuple[Shown, Any]]:
-        for entry in gallery_order(images):
-            yield entry, displayed(pixels_of(paths[id(entry)]), model.values)
-
-    return evaluation_report(title, _readable_facts(model), notes, metrics, images, pictures(), model.calibration.threshold)
+    page.write(title, _readable_facts(model), notes, result.unreadable, metrics, charts[1:])
 
 
 def _readable_facts(model: Model) -> dict[str, str]:
@@ -174,19 +194,3 @@ def _row(found: Inspection) -> dict[str, Any]:
         "threshold": found.threshold,
         "regions": [region_row(region) for region in found.regions],
     }
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-
-
-def _write_picture(path: Path, picture: Any) -> None:
-    done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    assert done
-    try:
-        path.write_bytes(content.tobytes())
-    except OSError as error:
-        raise unwritable(path, error) from None

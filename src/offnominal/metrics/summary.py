@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from offnominal.metrics.curves import Curves, precision_recall_points, roc_points, thinned
 from offnominal.metrics.localisation import PixelScores
 from offnominal.metrics.ranking import Ranking, area_under_roc, average_precision, best_f1, rank
 from offnominal.types import Float, Mask
@@ -29,18 +30,34 @@ class Judged:
 
 def figures(images: Sequence[Judged]) -> Figures:
     """The figures of a set of images; None for what cannot be said without defects, good images or masks."""
+    return figures_and_curves(images)[0]
+
+
+def figures_and_curves(images: Sequence[Judged]) -> tuple[Figures, Curves]:
+    """The same, with the curves behind them, thinned for drawing; both come from one sorting of the pixels."""
     good = np.array([image.score for image in images if image.good])
     bad = np.array([image.score for image in images if not image.good])
     flagged_good = [image.anomalous for image in images if image.good]
     flagged_bad = [image.anomalous for image in images if not image.good]
-    return {
-        **_ranked("image", rank(bad, good) if len(bad) and len(good) else None),
-        **_pixel_figures(images),
+    by_image = rank(bad, good) if len(bad) and len(good) else None
+    by_pixel, by_region = _pixel_rankings(images)
+    measured: Figures = {
+        **_ranked("image", by_image),
+        **_ranked("pixel", by_pixel),
+        "aupro_0.30": None if by_region is None else area_under_roc(by_region, 0.30),
+        "aupro_0.05": None if by_region is None else area_under_roc(by_region, 0.05),
         "false_alarm_rate": float(np.mean(flagged_good)) if flagged_good else None,
         "detection_rate": float(np.mean(flagged_bad)) if flagged_bad else None,
         "n_good": len(good),
         "n_defect": len(bad),
     }
+    drawn = Curves(
+        None if by_image is None else thinned(roc_points(by_image)),
+        None if by_image is None else thinned(precision_recall_points(by_image)),
+        None if by_region is None else thinned(roc_points(by_region)),
+        None if by_pixel is None else thinned(precision_recall_points(by_pixel)),
+    )
+    return measured, drawn
 
 
 def figures_by_class(images: Sequence[Judged]) -> dict[str, Figures]:
@@ -57,15 +74,13 @@ def _ranked(prefix: str, ranking: Ranking | None) -> dict[str, Any]:
     }
 
 
-def _pixel_figures(images: Sequence[Judged]) -> dict[str, Any]:
+def _pixel_rankings(images: Sequence[Judged]) -> tuple[Ranking | None, Ranking | None]:
+    """Pixels, and defect regions; None where masks are missing."""
     pixels = PixelScores()
     for image in images:
         if image.anomaly_map is not None and (image.good or image.mask is not None):
             pixels.add(image.anomaly_map, image.mask)
-    ranking = pixels.by_pixel() if pixels.complete else None
-    regions = None if ranking is None else pixels.by_region(ranking)
-    return {
-        **_ranked("pixel", ranking),
-        "aupro_0.30": None if regions is None else area_under_roc(regions, 0.30),
-        "aupro_0.05": None if regions is None else area_under_roc(regions, 0.05),
-    }
+    if not pixels.complete:
+        return None, None
+    by_pixel = pixels.by_pixel()
+    return by_pixel, pixels.by_region(by_pixel)

@@ -20,7 +20,8 @@ def propose_noise(
     Args:
         influence: (..., N, D), signed or not; its absolute value counts.
         distance_in_sd: (..., N) mean distance, standardised on normal patches.
-        low, high: range of the result, in units of the standardised features.
+        low: least value of the result, in units of the standardised features.
+        high: largest value of it.
 
     Returns:
         (..., N, D), strictly inside `low` to `high`, or equal to them in the far tails.

@@ -1,30 +1,33 @@
-"""Reports: results -> overlays, plots and HTML that a person looks at."""
+"""Reports: results -> overlays, plots and pages that a person looks at."""
 
-from offnominal.reports.html import GALLERY, MEANING, Shown, evaluation_report, gallery_order
+from offnominal.reports.comparison import ChangedPictures, comparison_page
+from offnominal.reports.entries import Entry, Pictures, pictures_of
+from offnominal.reports.html import MEANING, attention, report, verdict
 from offnominal.reports.maps import LEVELS, CocoMasks, MapFormat, encode_map, encode_mask, run_lengths
 from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
-from offnominal.reports.plots import roc_curve, score_histogram
 from offnominal.reports.receipt import SourcePicture, receipt
 
 __all__ = [
-    "GALLERY",
     "LEVELS",
     "MEANING",
+    "ChangedPictures",
     "CocoMasks",
+    "Entry",
     "MapFormat",
     "Picture",
-    "Shown",
+    "Pictures",
     "SourcePicture",
+    "attention",
+    "comparison_page",
     "encode_map",
     "encode_mask",
-    "evaluation_report",
-    "gallery_order",
     "influence_picture",
     "outline",
     "overlay",
+    "pictures_of",
     "receipt",
-    "roc_curve",
+    "report",
     "run_lengths",
-    "score_histogram",
     "shrink",
+    "verdict",
 ]

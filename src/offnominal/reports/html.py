@@ -1,23 +1,20 @@
-"""The report of an evaluation: one HTML file with everything inside, which works offline."""
+"""Reports as pages: one HTML file each that needs no network, with full pictures in a folder beside it."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import cv2
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
-from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
-from offnominal.reports.plots import roc_curve, score_histogram
-from offnominal.types import Float, Inspection, Mask
-
-#: Most images in the gallery, and the longest side of a picture in it.
-GALLERY, THUMBNAIL = 72, 300
+from offnominal.reports.entries import Entry
+from offnominal.reports.plots import Chart, score_histogram, svg
+from offnominal.types import Float
 
 #: Figure -> (its name, what it means).
 MEANING = {
@@ -32,98 +29,128 @@ MEANING = {
     "false_alarm_rate": ("False alarms", "share of good images flagged at the calibrated threshold"),
     "detection_rate": ("Detected", "share of defective images flagged at that threshold"),
 }
+#: Verdicts, those that ask for attention first.
+LABELLED = ("missed", "false alarm", "found", "passed")
+UNLABELLED = ("flagged", "passed")
+_ALARMING = ("missed", "false alarm", "flagged")
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One image of the report; `picture` is (H, W, 3) for a screen."""
-
-    name: str
-    label: str
-    good: bool
-    inspection: Inspection
-    mask: Mask | None
-
-    @property
-    def wrong(self) -> bool:
-        """Missed, or a false alarm."""
-        return self.good == self.inspection.anomalous
+def verdict(entry: Entry) -> str:
+    """One of `LABELLED` for an image with a label, else one of `UNLABELLED`."""
+    if entry.good is None:
+        return "flagged" if entry.anomalous else "passed"
+    if entry.good:
+        return "false alarm" if entry.anomalous else "passed"
+    return "found" if entry.anomalous else "missed"
 
 
-def gallery_order(images: Iterable[Shown]) -> list[Shown]:
-    """Worst misses and worst false alarms first, then the rest by turns from every class."""
-    images = list(images)
-    misses = sorted((i for i in images if i.wrong and not i.good), key=lambda i: i.inspection.score)
-    alarms = sorted((i for i in images if i.wrong and i.good), key=lambda i: -i.inspection.score)
-    first: list[Shown] = []
-    for place in range(min(GALLERY // 3, max(len(misses), len(alarms), 0))):
-        first += misses[place : place + 1] + alarms[place : place + 1]
-    chosen = {id(image) for image in first}
-    groups: dict[str, list[Shown]] = {}
-    for image in sorted(images, key=lambda i: -i.inspection.score):
-        if id(image) not in chosen:
-            groups.setdefault(image.label, []).append(image)
-    while any(groups.values()) and len(first) < GALLERY:
-        for group in groups.values():
-            if group:
-                first.append(group.pop(0))
-    return first[:GALLERY]
+def attention(score: float, anomalous: bool, good: bool | None, threshold: float) -> tuple[bool, float]:
+    """Sort key: the higher, the earlier it is shown: the worst misses and false alarms, then the highest scores."""
+    wrong = good is not None and good == anomalous
+    return wrong, abs(score - threshold) if wrong else score
 
 
-def evaluation_report(
+def report(
     title: str,
+    entries: Sequence[Entry],
+    *,
+    threshold: float,
+    calibration: Float,
     facts: Mapping[str, str],
     warnings: Iterable[str],
-    metrics: Mapping[str, Any],
-    images: list[Shown],
-    pictures: Iterable[tuple[Shown, Picture]],
-    threshold: float,
+    unreadable: Sequence[tuple[str, str]] = (),
+    metrics: Mapping[str, Any] | None = None,
+    charts: Sequence[Chart] = (),
 ) -> str:
-    """The HTML text. `pictures` gives the gallery's images in order, decoded as they are needed."""
-    good = np.array([i.inspection.score for i in images if i.good], dtype=np.float32)
-    defect = np.array([i.inspection.score for i in images if not i.good], dtype=np.float32)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("offnominal.reports").joinpath("report.html.j2").read_text("utf-8"))
-    return template.render(
+    """The page of an inspection, or of an evaluation (all entries have a label, `metrics` and `charts` are given).
+
+    Args:
+        entries: all images that were scored; those with a thumbnail get a card.
+        threshold: the calibrated one.
+        calibration: (n,) held-out scores of the good images that it comes from.
+        facts: what to say about the model.
+        warnings: what the reader must know first.
+        unreadable: (name, reason) of images that could not be read.
+    """
+    ordered = sorted(entries, key=lambda e: attention(e.score, e.anomalous, e.good, threshold), reverse=True)
+    labelled = metrics is not None
+    groups = _groups(ordered, labelled)
+    counts = [verdict(entry) for entry in ordered]
+    cards = [
+        {
+            "at": at,
+            "name": entry.name,
+            "label": entry.label,
+            "score": entry.score,
+            "verdict": verdict(entry),
+            "heat": entry.files["heat"],
+            "thumb": entry.thumb,
+            "thumb_size": entry.thumb_size,
+        }
+        for at, entry in enumerate(ordered)
+        if entry.thumb is not None
+    ]
+    return render(
+        "report.html.j2",
+        ("theme.js", "report.js"),
         title=title,
-        facts=facts,
         warnings=list(warnings),
+        labelled=labelled,
+        total=len(ordered),
+        wrong=counts.count("missed") + counts.count("false alarm"),
+        flagged=sum(entry.anomalous for entry in ordered),
+        threshold=threshold,
+        calibration=calibration,
         meaning=MEANING,
         metrics=metrics,
-        histogram=score_histogram(good, defect, threshold),
-        roc=roc_curve(good, defect, metrics["false_alarm_rate"], metrics["detection_rate"]),
-        cards=[_card(shown, picture, threshold) for shown, picture in pictures],
-        total=len(images),
-        wrong=sum(image.wrong for image in images),
-        threshold=threshold,
+        histogram=score_histogram(groups, threshold) if ordered else None,
+        charts=charts,
+        counts=dict(
+            zip(("tp", "fn", "fp", "tn"), map(counts.count, ("found", "missed", "false alarm", "passed")), strict=True)
+        ),
+        cards=cards,
+        verdicts=LABELLED if labelled else UNLABELLED,
+        alarming=_ALARMING,
+        classes=sorted({entry.label for entry in ordered if entry.label}, key=lambda name: (name != "good", name)),
+        unreadable=unreadable,
+        facts=facts,
+        data={
+            "labelled": labelled,
+            "threshold": threshold,
+            "calibration": [float(score) for score in calibration],
+            "images": [entry.as_json() for entry in ordered],
+        },
     )
 
 
-def _card(shown: Shown, picture: Picture, threshold: float) -> dict[str, Any]:
-    found = shown.inspection
-    small = shrink(picture, THUMBNAIL)
-    size = small.shape[:2]
-    mask = None if shown.mask is None else _fit(shown.mask.astype(np.float32), size) > 0.2
+def render(template: str, scripts: Sequence[str], **values: Any) -> str:
+    """A page from `assets`; its policy lets run the given scripts, by their hashes, and fetch nothing."""
+    texts = [_asset(name) for name in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
+    environment = jinja2.Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(_asset),
+    )
+    return environment.get_template(template).render(
+        css=_asset("page.css"), scripts=texts, script_hashes=Markup(hashes or "'none'"), drawn=_drawn, **values
+    )
+
+
+def _asset(name: str) -> str:
+    return files("offnominal.reports").joinpath("assets", name).read_text("utf-8")
+
+
+def _drawn(chart: Chart | None) -> str:
+    return "" if chart is None else svg(chart)
+
+
+def _groups(entries: Sequence[Entry], labelled: bool) -> dict[str, Float]:
+    if not labelled:
+        return {"all": np.array([entry.score for entry in entries], dtype=np.float32)}
     return {
-        "name": shown.name,
-        "label": shown.label,
-        "score": found.score,
-        "p_value": found.p_value,
-        "verdict": ("missed" if found.anomalous is False else "found")
-        if not shown.good
-        else "false alarm"
-        if found.anomalous
-        else "calm",
-        "image": _embedded(outline(small, mask)),
-        "heat": _embedded(overlay(small, _fit(found.anomaly_map, size), threshold)),
-        "influence": _embedded(influence_picture(_fit(found.influence_map, size))),
+        name: np.array([entry.score for entry in entries if entry.good == good], dtype=np.float32)
+        for name, good in (("good", True), ("defect", False))
     }
-
-
-def _fit(values: Float, size: tuple[int, int]) -> Float:
-    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA), dtype=np.float32)
-
-
-def _embedded(picture: Picture) -> str:
-    _, content = cv2.imencode(".webp", picture[:, :, ::-1], [cv2.IMWRITE_WEBP_QUALITY, 80])
-    return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()

@@ -1,0 +1,6 @@
+"""Two runs side by side: figures with intervals, and the images whose verdict changed."""
+
+from offnominal.comparison.run import Run, RunImage, read_run
+from offnominal.comparison.side_by_side import Change, Comparison, compare, write_comparison
+
+__all__ = ["Change", "Comparison", "Run", "RunImage", "compare", "read_run", "write_comparison"]

@@ -1,0 +1,139 @@
+"""report.html and the folder of pictures beside it, image by image as they are inspected."""
+
+from __future__ import annotations
+
+import heapq
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+
+from offnominal.detector.model import Model
+from offnominal.detector.model_file import write_whole
+from offnominal.errors import unwritable
+from offnominal.reports import Entry, attention, pictures_of, report
+from offnominal.reports.plots import Chart
+from offnominal.types import Inspection, Mask
+
+#: Most images with pictures in a report; scores beyond count and are drawn in the plots.
+MOST_PICTURES = 1000
+PICTURES = "report_files"
+
+
+class ReportWriter:
+    """Takes inspected images one by one and keeps what the page needs: numbers of all, pictures of the `most` worst."""
+
+    def __init__(self, folder: Path, model: Model, most: int = MOST_PICTURES) -> None:
+        self._folder, self._model, self._most = folder, model, most
+        self._entries: dict[int, Entry] = {}
+        self._shown: list[tuple[tuple[bool, float], int]] = []
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)  # pictures of an earlier run
+        make_folder(folder / PICTURES)
+
+    def wants(self, index: int, found: Inspection, good: bool | None) -> bool:
+        """Whether pictures of this image would be kept, so that it need not be decoded for nothing."""
+        return len(self._shown) < self._most or self._rank(found, good, index) > self._shown[0]
+
+    def add(
+        self,
+        index: int,
+        name: str,
+        found: Inspection,
+        picture: Any | None,
+        *,
+        label: str | None = None,
+        good: bool | None = None,
+        mask: Mask | None = None,
+        heat: str | None = None,
+        receipts: Mapping[int, str] | None = None,
+    ) -> None:
+        """Add an image.
+
+        `picture` is (H, W, 3) for a screen, None where it is not wanted; `heat` and `receipts` are addresses of pictures that
+        exist already, relative to the folder.
+
+        Raises:
+            OutputError: a picture cannot be written.
+        """
+        height, width = found.anomaly_map.shape
+        thumb, thumb_size, files = None, (0, 0), {}
+        if picture is not None and self.wants(index, found, good):
+            made = pictures_of(picture, found, mask)
+            drawn = {"image": made.image, "influence": made.influence, **({} if heat else {"heat": made.heat})}
+            for kind, content in drawn.items():
+                files[kind] = f"{PICTURES}/{index:05d}-{kind}.jpg"
+                write_picture(self._folder / files[kind], content)
+            files.update({"heat": quote(heat)} if heat else {})
+            thumb, thumb_size = made.thumb, made.thumb_size
+            heapq.heappush(self._shown, self._rank(found, good, index))
+        self._entries[index] = Entry(
+            name=name,
+            label=label,
+            good=good,
+            score=found.score,
+            p_value=found.p_value,
+            anomalous=found.anomalous,
+            regions=found.regions,
+            size=(height, width),
+            thumb=thumb,
+            thumb_size=thumb_size,
+            files=files,
+            receipts={number: quote(address) for number, address in (receipts or {}).items()},
+        )
+        if len(self._shown) > self._most:
+            self._forget(heapq.heappop(self._shown)[1])
+
+    def write(
+        self,
+        title: str,
+        facts: Mapping[str, str],
+        warnings: Sequence[str],
+        unreadable: Sequence[tuple[str, str]],
+        metrics: Mapping[str, Any] | None = None,
+        charts: Sequence[Chart] = (),
+    ) -> None:
+        """Write `report.html`. Raises `OutputError`."""
+        page = report(
+            title,
+            [self._entries[index] for index in sorted(self._entries)],
+            threshold=self._model.calibration.threshold,
+            calibration=self._model.calibration.scores,
+            facts=facts,
+            warnings=warnings,
+            unreadable=unreadable,
+            metrics=metrics,
+            charts=charts,
+        )
+        write_whole(self._folder / "report.html", page.encode())
+
+    def _rank(self, found: Inspection, good: bool | None, index: int) -> tuple[tuple[bool, float], int]:
+        return attention(found.score, found.anomalous, good, found.threshold), -index
+
+    def _forget(self, negative: int) -> None:
+        entry = self._entries[-negative]
+        for address in entry.files.values():
+            if address.startswith(PICTURES):
+                (self._folder / address).unlink(missing_ok=True)
+        self._entries[-negative] = replace(entry, thumb=None, files={})
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises `OutputError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+
+
+def write_picture(path: Path, picture: Any) -> None:
+    """Write an (H, W, 3) picture as the kind of file that its ending says. Raises `OutputError`."""
+    done, content = cv2.imencode(path.suffix, picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+    assert done
+    try:
+        path.write_bytes(content.tobytes())
+    except OSError as error:
+        raise unwritable(path, error) from None

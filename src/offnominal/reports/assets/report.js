@@ -1,0 +1,420 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const images = data.images;
+  const byId = (id) => document.getElementById(id);
+  const percent = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");
+  const labelled = data.labelled;
+
+  // ---- verdicts at a threshold --------------------------------------------------------------------------------
+  let threshold = data.threshold;
+  const verdict = (image) => {
+    const flagged = image.score > threshold;
+    if (!labelled) return flagged ? "flagged" : "passed";
+    if (image.good) return flagged ? "false alarm" : "passed";
+    return flagged ? "found" : "missed";
+  };
+  const alarming = new Set(["missed", "false alarm", "flagged"]);
+
+  const cards = [...document.querySelectorAll(".card")].map((element) => ({
+    element,
+    image: images[Number(element.dataset.at)],
+    at: Number(element.dataset.at),
+    tag: element.querySelector(".tag"),
+  }));
+
+  function count() {
+    const found = { tp: 0, fp: 0, fn: 0, tn: 0, flagged: 0 };
+    for (const image of images) {
+      const flagged = image.score > threshold;
+      if (flagged) found.flagged++;
+      if (labelled) found[image.good ? (flagged ? "fp" : "tn") : flagged ? "tp" : "fn"]++;
+    }
+    return found;
+  }
+
+  function showThreshold() {
+    const found = count();
+    if (labelled) {
+      for (const name of ["tp", "fp", "fn", "tn"]) byId(name).textContent = found[name];
+      byId("rate-detected").textContent = percent(found.tp, found.tp + found.fn);
+      byId("rate-false").textContent = percent(found.fp, found.fp + found.tn);
+      byId("rate-precision").textContent = percent(found.tp, found.tp + found.fp);
+      byId("rate-f1").textContent = percent(2 * found.tp, 2 * found.tp + found.fp + found.fn);
+    } else {
+      byId("flagged").textContent = found.flagged;
+      byId("passed").textContent = images.length - found.flagged;
+    }
+    const above = data.calibration.filter((score) => score > threshold).length;
+    byId("promise").textContent = percent(1 + above, data.calibration.length + 1);
+    const exploring = threshold !== data.threshold;
+    byId("exploring").hidden = !exploring;
+    byId("exploring-value").textContent = threshold.toFixed(3);
+    byId("slider").setAttribute("aria-valuetext", threshold.toFixed(3) + (exploring ? ", exploring" : ", calibrated"));
+    moveCharts(found);
+    for (const card of cards) {
+      const word = verdict(card.image);
+      if (card.tag.textContent !== word) card.tag.textContent = word;
+      card.tag.className = `tag ${alarming.has(word) ? "bad" : "ok"}`;
+    }
+    filter();
+    if (viewer.open) showVerdict();
+  }
+
+  function moveCharts(found) {
+    const place = {
+      scores: [threshold, null],
+      classes: [threshold, null],
+      roc: [found.fp / (found.fp + found.tn), found.tp / (found.tp + found.fn)],
+      "precision-recall": found.flagged ? [found.tp / (found.tp + found.fn), found.tp / found.flagged] : [0, 1],
+    };
+    for (const chart of document.querySelectorAll("svg.chart")) {
+      const mark = chart.querySelector(".follows");
+      if (!mark || !place[chart.dataset.chart]) continue;
+      const at = (value, low, high, start, end) => {
+        const share = (value - Number(low)) / (Number(high) - Number(low));
+        return Number(start) + Math.min(1, Math.max(0, share)) * (Number(end) - Number(start));
+      };
+      const d = chart.dataset;
+      const [x, y] = place[d.chart];
+      const across = at(x, d.x0, d.x1, d.left, d.right).toFixed(1);
+      if (y === null) {
+        mark.setAttribute("x1", across);
+        mark.setAttribute("x2", across);
+      } else {
+        mark.setAttribute("cx", across);
+        mark.setAttribute("cy", at(y, d.y0, d.y1, d.bottom, d.top).toFixed(1));
+      }
+    }
+  }
+
+  const scores = images.map((image) => image.score);
+  const lowest = Math.min(...scores, data.threshold);
+  const highest = Math.max(...scores, data.threshold);
+  const margin = (highest - lowest) * 0.01 || 0.5;
+  const [from, to] = [lowest - margin, highest + margin];
+  const slider = byId("slider");
+  const level = byId("level");
+  const setThreshold = (value, source) => {
+    threshold = value;
+    if (source !== slider) slider.value = String(Math.round((1000 * (value - from)) / (to - from)));
+    if (source !== level) level.value = value === data.threshold ? String(value) : value.toFixed(4);
+    showThreshold();
+  };
+  slider.addEventListener("input", () => setThreshold(from + (Number(slider.value) / 1000) * (to - from), slider));
+  level.addEventListener("input", () => level.value !== "" && setThreshold(Number(level.value), level));
+  byId("back").addEventListener("click", () => {
+    setThreshold(data.threshold, null);
+    slider.focus();
+  });
+
+  // ---- filters and order --------------------------------------------------------------------------------------
+  const filters = byId("filters");
+  let shown = cards;
+
+  const wrong = (image) => labelled && image.good === image.score > threshold;
+  const orders = {
+    first: (a, b) =>
+      wrong(b.image) - wrong(a.image) ||
+      (wrong(a.image)
+        ? Math.abs(b.image.score - threshold) - Math.abs(a.image.score - threshold)
+        : b.image.score - a.image.score),
+    high: (a, b) => b.image.score - a.image.score,
+    low: (a, b) => a.image.score - b.image.score,
+    near: (a, b) => Math.abs(a.image.score - threshold) - Math.abs(b.image.score - threshold),
+    name: (a, b) => a.image.name.localeCompare(b.image.name, undefined, { numeric: true }),
+  };
+
+  function filter() {
+    const wanted = new Set([...filters.querySelectorAll("[name=verdict]:checked")].map((box) => box.value));
+    const label = byId("class") ? byId("class").value : "";
+    const low = byId("low").value === "" ? -Infinity : Number(byId("low").value);
+    const high = byId("high").value === "" ? Infinity : Number(byId("high").value);
+    const text = byId("text").value.trim().toLowerCase();
+    shown = cards.filter(
+      ({ image }) =>
+        wanted.has(verdict(image)) &&
+        (!label || image.label === label) &&
+        image.score >= low &&
+        image.score <= high &&
+        (!text || image.name.toLowerCase().includes(text)),
+    );
+    shown.sort(orders[byId("sort").value]);
+    const visible = new Set(shown);
+    for (const card of cards) card.element.hidden = !visible.has(card);
+    const current = [...byId("gallery").children].filter((element) => !element.hidden);
+    if (shown.some((card, place) => current[place] !== card.element)) {
+      byId("gallery").append(...shown.map((card) => card.element));
+    }
+    byId("shown").textContent = `${shown.length} of ${cards.length} images shown`;
+    byId("empty").hidden = shown.length > 0;
+  }
+  for (const kind of ["input", "change"]) filters.addEventListener(kind, filter);
+  filters.addEventListener("submit", (event) => event.preventDefault());
+  filters.addEventListener("reset", () => setTimeout(filter));
+
+  // ---- one image ----------------------------------------------------------------------------------------------
+  const viewer = byId("viewer");
+  const full = byId("full");
+  let current = null;
+  let chosen = -1;
+  let view = "heat";
+
+  const make = (tag, text, attributes = {}) => {
+    const element = document.createElement(tag);
+    if (text !== null) element.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    return element;
+  };
+
+  function open(card) {
+    current = card;
+    chosen = -1;
+    const { image } = card;
+    byId("viewer-name").textContent = image.name;
+    const place = shown.indexOf(card);
+    byId("place").textContent = place < 0 ? "" : `${place + 1} of ${shown.length}`;
+    byId("previous").disabled = place <= 0;
+    byId("next").disabled = place < 0 || place >= shown.length - 1;
+    showView(view);
+    showVerdict();
+    showRegions(image);
+    byId("receipts").replaceChildren();
+    if (!viewer.open) viewer.showModal();
+    document.querySelector(".body").scrollTop = 0;
+    history.replaceState(null, "", `#image-${card.at}`);
+  }
+
+  function step(by) {
+    const next = shown[shown.indexOf(current) + by];
+    if (next) open(next);
+  }
+
+  function showView(name) {
+    view = name;
+    const { image } = current;
+    full.src = image.files[name];
+    full.alt = `${{ image: "Picture", heat: "Heat map", influence: "Influence map" }[name]} of ${image.name}`;
+    // A small picture is enlarged, but not beyond what its pixels can bear.
+    full.width = image.size[1];
+    full.height = image.size[0];
+    const wanted = Math.min(4, Math.max(1, 720 / Math.max(...image.size)));
+    full.style.width = `${Math.round(image.size[1] * wanted)}px`;
+    full.style.height = "auto";
+    full.style.maxHeight = "none";
+    const room = innerHeight - 150;
+    if (image.size[0] * wanted > room) full.style.width = `${Math.round((room * image.size[1]) / image.size[0])}px`;
+    for (const button of document.querySelectorAll("[data-view]"))
+      button.setAttribute("aria-pressed", String(button.dataset.view === name));
+  }
+
+  function showVerdict() {
+    const { image } = current;
+    const word = verdict(image);
+    const tag = make("span", word, { class: `tag ${alarming.has(word) ? "bad" : "ok"}` });
+    const rows = [["verdict", tag]];
+    if (image.label) rows.push(["class", image.label]);
+    rows.push(["score", image.score.toFixed(3)], ["threshold", threshold.toFixed(3) + (threshold === data.threshold ? " (calibrated)" : " (exploring)")]);
+    rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good images of the calibration score at least as high`]);
+    rows.push(["size", `${image.size[1]} × ${image.size[0]} pixels`]);
+    byId("values").replaceChildren(
+      ...rows.flatMap(([name, value]) => {
+        const cell = make("dd", null);
+        cell.append(value);
+        return [make("dt", name), cell];
+      }),
+    );
+  }
+
+  function showRegions(image) {
+    const boxes = byId("boxes");
+    boxes.setAttribute("viewBox", `0 0 ${image.size[1]} ${image.size[0]}`);
+    boxes.replaceChildren(
+      ...image.regions.map(({ box: [left, top, right, bottom] }, number) => {
+        const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+        const values = { x: left, y: top, width: right - left, height: bottom - top, class: number === chosen ? "chosen" : "" };
+        for (const [name, value] of Object.entries(values)) rect.setAttribute(name, value);
+        return rect;
+      }),
+    );
+    byId("regions").replaceChildren(
+      ...image.regions.map((region, number) => {
+        const [left, top, right, bottom] = region.box;
+        const text = `Region ${number + 1}: peak ${region.peak.toFixed(2)}, ${right - left} × ${bottom - top} px at (${left}, ${top})`;
+        const item = make("li", null);
+        const button = make("button", region.evidence ? `${text} · receipt` : text, {
+          type: "button",
+          id: `region-${number}`,
+          "aria-pressed": String(number === chosen),
+        });
+        button.addEventListener("click", () => choose(number));
+        item.append(button);
+        return item;
+      }),
+    );
+    if (!image.regions.length) byId("regions").append(make("li", "None above the calibrated threshold.", { class: "soft" }));
+  }
+
+  function choose(number) {
+    const { image } = current;
+    chosen = number;
+    [...byId("boxes").children].forEach((rect, place) => rect.setAttribute("class", place === number ? "chosen" : ""));
+    [...byId("regions").querySelectorAll("button")].forEach((button, place) =>
+      button.setAttribute("aria-pressed", String(place === number)),
+    );
+    const evidence = image.regions[number].evidence;
+    byId("receipts").replaceChildren(...(evidence ? [receipt(image.regions[number], number)] : []));
+    if (evidence) byId("receipt-title").focus();
+  }
+
+  // ---- a receipt ----------------------------------------------------------------------------------------------
+  const meters = (rows, signed) => {
+    const most = Math.max(...rows.map(([, value]) => Math.abs(value)), 1e-30);
+    return rows.map(([name, value]) => {
+      const row = make("div", null, { class: "meter" });
+      const bar = make("span", null, signed ? { class: "signed" } : {});
+      const fill = make("i", null, value < 0 ? { class: "less" } : {});
+      const share = (100 * Math.abs(value)) / most;
+      fill.style.width = `${signed ? share / 2 : share}%`;
+      if (signed) fill.style[value < 0 ? "right" : "left"] = "50%";
+      bar.append(fill);
+      row.append(make("span", String(name)), bar, make("span", signed ? value.toFixed(3) : percent(value, 1)));
+      return row;
+    });
+  };
+
+  function curve(evidence) {
+    const points = evidence.curve;
+    const [width, height, edge] = [320, 120, 34];
+    const xs = points.map(([x]) => x);
+    const ys = [...points, ...(evidence.usual_curve || [])].map(([, y]) => y);
+    const [atRest, atMost] = [points[0][1], points[points.length - 1][1]];
+    const x = (value) => edge + ((value - Math.min(...xs)) / (Math.max(...xs) - Math.min(...xs) || 1)) * (width - edge - 6);
+    const y = (value) => height - 22 - (value / (Math.max(...ys) * 1.05 || 1)) * (height - 30);
+    const path = (line) => "M" + line.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
+    const name = "http://www.w3.org/2000/svg";
+    const picture = document.createElementNS(name, "svg");
+    const add = (tag, attributes, text = "") => {
+      const element = document.createElementNS(name, tag);
+      for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+      element.textContent = text;
+      picture.append(element);
+    };
+    picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    picture.setAttribute("class", "chart");
+    picture.setAttribute("role", "img");
+    picture.setAttribute("aria-label", `Distance from ${atRest.toFixed(2)} without noise to ${atMost.toFixed(2)} at the most`);
+    add("line", { class: "axis", x1: edge, x2: width - 6, y1: y(0), y2: y(0) });
+    const usual = evidence.usual_curve || [];
+    if (usual.length) add("path", { class: "stroke good", d: path(usual) });
+    add("path", { class: "stroke defect", d: path(points) });
+    add("text", { x: edge - 4, y: y(atRest) + 4, "text-anchor": "end" }, atRest.toFixed(1));
+    add("text", { x: edge - 4, y: y(0) + 4, "text-anchor": "end" }, "0");
+    add("text", { x: width - 6, y: height - 6, "text-anchor": "end" }, `noise scale up to ${Math.max(...xs).toFixed(2)}`);
+    return picture;
+  }
+
+  function receipt(region, number) {
+    const e = region.evidence;
+    const article = make("article", null, { class: "receipt", id: `receipt-${number}`, "aria-labelledby": "receipt-title" });
+    article.append(make("h3", `Receipt of region ${number + 1}`, { id: "receipt-title", tabindex: "-1" }));
+    const first = e.nearest[0];
+    const far = first ? `${first.distance_in_sd.toFixed(1)} standard deviations beyond the usual distance from the nearest good patch. ` : "";
+    article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for this region's peak.`));
+    if (region.receipt) {
+      const picture = make("img", null, { src: region.receipt, loading: "lazy", alt: `The patch beside its nearest good patches, region ${number + 1} of ${current.image.name}` });
+      article.append(picture);
+    }
+    article.append(make("h4", "Nearest good patches"));
+    const table = make("table", null);
+    const head = make("tr", null);
+    for (const name of ["image", "place", "distance", "in SD"]) head.append(make("th", name, { scope: "col" }));
+    const top = make("thead", null);
+    top.append(head);
+    const rows = make("tbody", null);
+    for (const near of e.nearest) {
+      const row = make("tr", null);
+      for (const text of [near.image, `(${near.box[0]}, ${near.box[1]})`, near.distance.toFixed(2), near.distance_in_sd.toFixed(1)])
+        row.append(make("td", text));
+      rows.append(row);
+    }
+    table.append(top, rows);
+    const scroll = make("div", null, { class: "scroll" });
+    scroll.append(table);
+    article.append(scroll);
+    article.append(make("h4", "Which layers make the squared distance"), ...meters(Object.entries(e.layer_shares), false));
+    article.append(make("h4", "Leading channels in it"), ...meters(e.channel_shares.map(([channel, share]) => [`channel ${channel}`, share]), false));
+    article.append(make("h4", "Influence: which way each channel departs"), ...meters(e.influence.map(([channel, value]) => [`channel ${channel}`, value]), true));
+    article.append(make("h4", "Proposed noise"));
+    article.append(make("p", `Standard deviation ${e.noise_std.toFixed(4)}; expected response of the distance ${e.response.toFixed(4)}.`));
+    if (e.curve.length > 1) {
+      article.append(make("p", "The mean distance as the noise grows along the influence" + ((e.usual_curve || []).length ? ", in green that of a usual good patch." : "."), { class: "soft" }), curve(e));
+    }
+    const back = make("button", "Show the region in the image", { type: "button" });
+    back.addEventListener("click", () => {
+      byId("stage").scrollIntoView({ block: "start" });
+      byId(`region-${number}`).focus();
+    });
+    article.append(back);
+    return article;
+  }
+
+  // ---- ways in and out ----------------------------------------------------------------------------------------
+  byId("gallery").addEventListener("click", (event) => {
+    const element = event.target.closest(".card");
+    if (!element || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    open(cards.find((card) => card.element === element));
+  });
+  byId("gallery").addEventListener("keydown", (event) => {
+    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    const element = event.target.closest(".card");
+    if (!by || !element) return;
+    const next = shown[shown.findIndex((card) => card.element === element) + by];
+    if (next) next.element.querySelector("a").focus();
+    event.preventDefault();
+  });
+  viewer.addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const act = {
+      ArrowRight: () => step(1),
+      ArrowLeft: () => step(-1),
+      Home: () => shown.length && open(shown[0]),
+      End: () => shown.length && open(shown[shown.length - 1]),
+      1: () => showView("image"),
+      2: () => showView("heat"),
+      3: () => showView("influence"),
+    }[event.key];
+    if (act) {
+      act();
+      event.preventDefault();
+    }
+  });
+  viewer.addEventListener("close", () => {
+    history.replaceState(null, "", location.pathname + location.search);
+    if (current) current.element.querySelector("a").focus();
+  });
+  viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
+  byId("close").addEventListener("click", () => viewer.close());
+  byId("previous").addEventListener("click", () => step(-1));
+  byId("next").addEventListener("click", () => step(1));
+  byId("print").addEventListener("click", () => print());
+  for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => showView(button.dataset.view));
+
+  let touched = null;
+  byId("stage").addEventListener("touchstart", (event) => {
+    touched = event.touches.length === 1 ? [event.touches[0].clientX, event.touches[0].clientY] : null;
+  }, { passive: true });
+  byId("stage").addEventListener("touchend", (event) => {
+    if (!touched) return;
+    const across = event.changedTouches[0].clientX - touched[0];
+    const down = event.changedTouches[0].clientY - touched[1];
+    if (Math.abs(across) > 50 && Math.abs(across) > 2 * Math.abs(down)) step(across < 0 ? 1 : -1);
+    touched = null;
+  }, { passive: true });
+
+  setThreshold(data.threshold, null);
+  const asked = /^#image-(\d+)$/.exec(location.hash);
+  const card = asked && cards.find((each) => each.at === Number(asked[1]));
+  if (card) open(card);
+})();

@@ -1,0 +1,108 @@
+"""Charts: what they show, and that SVG and file show it alike."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from offnominal import Detector
+from offnominal.detector.run_plots import evaluation_charts, model_charts, write_charts
+from offnominal.memory import greedy_kcenter
+from offnominal.reports.plots import Chart, bank_coverage, class_boxes, drawn, kcenter_radii, score_histogram, svg
+
+_SVG = "{http://www.w3.org/2000/svg}"
+
+
+def parsed(chart: Chart) -> ElementTree.Element:
+    return ElementTree.fromstring(svg(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
+
+
+def test_radii_against_the_naive_greedy_choice() -> None:
+    patches = np.random.default_rng(0).normal(size=(600, 7)).astype(np.float32)
+    chosen = greedy_kcenter(patches, 80, start=3)
+    radii = kcenter_radii(patches[chosen])
+    assert radii.shape == (79,)
+    for count in (1, 2, 17, 79):
+        distances = np.linalg.norm(patches[:, None].astype(float) - patches[chosen[:count]][None], axis=2)
+        assert radii[count - 1] == pytest.approx(distances.min(1).max(), rel=1e-5)
+    with pytest.raises(ValueError, match="M > 1"):
+        kcenter_radii(patches[:1])
+
+
+def test_radii_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
+    whole = kcenter_radii(bank)
+    monkeypatch.setitem(kcenter_radii.__globals__, "_CELLS", 150)
+    assert kcenter_radii(bank) == pytest.approx(whole)
+
+
+def test_coverage_is_the_principal_plane() -> None:
+    from sklearn.decomposition import PCA
+
+    rng = np.random.default_rng(2)
+    bank = (rng.normal(size=(200, 12)) * np.r_[9, 5, np.ones(10)]).astype(np.float32)
+    chart = bank_coverage(bank)
+    flat = np.asarray(chart.marks[-1].points)  # type: ignore[union-attr]
+    theirs = PCA(2, svd_solver="full").fit(bank)
+    assert np.abs(flat) == pytest.approx(np.abs(theirs.transform(bank)), abs=1e-3)
+    assert f"{theirs.explained_variance_ratio_[0]:.0%}" in chart.x_label
+    assert bank_coverage(bank[:2]).marks  # fewer patches than features
+    assert bank_coverage(bank[:5, :1]).marks
+
+
+def test_histogram_counts_every_image() -> None:
+    rng = np.random.default_rng(3)
+    good, defect = rng.normal(1, 1, 300).astype(np.float32), rng.normal(4, 2, 100).astype(np.float32)
+    chart = score_histogram({"good": good, "defect": defect}, 3.0)
+    assert [mark.heights.sum() for mark in chart.marks[:2]] == [300, 100]  # type: ignore[union-attr]
+    assert chart.x_range[0] == min(good.min(), defect.min())
+    assert score_histogram({"all": np.full(4, 2.0, np.float32)}, 2.0).x_range[0] == 2.0
+    (rule,) = [line for line in parsed(chart).iter(f"{_SVG}line") if "follows" in line.get("class", "")]
+    root = parsed(chart)
+    low, high, left, right = (float(root.get(f"data-{name}", "")) for name in ("x0", "x1", "left", "right"))
+    assert float(rule.get("x1", "")) == pytest.approx(left + (3.0 - low) / (high - low) * (right - left), abs=0.1)
+
+
+def test_boxes_are_quartiles() -> None:
+    values = np.random.default_rng(4).normal(size=101).astype(np.float32)
+    root = parsed(class_boxes([("good", values), ("<crack>", values + 5)], 2.0))
+    boxes = [box for box in root.iter(f"{_SVG}rect") if "box" in box.get("class", "")]
+    low, high, left, right = (float(root.get(f"data-{name}", "")) for name in ("x0", "x1", "left", "right"))
+    first, third = np.percentile(values, [25, 75])
+    assert float(boxes[0].get("x", "")) == pytest.approx(left + (first - low) / (high - low) * (right - left), abs=0.1)
+    assert float(boxes[0].get("width", "")) == pytest.approx((third - first) / (high - low) * (right - left), abs=0.1)
+    assert any(text.text == "<crack> (101)" for text in root.iter(f"{_SVG}text"))
+
+
+def test_charts_of_a_run_and_of_a_model(detector: Detector, parts: Path, tmp_path: Path) -> None:
+    result = detector.evaluate(parts)
+    charts = evaluation_charts(detector.model.calibration, result)
+    names = ["scores", "roc", "precision-recall", "pro", "pixel-precision-recall", "calibration", "classes"]
+    assert [chart.name for chart in charts] == names
+    of_model = model_charts(detector.model)
+    assert [chart.name for chart in of_model] == ["coverage", "radius"]
+    radii = np.asarray(of_model[1].marks[0].points)[:, 1]  # type: ignore[union-attr]
+    assert radii[-1] == detector.model.bank.radius
+    assert np.all(np.diff(radii) <= 1e-4 * radii[:-1])  # a greedy radius never grows
+    for chart in (*charts, *of_model):
+        root = parsed(chart)
+        assert root.get("role") == "img"
+        assert chart.title in root.get("aria-label", "")
+        places = [
+            float(number) for number in re.findall(r"-?[\d.]+", " ".join(p.get("d", "") for p in root.iter(f"{_SVG}path")))
+        ]
+        assert all(-1 <= place <= 700 for place in places), chart.name
+    for path in write_charts([*charts, *of_model], tmp_path / "deep" / "plots"):
+        assert cv2.imread(str(path)).std() > 5
+    assert len(list((tmp_path / "deep" / "plots").iterdir())) == 9
+
+
+def test_the_same_chart_gives_the_same_file() -> None:
+    chart = score_histogram({"all": np.arange(9, dtype=np.float32)}, 4.0)
+    for kind in ("png", "svg"):
+        assert drawn(chart, kind) == drawn(chart, kind)
