@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from offnominal import errors
+from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
 
 app = typer.Typer(
@@ -49,6 +50,9 @@ def fit(
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")
+    ] = None,
+    contamination: Annotated[
+        str | None, typer.Option(help="Leave out suspect images: auto, or a share such as 0.05. [default: 0]")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Patches beyond this size wait on disk. [default: 2GB]")] = None,
     runtime: RuntimeOption = None,
@@ -199,6 +203,9 @@ def demo(
 
     with progress_bars() as progress:
         run(out, progress, say)
+
+
+learning.register(app, fit)
 
 
 def _about(seconds: float) -> str:

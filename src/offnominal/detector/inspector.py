@@ -44,7 +44,7 @@ class Inspector:
 
     def __init__(self, model: Model, engine: FeatureEngine) -> None:
         self.model = model
-        self._engine = engine
+        self.engine = engine
         self._signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
 
     def inspect(
@@ -61,6 +61,13 @@ class Inspector:
             ):
                 yield index, self._inspection(original, network, patches), decoded
 
+    def patches(
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None]
+    ) -> Iterator[tuple[int, tuple[int, int], torch.Tensor]]:
+        """`(index, (H, W) of the original, (N, D) standardised patches)` of every source that can be read."""
+        for batch in self._batches(sources, failed, keep=False):
+            yield from zip(batch.index, batch.original, self._patches(batch), strict=True)
+
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
 
@@ -75,7 +82,7 @@ class Inspector:
         found = self._signals(self._patches(batch)[0], with_noise=True)
         assert found.noise is not None
         return Explanation(
-            self._engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
+            self.engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
             found.around.distances.cpu().numpy(),
             found.around.indices.cpu().numpy(),
             found.around.gradient.cpu().numpy(),
@@ -91,11 +98,11 @@ class Inspector:
 
     def _patches(self, batch: ImageBatch) -> torch.Tensor:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
-        return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
+        return self.engine.standardise(self.engine.patches(batch), self.model.standard, network)
 
     def _inspection(self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor) -> Inspection:
         model = self.model
-        signals = grid_of(self._signals(patches).values, self._engine.grids(network))
+        signals = grid_of(self._signals(patches).values, self.engine.grids(network))
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, model.settings.smoothing)
         score = image_score(anomaly)
         threshold = model.calibration.threshold

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from offnominal.config import Settings
 from offnominal.decisions import Calibration
+from offnominal.detector.learnt import Learnt, LeftOut
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, ValueRange
 from offnominal.memory import MemoryBank
@@ -42,6 +43,8 @@ class Model:
         usual_distance: of held-out normal patches.
         normal: usual signals at every place.
         calibration: held-out scores of the normal images.
+        learnt: what `update` needs of every image.
+        left_out: images that `contamination` kept out, worst first.
         skipped: training images that could not be read, with the reason.
         versions: of the libraries that made it.
     """
@@ -55,11 +58,12 @@ class Model:
     usual_distance: UsualDistance
     normal: NormalSignals
     calibration: Calibration
+    learnt: Learnt
+    left_out: tuple[LeftOut, ...]
     skipped: tuple[tuple[str, str], ...]
     versions: dict[str, str]
 
     @property
     def fusion_weights(self) -> tuple[float, float, float]:
         """Weights in the order of `scoring.SIGNALS`."""
-        fusion = self.settings.fusion
-        return fusion.distance, fusion.influence, fusion.response
+        return self.settings.fusion.weights

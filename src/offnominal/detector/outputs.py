@@ -28,6 +28,8 @@ def facts(model: Model) -> dict[str, Any]:
     return {
         "images": len(model.bank.sources),
         "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
+        "left_out": [asdict(entry) for entry in model.left_out],
+        "learnt": {"added": model.learnt.added, "removed": model.learnt.removed},
         "backbone": {"name": model.backbone.name, "layers": list(model.backbone.layers), "sha256": model.backbone.digest},
         "bank": {
             "patches": int(model.bank.patches.shape[0]),
@@ -60,6 +62,17 @@ def warnings_of(model: Model) -> list[str]:
         )
     if float(calibration.scores[-1]) == float(calibration.scores[0]):
         found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
+    if model.left_out:
+        worst = model.left_out[0]
+        found.append(
+            f"{len(model.left_out)} of {len(model.left_out) + calibration.count} images were left out as suspects, the worst "
+            f"{worst.name} (score {worst.score:.2f}); the false-alarm rate is promised for parts like those that were kept."
+        )
+    if model.learnt.added or model.learnt.removed:
+        found.append(
+            f"Since the fit {model.learnt.added} images were added and {model.learnt.removed} removed: held-out scores of the "
+            "others and channel means are those from before."
+        )
     if model.skipped:
         found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
     return found
