@@ -23,7 +23,7 @@ def test_help_is_light() -> None:
     code = "import sys, offnominal.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     text = run("--help").stdout
-    for command in ("fit", "inspect", "evaluate", "compare", "info", "demo"):
+    for command in ("fit", "inspect", "evaluate", "compare", "info", "demo", "audit", "update"):
         assert command in text
 
 
@@ -86,6 +86,35 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     refused = run("inspect", model, parts / "test", "--out", tmp_path / "lot", "--lot", "--fdr", "0.01")
     assert refused.returncode == 2
     assert "12 calibration images cannot carry it" in refused.stderr
+
+
+def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> None:
+    audited = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.2", *SMALL[:4], "--json")
+    assert audited.returncode == 0, audited.stderr
+    told = json.loads(audited.stdout)
+    assert (told["images"], told["suspects"]) == (12, 2)
+    assert [row["suspect"] for row in told["rows"]] == [True] * 2 + [False] * 10
+    assert (tmp_path / "a" / told["rows"][0]["picture"]).is_file()
+    assert (tmp_path / "a" / "audit.csv").read_text().startswith("path,score,p_value,suspect\n")
+
+    model = tmp_path / "m.safetensors"
+    fitted = run("fit", parts, "--out", model, *SMALL, "--contamination", "0.2", "--json")
+    left_out = json.loads(fitted.stdout)["left_out"]
+    assert [entry["name"] for entry in left_out] == [row["path"] for row in told["rows"][:2]]
+    assert "2 of 12 images were left out as suspects" in fitted.stderr
+
+    known = next(row["path"] for row in told["rows"][2:])
+    words = ["update", model, "--add", parts / "test" / "good", "--remove", known, "--out", tmp_path / "n", "--json"]
+    changed = json.loads(run(*words).stdout)
+    assert len(changed["update"]["added"]) == 5
+    assert changed["update"]["removed"] == [known]
+    assert changed["images"] == changed["calibration"]["n"] == 14
+    assert json.loads(run("info", model, "--json").stdout)["images"] == 10
+    wrong = run("update", model, "--remove", known.replace("train", "tain"))
+    assert (wrong.returncode, wrong.stderr.strip()) == (
+        2,
+        f"offnominal: the model was not fitted on '{known.replace('train', 'tain')}': did you mean '{known}'?",
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from offnominal import errors
+from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
 
 app = typer.Typer(
@@ -56,6 +57,9 @@ def fit(
             help="split (exact; a fifth of the images only calibrates), leave-one-out (approximate; all images are learned "
             "from), or auto by their number. [default: auto]"
         ),
+    ] = None,
+    contamination: Annotated[
+        str | None, typer.Option(help="Leave out suspect images: auto, or a share such as 0.05. [default: 0]")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Patches beyond this size wait on disk. [default: 2GB]")] = None,
     runtime: RuntimeOption = None,
@@ -288,6 +292,9 @@ def demo(
 
     with progress_bars() as progress:
         run(out, progress, say)
+
+
+learning.register(app, fit)
 
 
 def _title(data: str) -> str:

@@ -14,6 +14,7 @@ from offnominal.decisions.conformal import (
 from offnominal.decisions.drift import DriftTest
 from offnominal.decisions.lots import Lot, fewest_bad, judge_lot
 from offnominal.decisions.regions import find_regions, region_masks
+from offnominal.decisions.suspects import called_suspect, outlier_p_values, worst_share
 
 __all__ = [
     "LEAVE_ONE_OUT",
@@ -25,6 +26,7 @@ __all__ = [
     "Lot",
     "Method",
     "calibrate",
+    "called_suspect",
     "choose_method",
     "fewest_bad",
     "find_regions",
@@ -33,5 +35,7 @@ __all__ = [
     "images_needed",
     "judge_lot",
     "learn_appearance",
+    "outlier_p_values",
     "region_masks",
+    "worst_share",
 ]

@@ -23,6 +23,8 @@ def split(images: int, settings: Settings) -> tuple[Index, Index]:
         InputError: a split was asked for and there are too few images for it.
     """
     everything = np.arange(images)
+    if settings.contamination != 0:  # suspects must be found among all images
+        return everything, everything[:0]
     if choose_method(settings.calibration, images, settings.false_alarm_rate) != SPLIT:
         return everything, everything[:0]
     held = held_count(images)

@@ -14,7 +14,7 @@ from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
 from offnominal.errors import ImageError
-from offnominal.images import ImageBatch, Source, batches, to_original
+from offnominal.images import ImageBatch, Source, batches, thumbnail, to_original
 from offnominal.images.decode import Pixels
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float, Inspection
@@ -46,7 +46,7 @@ class Inspector:
 
     def __init__(self, model: Model, engine: FeatureEngine) -> None:
         self.model = model
-        self._engine = engine
+        self.engine = engine
         self._signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
         self._evidence = EvidenceMaker(model, engine, self._signals)
 
@@ -66,14 +66,22 @@ class Inspector:
         """
         for batch in self._batches(sources, failed, keep):
             network = (batch.pixels.shape[2], batch.pixels.shape[3])
-            raw = self._engine.patches(batch)
+            raw = self.engine.patches(batch)
             appearance = self._appearance(batch, raw)
-            standardised = self._engine.standardise(raw, self.model.standard, network)
+            standardised = self.engine.standardise(raw, self.model.standard, network)
             for index, original, decoded, patches, whole in zip(
                 batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
             ):
                 found = self._inspection(original, network, patches, evidence, maps)
                 yield index, replace(found, appearance=whole), decoded
+
+    def patches(
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None]
+    ) -> Iterator[tuple[int, tuple[int, int], torch.Tensor, bytes]]:
+        """`(index, (H, W) of the original, (N, D) standardised patches, thumbnail)` of every source that can be read."""
+        for batch in self._batches(sources, failed, keep=False):
+            pictures = [thumbnail(pixels, original) for pixels, original in zip(batch.pixels, batch.original, strict=True)]
+            yield from zip(batch.index, batch.original, self._patches(batch), pictures, strict=True)
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -89,7 +97,7 @@ class Inspector:
         found = self._signals(self._patches(batch)[0], with_noise=True)
         assert found.noise is not None
         return Explanation(
-            self._engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
+            self.engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
             found.around.distances.cpu().numpy(),
             found.around.indices.cpu().numpy(),
             found.around.gradient.cpu().numpy(),
@@ -105,7 +113,7 @@ class Inspector:
 
     def _patches(self, batch: ImageBatch) -> torch.Tensor:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
-        return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
+        return self.engine.standardise(self.engine.patches(batch), self.model.standard, network)
 
     def _appearance(self, batch: ImageBatch, raw: torch.Tensor) -> Float:
         """A batch and its (B, N, D) raw patches -> (B, S) statistics of whole images; S = 0 where they are not watched."""
@@ -118,7 +126,7 @@ class Inspector:
     ) -> Inspection:
         model = self.model
         found = self._signals(patches, with_noise=True if maps else None)
-        signals = grid_of(found.values, self._engine.grids(network))
+        signals = grid_of(found.values, self.engine.grids(network))
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, model.settings.smoothing)
         score = image_score(anomaly)
         threshold = model.calibration.threshold
@@ -145,6 +153,6 @@ class Inspector:
         """(H, W) root mean square of the proposed noise over features, and the share of each layer."""
         assert found.noise is not None
         size = found.noise.square().mean(1, keepdim=True).sqrt().cpu().numpy()
-        noise = np.ascontiguousarray(grid_of(size, self._engine.grids(network))[:, :, 0])
+        noise = np.ascontiguousarray(grid_of(size, self.engine.grids(network))[:, :, 0])
         layers = self._evidence.layer_maps(patches, found, network)
         return to_original(noise, original), {name: to_original(values, original) for name, values in layers.items()}

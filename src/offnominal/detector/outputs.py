@@ -32,6 +32,8 @@ def facts(model: Model) -> dict[str, Any]:
         "images": len(model.bank.sources),
         "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
         "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
+        "left_out": [asdict(entry) for entry in model.left_out],
+        "learnt": {"added": model.learnt.added, "removed": model.learnt.removed},
         "backbone": {"name": model.backbone.name, "layers": list(model.backbone.layers), "sha256": model.backbone.digest},
         "bank": {
             "patches": int(model.bank.patches.shape[0]),
@@ -50,6 +52,17 @@ def facts(model: Model) -> dict[str, Any]:
 def warnings_of(model: Model) -> list[str]:
     """What a user of the model must know, one sentence each."""
     found = calibration_warnings(model.calibration)
+    if model.left_out:
+        worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
+        found.append(
+            f"{len(model.left_out)} of {of} images were left out as suspects, the worst "
+            f"{worst.name} (score {worst.score:.2f}); the false-alarm rate is promised for parts like those that were kept."
+        )
+    if model.learnt.added or model.learnt.removed:
+        found.append(
+            f"Since the fit {model.learnt.added} images were added and {model.learnt.removed} removed: held-out scores of the "
+            "others and channel means are those from before."
+        )
     if model.skipped:
         found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
     return found
