@@ -12,7 +12,7 @@ import typer
 from offnominal import errors
 from offnominal.cli.console import emit, progress_bars, say
 
-_NOT_OF_AUDIT = ("data", "out", "json", "false_alarm_rate", "contamination")
+_NOT_OF_AUDIT = ("data", "out", "json", "false_alarm_rate", "calibration", "thumbnails", "contamination")
 
 
 def register(app: typer.Typer, fit: Callable[..., None]) -> None:
