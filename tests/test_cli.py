@@ -23,7 +23,7 @@ def test_help_is_light() -> None:
     code = "import sys, offnominal.cli; sys.exit(any(m in sys.modules for m in ('torch', 'cv2', 'numpy', 'matplotlib')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     text = run("--help").stdout
-    for command in ("fit", "inspect", "evaluate", "compare", "info", "demo"):
+    for command in ("fit", "inspect", "evaluate", "compare", "info", "demo", "audit", "update"):
         assert command in text
 
 
@@ -60,7 +60,9 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "e" / "scores.csv").read_text().splitlines()) == 12
 
     told = json.loads(run("info", model, "--json").stdout)
-    assert {"method", "n", "alpha", "threshold", "smallest_alpha"} <= set(told["calibration"])
+    assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(told["calibration"])
+    assert told["drift"]["watched"]
+    assert "with 95 % confidence" in told["promise"]
     assert run("info", model).returncode == 0
     asked = ["--evidence", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
     assert len(list((tmp_path / "e" / "plots").glob("*.png"))) == 7
@@ -71,6 +73,50 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
         assert set(row["maps"]) == {"noise", "layer-blocks.2", "layer-blocks.4"}
         written = [row["receipt"], row["mask"], "masks.json", *(told["path"] for told in row["maps"].values())]
         assert all((tmp_path / "i2" / name).is_file() for name in written)
+
+    # The watch went on from the first inspection to the second; a lot leaves it alone where that is asked for.
+    assert json.loads((tmp_path / "i" / "drift.json").read_text())["images"] == 10
+    assert json.loads((tmp_path / "i2" / "drift.json").read_text())["images"] == 15
+    assert (tmp_path / "m.safetensors.drift.json").is_file()
+    lot = run("inspect", model, parts / "test", "--out", tmp_path / "lot", "--lot", "--fdr", "0.2", "--no-drift")
+    assert lot.returncode == 0, lot.stderr
+    judged = json.loads((tmp_path / "lot" / "lot.json").read_text())
+    assert {"flagged", "fdr", "estimated_bad"} <= set(judged)
+    assert all("blotch" in path for path in judged["flagged"])
+    assert len(judged["flagged"]) == lot.stderr.count("pull: ") == 5
+    assert not (tmp_path / "lot" / "drift.json").exists()
+    refused = run("inspect", model, parts / "test", "--out", tmp_path / "lot", "--lot", "--fdr", "0.01")
+    assert refused.returncode == 2
+    assert "12 calibration images cannot carry it" in refused.stderr
+
+
+def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> None:
+    audited = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.2", *SMALL[:4], "--json")
+    assert audited.returncode == 0, audited.stderr
+    told = json.loads(audited.stdout)
+    assert (told["images"], told["suspects"]) == (12, 2)
+    assert [row["suspect"] for row in told["rows"]] == [True] * 2 + [False] * 10
+    assert (tmp_path / "a" / told["rows"][0]["picture"]).is_file()
+    assert (tmp_path / "a" / "audit.csv").read_text().startswith("path,score,p_value,suspect\n")
+
+    model = tmp_path / "m.safetensors"
+    fitted = run("fit", parts, "--out", model, *SMALL, "--contamination", "0.2", "--json")
+    left_out = json.loads(fitted.stdout)["left_out"]
+    assert [entry["name"] for entry in left_out] == [row["path"] for row in told["rows"][:2]]
+    assert "2 of 12 images were left out as suspects" in fitted.stderr
+
+    known = next(row["path"] for row in told["rows"][2:])
+    words = ["update", model, "--add", parts / "test" / "good", "--remove", known, "--out", tmp_path / "n", "--json"]
+    changed = json.loads(run(*words).stdout)
+    assert len(changed["update"]["added"]) == 5
+    assert changed["update"]["removed"] == [known]
+    assert changed["images"] == changed["calibration"]["n"] == 14
+    assert json.loads(run("info", model, "--json").stdout)["images"] == 10
+    wrong = run("update", model, "--remove", known.replace("train", "tain"))
+    assert (wrong.returncode, wrong.stderr.strip()) == (
+        2,
+        f"offnominal: the model was not fitted on '{known.replace('train', 'tain')}': did you mean '{known}'?",
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
 _PROGRAM = "import sys; sys.argv[0] = 'offnominal'; from offnominal.cli import main; main()"
 _PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
 
-COMMANDS = ("fit", "inspect", "evaluate", "compare", "info", "demo")
+COMMANDS = ("fit", "inspect", "evaluate", "compare", "info", "demo", "audit", "update")
 WRONG = (
     "fit nowhere --out m",
     "fit nothing --out m",
@@ -40,6 +40,10 @@ WRONG = (
     "fit parts --out m --config broken.toml",
     "fit parts --out m --layers nope",
     "fit parts --out m",
+    "fit parts --out m --contamination much",
+    "audit nowhere --out o",
+    "audit parts --out o --contamination 0.6",
+    "update nowhere --remove a.png",
     "inspect nowhere nothing --out o",
     "inspect nowhere nothing --out o --maps anomaly,infuence",
     "inspect nowhere nothing --out o --map-format tiff",

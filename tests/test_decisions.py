@@ -48,10 +48,10 @@ def test_regions_are_given_in_original_pixels_highest_first() -> None:
     scores[1:3, 2:5] = 2
     scores[3, 5] = 3  # touches by a corner: the same region
     scores[8, 18] = 9
-    first, second = find_regions(scores, 1.0, (100, 400))
+    first, second = find_regions(scores, calibrate(np.array([1.0], np.float32), 0.5), (100, 400))
     assert (first.box, first.area, first.peak) == ((360, 80, 380, 90), 200, 9.0)
     assert (second.box, second.area, second.peak) == ((40, 10, 120, 40), 7 * 200, 3.0)
     left, top, right, bottom = first.box
     assert left <= first.peak_at[0] < right
     assert top <= first.peak_at[1] < bottom
-    assert find_regions(scores, 10.0, (100, 400)) == ()
+    assert find_regions(scores, calibrate(np.array([10.0], np.float32), 0.5), (100, 400)) == ()

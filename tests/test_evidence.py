@@ -266,7 +266,7 @@ def test_evidence_changes_nothing_and_must_be_asked_for(detector: Detector) -> N
     with pytest.raises(InputError, match="evidence=True"):
         plain.evidence(plain.regions[0])
     with pytest.raises(InputError, match="not one of"):
-        plain.evidence(Region((0, 0, 1, 1), 1, 0.0, (0, 0)))
+        plain.evidence(Region((0, 0, 1, 1), 1, 0.0, (0, 0), 1.0))
     calm = detector.inspect(texture(100), evidence=True)
     assert calm.regions == ()
 
@@ -290,7 +290,7 @@ def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: De
     features = FeatureEngine(model.settings.model_copy(update={"runtime": "torch"}))
     signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
     patches = model.bank.patches[:256]
-    region = Region((0, 0, 8, 8), 64, 1.0, (3, 3))
+    region = Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0)
     maker = EvidenceMaker(model, features, signals)
     (found,) = maker.regions((region,), patches, signals(patches), (128, 128), (128, 128))
     evidence = found.evidence
@@ -311,7 +311,7 @@ def test_identical_images_leave_no_influence_and_a_flat_curve() -> None:
     signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
     patches = torch.zeros(144, model.bank.patches.shape[1])
     (found,) = EvidenceMaker(model, features, signals).regions(
-        (Region((0, 0, 8, 8), 64, 1.0, (3, 3)),), patches, signals(patches), (96, 96), (64, 64)
+        (Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),), patches, signals(patches), (96, 96), (64, 64)
     )
     assert found.evidence is not None
     assert found.evidence.influence == ()
@@ -345,7 +345,10 @@ def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> N
     signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
     patches = torch.from_numpy(twin.patches).float()
     scores = model.calibration.scores
-    regions = tuple(Region((0, 0, 8, 8), 64, float(scores[at]), (9 * at + 5, 8 * at + 3)) for at in range(len(scores) - 2))
+    regions = tuple(
+        Region((0, 0, 8, 8), 64, peak, (9 * at + 5, 8 * at + 3), model.calibration.p_value(peak))
+        for at, peak in enumerate(scores[:-2].tolist())
+    )
     found = EvidenceMaker(model, features, signals).regions(regions, patches, signals(patches), twin.network, twin.original)
     for region in found:
         assert region.evidence is not None

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from conftest import damaged, texture
 from offnominal import Detector, load
-from offnominal.decisions import find_regions, region_masks
+from offnominal.decisions import calibrate, find_regions, region_masks
 from offnominal.detector.extras import Extras, evidence_row, extras_from
 from offnominal.detector.model_file import save_model
 from offnominal.detector.outputs import write_inspections
@@ -152,10 +152,11 @@ def test_masks_are_the_map_above_the_threshold_region_by_region(factor: int) -> 
     rng = np.random.default_rng(factor)
     for _ in range(20):
         small = ndimage.gaussian_filter(rng.normal(size=(24, 30)), 1.5).astype(np.float32)
-        threshold = float(np.quantile(small, 0.9))
+        calibration = calibrate(np.quantile(small, [0.9]).astype(np.float32), 0.5)
+        threshold = calibration.threshold
         size = 24 * factor, 30 * factor
         large = cv2.resize(small, size[::-1], interpolation=cv2.INTER_LINEAR)
-        regions = find_regions(small, threshold, size)
+        regions = find_regions(small, calibration, size)
         masks = region_masks(large, threshold, regions)
         count = np.sum(masks, axis=0)
         peaks = {region.peak_at for region in regions}

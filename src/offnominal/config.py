@@ -53,6 +53,22 @@ def _bank(value: object) -> object:
     return value
 
 
+def _share(value: object) -> object:
+    """`"auto"`, or a number from 0 to below one half (as text too) -> `"auto"` or float."""
+    if value == "auto":
+        return value
+    message = "give auto, or a share from 0 to below 0.5 such as 0.05"
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(message)
+    try:
+        share = float(value)
+    except ValueError:
+        raise ValueError(message) from None
+    if not 0 <= share < 0.5:
+        raise ValueError(message)
+    return share
+
+
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
@@ -70,6 +86,11 @@ class Fusion(BaseModel):
         if self.distance + self.influence + self.response <= 0:
             raise ValueError("at least one signal needs a weight above 0")
         return self
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Distance, influence, response: the order of `scoring.SIGNALS`."""
+        return self.distance, self.influence, self.response
 
 
 class Settings(BaseModel):
@@ -91,6 +112,10 @@ class Settings(BaseModel):
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
+    calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
+    contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(
+        0.0, description="share of the training images to leave out as suspects, or auto"
+    )
     memory: Annotated[int, BeforeValidator(_bytes)] = Field(2_000_000_000, gt=0, description="patches beyond it go to disk")
     runtime: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -107,6 +132,8 @@ class Settings(BaseModel):
             raise ValueError("bank must be a share up to 1 or a whole number of patches")
         if not 0 < self.noise_range[0] <= self.noise_range[1]:
             raise ValueError("noise_range must be two numbers, 0 < low <= high")
+        if self.contamination != 0 and self.calibration == "split":
+            raise ValueError("contamination finds suspects among all images: use it with calibration leave-one-out")
         if self.aggregation == "concat-patches" and self.dimensions is None:
             raise ValueError("aggregation concat-patches needs dimensions, the size that all layers are pooled to")
         return self

@@ -7,7 +7,7 @@ K neighbours.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -89,13 +89,15 @@ class Region:
     """One connected place of an image whose anomaly map lies above the threshold.
 
     `box` is `(left, top, right, bottom)` in pixels of the original image, right and bottom exclusive; `area` is in the same
-    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`; `evidence` is None unless it was asked for.
+    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`. `p_value` is the share of calibration images (this
+    one counted in) whose whole map reaches the peak; `evidence` is None unless it was asked for.
     """
 
     box: tuple[int, int, int, int]
     area: int
     peak: float
     peak_at: tuple[int, int]
+    p_value: float
     evidence: Evidence | None = None
 
 
@@ -115,6 +117,7 @@ class Inspection:
         noise_map: (H, W) float32, root mean square over features of the proposed noise; None unless maps were asked for.
         layer_maps: (H, W) float32 each: the share of a layer in the squared distance to the nearest good patch, 0 to 1; over
             the layers they sum to 1, or to 0 where that distance is 0. None unless maps were asked for.
+        appearance: (S,) float32 statistics of the image as a whole, which a stream is watched by; empty if it is not.
     """
 
     path: str | None
@@ -127,6 +130,7 @@ class Inspection:
     regions: tuple[Region, ...]
     noise_map: Float | None = None
     layer_maps: dict[str, Float] | None = None
+    appearance: Float = field(default_factory=lambda: np.empty(0, np.float32))
 
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from offnominal import errors
+from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
 
 app = typer.Typer(
@@ -49,6 +50,16 @@ def fit(
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            help="split (exact; a fifth of the images only calibrates), leave-one-out (approximate; all images are learned "
+            "from), or auto by their number. [default: auto]"
+        ),
+    ] = None,
+    contamination: Annotated[
+        str | None, typer.Option(help="Leave out suspect images: auto, or a share such as 0.05. [default: 0]")
     ] = None,
     memory: Annotated[str | None, typer.Option(help="Patches beyond this size wait on disk. [default: 2GB]")] = None,
     runtime: RuntimeOption = None,
@@ -102,8 +113,9 @@ def fit(
     if json:
         emit({**known, "seconds": detector.seconds, "model": str(out)})
     else:
-        calibration = known["calibration"]
-        say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms")
+        promised = known["calibration"]
+        say(f"{out}: threshold {promised['threshold']:.3f} at {promised['alpha']:.2%} false alarms")
+        say(f"promise: {known['promise']}")
     if detector.model.skipped:
         raise typer.Exit(errors.SOME_UNREADABLE)
 
@@ -131,6 +143,17 @@ def inspect(
     masks: Annotated[
         str | None, typer.Option(help="Masks of the regions: png (masks/), coco (masks.json) or both. [default: none]")
     ] = None,
+    lot: Annotated[bool, typer.Option("--lot", help="Judge all images as one lot; lot.json says which parts to pull.")] = False,
+    fdr: Annotated[float, typer.Option(help="With --lot: share of good parts among those pulled, on average over lots.")] = 0.1,
+    no_drift: Annotated[
+        bool, typer.Option("--no-drift", help="Do not watch whether images still look like those fitted on.")
+    ] = False,
+    reset_drift: Annotated[
+        bool, typer.Option("--reset-drift", help="Forget the images inspected so far (MODEL.drift.json).")
+    ] = False,
+    false_warning_rate: Annotated[
+        float, typer.Option(help="Probability that the watch ever warns although nothing changed.")
+    ] = 0.01,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -138,8 +161,10 @@ def inspect(
     batch_size: BatchOption = None,
     json: Json = False,
 ) -> None:
-    """Score, judge and locate: one line an image in results.jsonl, and an overlay each."""
+    """Score, judge and locate: one line an image in results.jsonl, and an overlay each; watch the stream in drift.json."""
     from offnominal.detector import load
+    from offnominal.detector.alarms import require_lot, write_lot
+    from offnominal.detector.drift_watch import DriftWatch, report_drift, state_path
     from offnominal.detector.extras import extras_from
     from offnominal.detector.outputs import write_inspections
     from offnominal.images import any_images
@@ -147,8 +172,26 @@ def inspect(
     extras = extras_from(report if evidence is None else evidence, maps, map_format, masks)
     items = any_images(inputs)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
+    calibration = detector.model.calibration
+    if lot:
+        require_lot(calibration, fdr)
+    watch = None
+    if not no_drift and detector.model.appearance is not None:
+        watch = DriftWatch(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
     with progress_bars() as progress:
-        run, rows = write_inspections(detector, items, out, progress, extras, report=_title(inputs[0]) if report else None)
+        run, rows = write_inspections(
+            detector, items, out, progress, extras, watch, report=_title(inputs[0]) if report else None
+        )
+    if not no_drift:
+        for line in report_drift(watch, out):
+            say(line)
+    if lot:
+        judged = write_lot(rows, calibration, fdr, out)
+        say(f"lot of {judged['images']}: {len(judged['flagged'])} to pull, about {judged['estimated_bad']:.0f} bad in all")
+        for path in judged["flagged"]:
+            say(f"pull: {path}")
+        if judged["note"]:
+            say(f"note: {judged['note']}")
     if json:
         emit(rows)
     else:
@@ -255,6 +298,9 @@ def demo(
 
     with progress_bars() as progress:
         run(out, progress, say)
+
+
+learning.register(app, fit)
 
 
 def _title(data: str) -> str:

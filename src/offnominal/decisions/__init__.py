@@ -1,6 +1,41 @@
-"""Decisions: scores of normals -> calibration; score -> p-value, verdict; map -> regions."""
+"""Decisions: scores of normals -> calibration; score -> p-value, verdict; map -> regions; lots; the stream as a whole."""
 
-from offnominal.decisions.conformal import Calibration, calibrate, images_needed
+from offnominal.decisions.appearance import LIKENESS, Appearance, halves, learn_appearance
+from offnominal.decisions.conformal import (
+    LEAVE_ONE_OUT,
+    SPLIT,
+    Calibration,
+    Method,
+    calibrate,
+    choose_method,
+    held_count,
+    images_needed,
+)
+from offnominal.decisions.drift import DriftTest
+from offnominal.decisions.lots import Lot, fewest_bad, judge_lot
 from offnominal.decisions.regions import find_regions, region_masks
+from offnominal.decisions.suspects import called_suspect, outlier_p_values, worst_share
 
-__all__ = ["Calibration", "calibrate", "find_regions", "images_needed", "region_masks"]
+__all__ = [
+    "LEAVE_ONE_OUT",
+    "LIKENESS",
+    "SPLIT",
+    "Appearance",
+    "Calibration",
+    "DriftTest",
+    "Lot",
+    "Method",
+    "calibrate",
+    "called_suspect",
+    "choose_method",
+    "fewest_bad",
+    "find_regions",
+    "halves",
+    "held_count",
+    "images_needed",
+    "judge_lot",
+    "learn_appearance",
+    "outlier_p_values",
+    "region_masks",
+    "worst_share",
+]

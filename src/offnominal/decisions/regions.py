@@ -1,4 +1,10 @@
-"""Connected places of a map above a level, in pixels of the original image."""
+"""Connected places of a map above a level, in pixels of the original image.
+
+The image's score is the largest value of the same map, and the level is the same threshold. So an image has regions exactly
+when it is flagged, and P(any region in a good image) is the false-alarm rate of images. The p-value of a region holds its peak
+against the largest values of good images, so P(some region of a good image has a p-value of at most alpha) <= alpha, however
+many there are (the maximum statistic of Westfall and Young 1993, section 2.3).
+"""
 
 from __future__ import annotations
 
@@ -7,15 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
+from offnominal.decisions.conformal import Calibration
 from offnominal.types import Float, Mask, Region
 
 
-def find_regions(scores: Float, threshold: float, original: tuple[int, int]) -> tuple[Region, ...]:
-    """8-connected regions of a working map (h, w) where it exceeds `threshold`, highest peak first.
+def find_regions(scores: Float, calibration: Calibration, original: tuple[int, int]) -> tuple[Region, ...]:
+    """8-connected regions of a working map (h, w) float32 where it exceeds the threshold, highest peak first.
 
     Boxes, areas and peaks are given in pixels of the `original` (H, W) image.
     """
-    labels, _ = ndimage.label(scores > threshold, structure=np.ones((3, 3)))
+    labels, _ = ndimage.label(scores > np.float32(calibration.threshold), structure=np.ones((3, 3)))
     scale_y, scale_x = original[0] / scores.shape[0], original[1] / scores.shape[1]
     regions = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):
@@ -33,6 +40,7 @@ def find_regions(scores: Float, threshold: float, original: tuple[int, int]) -> 
                 ),
                 area=max(1, round(float(inside.sum()) * scale_x * scale_y)),
                 peak=float(values[row, column]),
+                p_value=calibration.p_value(float(values[row, column])),
                 peak_at=(
                     min(original[1] - 1, int((columns.start + column + 0.5) * scale_x)),
                     min(original[0] - 1, int((rows.start + row + 0.5) * scale_y)),

@@ -11,19 +11,25 @@ from typing import Any, Self
 import numpy as np
 
 from offnominal.config import Settings, settings_from
+from offnominal.detector.audit import Audit
+from offnominal.detector.calibration import calibrated_by_split, split
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.fit import Estimate, Fitting, Plan
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
+from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError
 from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
 from offnominal.images.decode import Pixels
+from offnominal.images.sources import MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
 from offnominal.types import Float, Inspection, Mask, Progress, silent
 
 __all__ = [
+    "Audit",
+    "Change",
     "Detector",
     "Estimate",
     "Evaluated",
@@ -74,19 +80,73 @@ class Detector:
             InputError: fewer than two readable images.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
-        if isinstance(data, (str, Path)):
-            items = normal_images(data)
-            sources: Sequence[Source] = [item.path for item in items]
-            names = [item.name for item in items]
-        else:
-            sources = list(data)
-            names = [str(given) if isinstance(given, (str, Path)) else f"array {i}" for i, given in enumerate(sources)]
+        given = _named(data)
         engine = FeatureEngine(self.settings, self._weights)
-        fitting = Fitting(sources, names, self.settings, engine, progress, foretell)
+        learn, held = split(len(given), self.settings)
+        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell)
         announce(fitting.plan)
         self._inspector = Inspector(fitting.run(), engine)
         self.seconds = fitting.seconds
+        if len(held):
+            started = perf_counter()
+            model = calibrated_by_split(
+                self._inspector.model, self._inspector, [given[at][1] for at in held], [given[at][0] for at in held], progress
+            )
+            self._inspector = Inspector(model, engine)
+            self.seconds["split calibration"] = perf_counter() - started
         return self
+
+    def audit(
+        self,
+        data: str | Path | Sequence[Source],
+        *,
+        progress: Progress = silent,
+        announce: Callable[[Plan], None] = lambda plan: None,
+        foretell: Callable[[Estimate], None] = lambda rest: None,
+    ) -> Audit:
+        """Which of the images that are held to be good do not look like the others; `data` as in `fit`. Fits nothing.
+
+        Raises:
+            InputError: fewer than two readable images.
+            BackboneError: the backbone, a layer or its weights cannot be had.
+        """
+        fitting = self._fitting(_named(data), FeatureEngine(self.settings, self._weights), progress, foretell)
+        announce(fitting.plan)
+        found = fitting.audit()
+        self.seconds = fitting.seconds
+        return found
+
+    def update(
+        self,
+        *,
+        add: str | Path | Sequence[Source] = (),
+        remove: Sequence[str] = (),
+        progress: Progress = silent,
+    ) -> Change:
+        """Take images out of the fitted model by their names, and add others, without a new fit; see `detector.update`.
+
+        `add` is a folder, image, glob or manifest of good images, or a sequence of these and of arrays. The calibration
+        counts the images that the model then knows, and the threshold follows. When this raises, the model is as before.
+
+        Raises:
+            InputError: an unknown name (the nearest is suggested) or a doubled one, fewer than two images left, or none of
+                the new ones can be read.
+        """
+        inspector = self._ready()
+        given = _expanded([add] if isinstance(add, (str, Path)) else add, _unused_number(inspector.model))
+        model, change = updated(inspector.model, inspector.engine, given, remove, progress)
+        self._inspector = Inspector(model, inspector.engine)
+        return change
+
+    def _fitting(
+        self,
+        given: Sequence[tuple[str, Source]],
+        engine: FeatureEngine,
+        progress: Progress,
+        foretell: Callable[[Estimate], None],
+    ) -> Fitting:
+        names, sources = [name for name, _ in given], [source for _, source in given]
+        return Fitting(sources, names, self.settings, engine, progress, foretell)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.
@@ -258,6 +318,32 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     detector.settings = settings
     detector._inspector = Inspector(replace(model, settings=settings), engine)
     return detector
+
+
+def _named(data: str | Path | Sequence[Source]) -> list[tuple[str, Source]]:
+    """Name and source of every image that is pointed at."""
+    if isinstance(data, (str, Path)):
+        return [(item.name, item.path) for item in normal_images(data)]
+    return [(str(given) if isinstance(given, (str, Path)) else f"array {i}", given) for i, given in enumerate(data)]
+
+
+def _expanded(given: Sequence[Source], first: int) -> list[tuple[str, Source]]:
+    """As `_named` of each: folders, globs and manifests become their images, arrays are numbered from `first` on."""
+    found: list[tuple[str, Source]] = []
+    for number, one in enumerate(given, first):
+        if not isinstance(one, (str, Path)):
+            found.append((f"array {number}", one))
+        elif Path(one).is_file() and Path(one).suffix.lower() not in MANIFESTS:
+            found.append((str(one), one))
+        else:
+            found += _named(one)
+    return found
+
+
+def _unused_number(model: Model) -> int:
+    """One more than the highest number of an array among the model's images."""
+    numbers = [source.name.removeprefix("array ") for source in model.bank.sources if source.name.startswith("array ")]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def _mask(item: Item, inspection: Inspection) -> Mask | None:

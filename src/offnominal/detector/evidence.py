@@ -116,7 +116,7 @@ class EvidenceMaker:
                 influence=_leading(around.gradient[at].cpu().numpy()),
                 noise_std=float(noise[at].square().mean().sqrt()),
                 response=float(response[at]),
-                p_value=self._model.calibration.p_value(region.peak),
+                p_value=region.p_value,
                 curve=curves[at],
                 usual_box=grids.box(usual[lead], lead),
                 usual_curve=usual_curves[lead],

@@ -163,6 +163,7 @@ def region_row(region: Region) -> dict[str, Any]:
         "area": region.area,
         "peak": region.peak,
         "peak_at": list(region.peak_at),
+        "p_value": region.p_value,
     }
     return row if region.evidence is None else {**row, "evidence": evidence_row(region.evidence)}
 

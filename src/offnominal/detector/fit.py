@@ -1,4 +1,4 @@
-"""Good images -> model: patches, memory bank, usual signals, calibration.
+"""Good images -> model: patches, memory bank, usual signals, calibration; without the suspects of an audit where that is asked.
 
 Nothing that is held against the bank was put into it: each image is scored with a bank in which no patch of its own is left
 (`memory.held_out`). Those held-out scores say what is usual (standardisation) and what a good image can reach (calibration).
@@ -10,21 +10,25 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
+from offnominal.detector.appearances import AppearanceLearner
+from offnominal.detector.audit import Audit, audit
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, usual_distance
+from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
 from offnominal.detector.model import Model, UsualDistance
 from offnominal.errors import ImageError, InputError
-from offnominal.features import channel_standard
+from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import (
     EIGHT_BIT,
     Source,
@@ -40,8 +44,8 @@ from offnominal.images import (
     thumbnail,
 )
 from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
-from offnominal.scoring import NormalSignalsBuilder, grid_of, image_score, working_map
-from offnominal.types import Depth, Float, Progress
+from offnominal.scoring import grid_of
+from offnominal.types import Depth, Float, Index, Progress
 
 FEWEST_IMAGES = 2
 #: Seconds of work after which the rest is estimated: start-up weighs little by then.
@@ -79,9 +83,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Placed:
-    """Where an image's patches stand in the store."""
+    """Where an image's patches stand in the store, and its picture among those kept."""
 
     source: int
+    picture: int
     rows: slice
     original: tuple[int, int]
     network: tuple[int, int]
@@ -105,36 +110,34 @@ class Fitting:
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
         self._require_enough(len(self._originals))
+        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.patches)
         counts = [self._patches_of(original) for original in self._originals.values()]
         total = sum(counts)
         size = total * engine.dimensions * 4
         self.plan = Plan(len(counts), total, engine.dimensions, settings.bank_size(total), size, on_disk=size > settings.memory)
 
     def run(self) -> Model:
-        """Raises `InputError` when fewer than two images can be read."""
+        """Raises `InputError` when fewer than two images can be read, or are left."""
         settings = self._settings
         with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
-            started = perf_counter()
-            placed = self._extract(store, pictures)
-            self._require_enough(len(placed))
-            patches = store.patches[: placed[-1].rows.stop]
-            standard = channel_standard(patches)
-            for place in placed:
-                patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
-            self.seconds["features"] = perf_counter() - started
+            placed, patches, standard = self._standardised(store, pictures)
+            appearance = self._appearance.build()
             coreset = self._coreset(patches)
-            usual, signals = self._hold_out(patches, placed, coreset)
+            left_out: tuple[LeftOut, ...] = ()
+            if settings.contamination != 0:
+                found = self._audited(patches, placed, coreset)
+                suspects = found.suspects(settings.contamination)
+                if suspects.any():
+                    left_out = found.listed(suspects)
+                    placed, patches = _without(patches, placed, suspects)
+                    self._require_enough(len(placed))
+                    coreset = self._coreset(patches)
+            usual, signals, banks = self._hold_out(patches, placed, coreset)
             bank = self._bank(patches, placed, coreset)
-            thumbnails: Thumbnails | None = pictures.only(np.unique(bank.image).tolist()) if settings.thumbnails else None
+            stand_ins = self._stand_ins(patches, placed, banks)
+            thumbnails = self._thumbnails(pictures, placed, bank) if settings.thumbnails else None
         started = perf_counter()
-        builder = NormalSignalsBuilder()
-        for image in signals:
-            builder.add(image)
-        weights = (settings.fusion.distance, settings.fusion.influence, settings.fusion.response)
-        scores = [
-            image_score(working_map(image, builder.without(image), weights, place.network, settings.smoothing))
-            for image, place in zip(signals, placed, strict=True)
-        ]
+        normal, scores = usual_and_scores(signals, [place.network for place in placed], settings)
         self.seconds["calibration"] = perf_counter() - started
         return Model(
             settings,
@@ -144,12 +147,56 @@ class Fitting:
             standard,
             bank,
             usual,
-            builder.build(),
-            calibrate(np.array(scores, dtype=np.float32), settings.false_alarm_rate),
-            tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items())),
+            normal,
+            calibrate(scores, settings.false_alarm_rate),
+            appearance,
+            Learnt(tuple(signals), stand_ins, bank.radius),
+            left_out,
+            self.skipped,
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
             thumbnails,
         )
+
+    def audit(self) -> Audit:
+        """Scores of all images against what many of the others support. Raises `InputError` as `run`."""
+        with PatchStore(self.plan.patches, self.plan.dimensions, self._settings.memory) as store, ThumbnailStore() as pictures:
+            placed, patches, _ = self._standardised(store, pictures)
+            found = self._audited(patches, placed, self._coreset(patches))
+        return replace(found, values=self._values, skipped=self.skipped)
+
+    @property
+    def skipped(self) -> tuple[tuple[str, str], ...]:
+        """Images that could not be read, with the reason; complete after `run` or `audit`."""
+        return tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items()))
+
+    def _standardised(self, store: PatchStore, pictures: ThumbnailStore) -> tuple[list[_Placed], torch.Tensor, ChannelStandard]:
+        """Where every image's patches stand, all patches, standardised, and the standardisation."""
+        started = perf_counter()
+        placed = self._extract(store, pictures)
+        self._require_enough(len(placed))
+        patches = store.patches[: placed[-1].rows.stop]
+        standard = channel_standard(patches)
+        for place in placed:
+            patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
+        self.seconds["features"] = perf_counter() - started
+        return placed, patches, standard
+
+    def _audited(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> Audit:
+        if np.isnan(coreset.radius):  # a random bank covers nothing for sure
+            coreset = self._coreset(patches, "greedy")
+        started = perf_counter()
+        found = audit(
+            patches,
+            np.array([place.rows.start for place in placed]),
+            [place.network for place in placed],
+            coreset,
+            self._engine,
+            self._settings,
+            [(self._names[place.source], place.source) for place in placed],
+            lambda done: self._progress("audit", done, len(placed)),
+        )
+        self.seconds["audit"] = perf_counter() - started
+        return found
 
     def _fail(self, index: int, error: ImageError) -> None:
         self._skipped[index] = str(error)
@@ -215,10 +262,11 @@ class Fitting:
         )
         for batch in found:
             patches = self._engine.patches(batch)
+            self._appearance.add(batch, patches)
             for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
                 rows = slice(row, row + len(image))
                 store.patches[rows] = image.cpu()
-                placed.append(_Placed(kept[place], rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
+                placed.append(_Placed(kept[place], len(placed), rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
                 row = rows.stop
                 if self._settings.thumbnails:
                     pictures.add(thumbnail(pixels, original))
@@ -244,23 +292,27 @@ class Fitting:
         scorings = (
             1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images
         )  # some are scored twice, for the usual distance
-        # The coreset meets each patch with each centre about once: a product.
+        # The coreset meets each patch with each centre about once: a product. An audit does all of it before, and one more.
         scoring = scorings * (scored - started) + (multiplied - scored)
+        if self._settings.contamination != 0:
+            scoring = 2 * scoring + (multiplied - scored)
         return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
-    def _coreset(self, patches: torch.Tensor) -> Coreset:
+    def _coreset(self, patches: torch.Tensor, sampler: str | None = None) -> Coreset:
         started = perf_counter()
         settings, size = self._settings, self._settings.bank_size(len(patches))
-        if settings.sampler == "random":
+        if (sampler or settings.sampler) == "random":
             coreset = Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
         else:
             start = int(np.random.default_rng(settings.seed).integers(len(patches)))
             coreset = kcenter(patches, size, start, tick=lambda done: self._progress("memory bank", done, size))
         self._progress("memory bank", size, size)
-        self.seconds["coreset"] = perf_counter() - started
+        self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
         return coreset
 
-    def _hold_out(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> tuple[UsualDistance, list[Float]]:
+    def _hold_out(
+        self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset
+    ) -> tuple[UsualDistance, list[Float], HeldOutBanks]:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
         started = perf_counter()
@@ -270,24 +322,56 @@ class Fitting:
         values = held_out_signals(
             banks, len(placed), settings, usual, device, lambda done: self._progress("held-out scores", done, len(placed))
         )
-        signals = [grid_of(one, self._engine.grids(place.network)) for one, place in zip(values, placed, strict=True)]
+        signals = [as_kept(grid_of(one, self._engine.grids(place.network))) for one, place in zip(values, placed, strict=True)]
         self.seconds["held-out scores"] = perf_counter() - started
-        return usual, signals
+        return usual, signals, banks
+
+    def _thumbnails(self, pictures: ThumbnailStore, placed: list[_Placed], bank: MemoryBank) -> Thumbnails:
+        """Pictures of those placed, empty where an image has no patch in the bank."""
+        shown = {placed[image].picture for image in np.unique(bank.image).tolist()}
+        return pictures.only(shown, [place.picture for place in placed])
 
     def _bank(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> MemoryBank:
-        starts = np.array([place.rows.start for place in placed])
-        image = np.searchsorted(starts, coreset.indices, side="right") - 1
-        places = [
-            _place(int(row), self._engine.grids(placed[at].network))
-            for row, at in zip(coreset.indices - starts[image], image, strict=True)
-        ]
+        image, place = self._whence(coreset.indices, placed)
         return MemoryBank(
             patches[torch.from_numpy(coreset.indices)].clone(),
-            image.astype(np.int64),
-            np.array(places, dtype=np.int64),
+            image,
+            place,
             tuple(SourceImage(self._names[place.source], place.original) for place in placed),
             None if np.isnan(coreset.radius) else coreset.radius,
         )
+
+    def _stand_ins(self, patches: torch.Tensor, placed: list[_Placed], banks: HeldOutBanks) -> StandIns:
+        found = [banks.stand_in_rows(image).numpy() for image in range(len(placed))]
+        rows = np.concatenate(found)
+        replaces = np.repeat(np.arange(len(placed)), [len(one) for one in found])
+        return StandIns(patches[torch.from_numpy(rows)].clone(), replaces, *self._whence(rows, placed))
+
+    def _whence(self, rows: Index, placed: list[_Placed]) -> tuple[Index, Index]:
+        """(n,) rows among all patches -> (n,) image of each, and (n, 3) its place there."""
+        grids = [self._engine.grids(place.network) for place in placed]
+        return whence(rows, np.array([place.rows.start for place in placed]), grids)
+
+
+def whence(rows: Index, starts: Index, grids: Sequence[Sequence[tuple[int, int]]]) -> tuple[Index, Index]:
+    """(n,) rows among patches of images that begin at `starts` -> (n,) image of each, and (n, 3) segment, row and column."""
+    image = np.searchsorted(starts, rows, side="right") - 1
+    places = [_place(int(row), grids[at]) for row, at in zip(rows - starts[image], image, strict=True)]
+    return image.astype(np.int64), np.array(places, dtype=np.int64).reshape(-1, 3)
+
+
+def _without(patches: torch.Tensor, placed: list[_Placed], leave: npt.NDArray[np.bool_]) -> tuple[list[_Placed], torch.Tensor]:
+    """The images that are not left out, their patches moved together at the beginning of the store."""
+    kept: list[_Placed] = []
+    row = 0
+    for place, out in zip(placed, leave, strict=True):
+        if out:
+            continue
+        rows = slice(row, row + place.rows.stop - place.rows.start)
+        patches[rows] = patches[place.rows].clone()
+        kept.append(replace(place, rows=rows))
+        row = rows.stop
+    return kept, patches[:row]
 
 
 def _size_and_depth(source: Source) -> tuple[tuple[int, int], Depth]:

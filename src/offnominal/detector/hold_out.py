@@ -40,13 +40,15 @@ def held_out_signals(
     usual: UsualDistance,
     device: torch.device,
     tick: Callable[[int], None] = lambda done: None,
+    *,
+    first: int = 0,
 ) -> list[Float]:
-    """(n, S) signals of the patches of every image against `banks.without(image)`."""
+    """(n, S) signals of the patches of every image from `first` on against `banks.without(image)`."""
     engine = SignalEngine(banks.bank, settings, usual, device)
     wanted = engine.neighbours
     signals: list[Float] = []
     reach: list[Tensor] = []
-    for image in range(images):
+    for image in range(first, images):
         squared, rows = banks.neighbours(image, wanted)
         # Whoever lacks neighbours takes any stand-in; the others one that is nearer than their last.
         full = rows.shape[1] == wanted
@@ -56,15 +58,15 @@ def held_out_signals(
         else:  # all of the bank is the image's own: what stands in follows below
             signals.append(np.zeros((len(rows), len(SIGNALS)), np.float32))
         tick(image + 1)
-    for image, touched in _touched(banks, reach):
+    for image, touched in _touched(banks, reach, first):
         again = SignalEngine(banks.without(image), settings, usual, device)
-        signals[image][touched.cpu().numpy()] = again(banks.patches(image)[touched]).values
+        signals[image - first][touched.cpu().numpy()] = again(banks.patches(image)[touched]).values
     return signals
 
 
-def _touched(banks: HeldOutBanks, reach: list[Tensor]) -> Iterator[tuple[int, Tensor]]:
-    """Images of which a patch has a stand-in within its reach, and the rows of these patches."""
-    for image, distance in enumerate(reach):
+def _touched(banks: HeldOutBanks, reach: list[Tensor], first: int) -> Iterator[tuple[int, Tensor]]:
+    """Images from `first` on of which a patch has a stand-in within its reach, and the rows of these patches."""
+    for image, distance in enumerate(reach, first):
         stand_ins = banks.stand_ins(image)
         if len(stand_ins):
             near = torch.cdist(banks.patches(image), stand_ins, compute_mode="use_mm_for_euclid_dist").amin(1)

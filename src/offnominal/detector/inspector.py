@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from offnominal.decisions import find_regions
+from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
 from offnominal.errors import ImageError
-from offnominal.images import ImageBatch, Source, batches, to_original
+from offnominal.images import ImageBatch, Source, batches, thumbnail, to_original
 from offnominal.images.decode import Pixels
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float, Inspection
@@ -45,7 +46,7 @@ class Inspector:
 
     def __init__(self, model: Model, engine: FeatureEngine) -> None:
         self.model = model
-        self._engine = engine
+        self.engine = engine
         self._signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
         self._evidence = EvidenceMaker(model, engine, self._signals)
 
@@ -65,10 +66,22 @@ class Inspector:
         """
         for batch in self._batches(sources, failed, keep):
             network = (batch.pixels.shape[2], batch.pixels.shape[3])
-            for index, original, decoded, patches in zip(
-                batch.index, batch.original, batch.decoded, self._patches(batch), strict=True
+            raw = self.engine.patches(batch)
+            appearance = self._appearance(batch, raw)
+            standardised = self.engine.standardise(raw, self.model.standard, network)
+            for index, original, decoded, patches, whole in zip(
+                batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
             ):
-                yield index, self._inspection(original, network, patches, evidence, maps), decoded
+                found = self._inspection(original, network, patches, evidence, maps)
+                yield index, replace(found, appearance=whole), decoded
+
+    def patches(
+        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None]
+    ) -> Iterator[tuple[int, tuple[int, int], torch.Tensor, bytes]]:
+        """`(index, (H, W) of the original, (N, D) standardised patches, thumbnail)` of every source that can be read."""
+        for batch in self._batches(sources, failed, keep=False):
+            pictures = [thumbnail(pixels, original) for pixels, original in zip(batch.pixels, batch.original, strict=True)]
+            yield from zip(batch.index, batch.original, self._patches(batch), pictures, strict=True)
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -84,7 +97,7 @@ class Inspector:
         found = self._signals(self._patches(batch)[0], with_noise=True)
         assert found.noise is not None
         return Explanation(
-            self._engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
+            self.engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
             found.around.distances.cpu().numpy(),
             found.around.indices.cpu().numpy(),
             found.around.gradient.cpu().numpy(),
@@ -100,18 +113,24 @@ class Inspector:
 
     def _patches(self, batch: ImageBatch) -> torch.Tensor:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
-        return self._engine.standardise(self._engine.patches(batch), self.model.standard, network)
+        return self.engine.standardise(self.engine.patches(batch), self.model.standard, network)
+
+    def _appearance(self, batch: ImageBatch, raw: torch.Tensor) -> Float:
+        """A batch and its (B, N, D) raw patches -> (B, S) statistics of whole images; S = 0 where they are not watched."""
+        if self.model.appearance is None:
+            return np.empty((len(raw), 0), np.float32)
+        return self.model.appearance.statistics(whole_images(batch, raw))
 
     def _inspection(
         self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor, evidence: bool, maps: bool
     ) -> Inspection:
         model = self.model
         found = self._signals(patches, with_noise=True if maps else None)
-        signals = grid_of(found.values, self._engine.grids(network))
+        signals = grid_of(found.values, self.engine.grids(network))
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, model.settings.smoothing)
         score = image_score(anomaly)
         threshold = model.calibration.threshold
-        regions = find_regions(anomaly, threshold, original)
+        regions = find_regions(anomaly, model.calibration, original)
         if evidence:
             regions = self._evidence.regions(regions, patches, found, network, original)
         noise_map, layer_maps = self._further_maps(patches, found, network, original) if maps else (None, None)
@@ -134,6 +153,6 @@ class Inspector:
         """(H, W) root mean square of the proposed noise over features, and the share of each layer."""
         assert found.noise is not None
         size = found.noise.square().mean(1, keepdim=True).sqrt().cpu().numpy()
-        noise = np.ascontiguousarray(grid_of(size, self._engine.grids(network))[:, :, 0])
+        noise = np.ascontiguousarray(grid_of(size, self.engine.grids(network))[:, :, 0])
         layers = self._evidence.layer_maps(patches, found, network)
         return to_original(noise, original), {name: to_original(values, original) for name, values in layers.items()}

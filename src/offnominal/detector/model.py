@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offnominal.config import Settings
-from offnominal.decisions import Calibration
+from offnominal.decisions import Appearance, Calibration
+from offnominal.detector.learnt import Learnt, LeftOut
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank
@@ -43,6 +44,9 @@ class Model:
         usual_distance: of held-out normal patches.
         normal: usual signals at every place.
         calibration: held-out scores of the normal images.
+        appearance: what a stream of images is watched by; None where there were too few images.
+        learnt: what `update` needs of every image.
+        left_out: images that `contamination` kept out, worst first.
         skipped: training images that could not be read, with the reason.
         versions: of the libraries that made it.
         thumbnails: small pictures of the bank's sources, as many; None where the fit was to keep none.
@@ -57,6 +61,9 @@ class Model:
     usual_distance: UsualDistance
     normal: NormalSignals
     calibration: Calibration
+    appearance: Appearance | None
+    learnt: Learnt
+    left_out: tuple[LeftOut, ...]
     skipped: tuple[tuple[str, str], ...]
     versions: dict[str, str]
     thumbnails: Thumbnails | None = None
@@ -69,5 +76,4 @@ class Model:
     @property
     def fusion_weights(self) -> tuple[float, float, float]:
         """Weights in the order of `scoring.SIGNALS`."""
-        fusion = self.settings.fusion
-        return fusion.distance, fusion.influence, fusion.response
+        return self.settings.fusion.weights

@@ -23,17 +23,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offnominal.config import Settings
-from offnominal.decisions import Calibration
+from offnominal.decisions import Appearance, Calibration
+from offnominal.detector.learnt import Learnt, LeftOut, StandIns
 from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
+from offnominal.images.profile import PLACES
 from offnominal.memory import MemoryBank, SourceImage
-from offnominal.scoring import NormalSignals
+from offnominal.scoring import SIGNALS, NormalSignals
 
 FORMAT = "offnominal"
 VERSION = 3
 _Tensors = dict[str, npt.NDArray[Any]]
+_APPEARANCE = ("center", "scale", "directions", "reference")
 
 
 def save_model(model: Model, path: Path) -> None:
@@ -124,8 +127,13 @@ def _tensors(model: Model) -> _Tensors:
     pictures: _Tensors = {}
     if model.thumbnails is not None:
         pictures = {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
+    appearance = model.appearance
+    watched: _Tensors = {}
+    if appearance is not None:
+        watched = {f"appearance.{name}": getattr(appearance, name) for name in _APPEARANCE}
     return {
         **pictures,
+        **watched,
         "bank.patches": model.bank.patches.cpu().numpy(),
         "bank.image": model.bank.image,
         "bank.place": model.bank.place,
@@ -134,7 +142,40 @@ def _tensors(model: Model) -> _Tensors:
         "normal.mean": model.normal.mean,
         "normal.deviation": model.normal.deviation,
         "calibration.scores": model.calibration.scores,
+        **_learnt_tensors(model.learnt, model.settings),
     }
+
+
+def _learnt_tensors(learnt: Learnt, settings: Settings) -> _Tensors:
+    """Signals of all images one after another; the response only where it is used, since it is 0 elsewhere."""
+    columns = len(SIGNALS) if settings.fusion.response > 0 else len(SIGNALS) - 1
+    return {
+        "learnt.signals": np.concatenate([image.reshape(-1, len(SIGNALS))[:, :columns] for image in learnt.signals]).astype(
+            np.float16
+        ),
+        "learnt.grid": np.array([image.shape[:2] for image in learnt.signals], dtype=np.int64),
+        "stand_ins.patches": learnt.stand_ins.patches.cpu().numpy(),
+        "stand_ins.replaces": learnt.stand_ins.replaces,
+        "stand_ins.image": learnt.stand_ins.image,
+        "stand_ins.place": learnt.stand_ins.place,
+    }
+
+
+def _learnt(stored: dict[str, Any], tensors: _Tensors, images: int) -> Learnt:
+    flat, grids = tensors["learnt.signals"], [(int(height), int(width)) for height, width in tensors["learnt.grid"]]
+    ends = np.cumsum([height * width for height, width in grids])
+    if len(grids) != images or len(flat) != ends[-1]:
+        raise ValueError(f"{images} images, held-out signals of {len(grids)}")
+    padded = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
+    padded[:, : flat.shape[1]] = flat
+    signals = tuple(part.reshape(*grid, -1) for part, grid in zip(np.split(padded, ends[:-1]), grids, strict=True))
+    stand_ins = StandIns(
+        torch.from_numpy(tensors["stand_ins.patches"]),
+        tensors["stand_ins.replaces"],
+        tensors["stand_ins.image"],
+        tensors["stand_ins.place"],
+    )
+    return Learnt(signals, stand_ins, stored["radius"], stored["added"], stored["removed"])
 
 
 def _description(model: Model) -> dict[str, Any]:
@@ -144,8 +185,11 @@ def _description(model: Model) -> dict[str, Any]:
         "geometry": dataclasses.asdict(model.geometry),
         "values": dataclasses.asdict(model.values),
         "usual_distance": dataclasses.asdict(model.usual_distance),
-        "calibration": {"asked": model.calibration.asked},
+        "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
+        "appearance": None if model.appearance is None else list(model.appearance.names),
         "bank": {"radius": model.bank.radius, "sources": [[source.name, *source.size] for source in model.bank.sources]},
+        "learnt": {"radius": model.learnt.radius, "added": model.learnt.added, "removed": model.learnt.removed},
+        "left_out": [dataclasses.asdict(entry) for entry in model.left_out],
         "skipped": [list(entry) for entry in model.skipped],
         "versions": model.versions,
     }
@@ -163,6 +207,11 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
     )
     if bank.patches.shape[1:] != mean.shape:
         raise ValueError(f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    appearance = None
+    if stored["appearance"] is not None:
+        appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
+        if len(appearance.center) != len(mean) + 2 * PLACES:
+            raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + 2 * PLACES}")
     return Model(
         settings=Settings.model_validate_json(json.dumps(stored["settings"])),
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
@@ -172,7 +221,10 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         bank=bank,
         usual_distance=UsualDistance(**stored["usual_distance"]),
         normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
-        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"]),
+        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"], stored["calibration"]["method"]),
+        appearance=appearance,
+        learnt=_learnt(stored["learnt"], tensors, len(bank.sources)),
+        left_out=tuple(LeftOut(**entry) for entry in stored["left_out"]),
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),

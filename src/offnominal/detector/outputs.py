@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from offnominal.decisions import images_needed
+import numpy as np
+
 from offnominal.detector import Detector, Evaluation
+from offnominal.detector.alarms import calibration_facts, calibration_warnings, drift_facts, promise
+from offnominal.detector.drift_watch import DriftWatch
 from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
@@ -20,16 +23,17 @@ from offnominal.detector.run_plots import evaluation_charts, write_charts
 from offnominal.images import Item, displayed, pixels_of
 from offnominal.reports import overlay
 from offnominal.reports.plots import Chart
-from offnominal.types import Inspection, Progress
+from offnominal.types import Float, Inspection, Progress
 
 
 def facts(model: Model) -> dict[str, Any]:
     """What a model was fitted on, with what, and what it promises; `offnominal info --json` prints it."""
-    calibration = model.calibration
     return {
         "images": len(model.bank.sources),
         "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
         "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
+        "left_out": [asdict(entry) for entry in model.left_out],
+        "learnt": {"added": model.learnt.added, "removed": model.learnt.removed},
         "backbone": {"name": model.backbone.name, "layers": list(model.backbone.layers), "sha256": model.backbone.digest},
         "bank": {
             "patches": int(model.bank.patches.shape[0]),
@@ -37,14 +41,9 @@ def facts(model: Model) -> dict[str, Any]:
             "radius": model.bank.radius,
         },
         "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
-        "calibration": {
-            "method": "leave-one-image-out",
-            "n": calibration.count,
-            "asked_alpha": calibration.asked,
-            "alpha": calibration.rate,
-            "threshold": calibration.threshold,
-            "smallest_alpha": calibration.smallest_rate,
-        },
+        "calibration": calibration_facts(model.calibration),
+        "promise": promise(model.calibration),
+        "drift": drift_facts(model),
         "settings": model.settings.model_dump(mode="json"),
         "versions": model.versions,
     }
@@ -52,16 +51,18 @@ def facts(model: Model) -> dict[str, Any]:
 
 def warnings_of(model: Model) -> list[str]:
     """What a user of the model must know, one sentence each."""
-    found = []
-    calibration = model.calibration
-    if not calibration.enough:
+    found = calibration_warnings(model.calibration)
+    if model.left_out:
+        worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
         found.append(
-            f"{calibration.count} good images cannot carry a false-alarm rate of {calibration.asked:.2%}: the smallest "
-            f"they can is {calibration.rate:.2%}, which is used; "
-            f"{images_needed(calibration.asked)} images are needed for the asked one."
+            f"{len(model.left_out)} of {of} images were left out as suspects, the worst "
+            f"{worst.name} (score {worst.score:.2f}); the false-alarm rate is promised for parts like those that were kept."
         )
-    if float(calibration.scores[-1]) == float(calibration.scores[0]):
-        found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
+    if model.learnt.added or model.learnt.removed:
+        found.append(
+            f"Since the fit {model.learnt.added} images were added and {model.learnt.removed} removed: held-out scores of the "
+            "others and channel means are those from before."
+        )
     if model.skipped:
         found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
     return found
@@ -82,16 +83,18 @@ def write_inspections(
     folder: Path,
     progress: Progress,
     extras: Extras | None = None,
+    watch: DriftWatch | None = None,
     *,
     report: str | None = None,
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
     """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
 
-    `report` is the title of a `report.html` that is written too.
+    In that order `watch` takes them, too. `report` is the title of a `report.html` that is written as well.
     """
     extras = extras or Extras()
     writer = ExtraWriter(folder, detector.model, extras)
     rows: dict[int, dict[str, Any]] = {}
+    appearances: dict[int, Float] = {}
     pictures = folder / "overlays"
     make_folder(pictures)
     page = None if report is None else ReportWriter(folder, detector.model)
@@ -111,14 +114,20 @@ def write_inspections(
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
         shown = displayed(pixels, detector.model.values)
         write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
+        appearances[index] = found.appearance
         added = writer.add(index, target.stem, str(items[index].path), found, shown)
         rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
         if page is not None:
-            page.add(index, items[index].name, found, shown, heat=rows[index]["map"], receipts=_receipts(added))
+            receipts = {0: added["receipt"]} if added.get("receipt") else {}
+            page.add(index, items[index].name, found, shown, heat=rows[index]["map"], receipts=receipts)
         progress("inspect", len(rows), len(items))
     writer.finish()
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
+    if watch is not None:
+        read = sorted(appearances)
+        if read:
+            watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
     unreadable = [(items[index].name, rows[index]["error"]) for index in sorted(rows) if rows[index]["error"] is not None]
     if page is not None and report is not None:
         page.write(report, _readable_facts(detector.model), warnings_of(detector.model), unreadable)
@@ -163,19 +172,10 @@ def _write_report(
         item, found = image.item, image.inspection
         # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
         shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
-        added: dict[str, Any] = {}
-        if shown is not None and any(region.evidence is not None for region in found.regions):
-            added = receipts.add(index, f"{index:05d}-{item.path.stem}", str(item.path), found, shown)
-        page.add(
-            index,
-            item.name,
-            found,
-            shown,
-            label=item.label,
-            good=item.good,
-            mask=image.mask,
-            receipts=_receipts(added),
-        )
+        drawn = {}
+        if shown is not None and found.regions and found.regions[0].evidence is not None:
+            drawn[0] = receipts.add(index, f"{index:05d}-{item.path.stem}", item.name, found, shown)["receipt"]
+        page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask, receipts=drawn)
     notes = warnings_of(model)
     without = sum(not image.item.good and image.mask is None for image in result.images)
     if without:
@@ -192,7 +192,8 @@ def _readable_facts(model: Model) -> dict[str, str]:
         "Input": f"{model.geometry.resize} {model.geometry.size[0]} x {model.geometry.size[1]}, {model.values.depth}, "
         f"values {model.values.low:g} to {model.values.high:g}",
         "False-alarm rate": f"{calibration.rate:.2%} (asked: {calibration.asked:.2%}), "
-        f"from {calibration.count} good images held out in turn",
+        f"from {calibration.count} good images held out ({calibration.method})",
+        "Promise": promise(calibration),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
@@ -206,8 +207,3 @@ def _row(found: Inspection) -> dict[str, Any]:
         "threshold": found.threshold,
         "regions": [region_row(region) for region in found.regions],
     }
-
-
-def _receipts(added: dict[str, Any]) -> dict[int, str]:
-    """Region number -> receipt: the leading one has a picture."""
-    return {0: added["receipt"]} if added.get("receipt") else {}

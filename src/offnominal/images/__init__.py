@@ -2,13 +2,16 @@
 
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
+from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.masks import read_mask
+from offnominal.images.profile import profiles
 from offnominal.images.sources import GOOD, Item, any_images, labelled_images, normal_images
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
 __all__ = [
+    "DISTURBANCES",
     "EIGHT_BIT",
     "GOOD",
     "Geometry",
@@ -36,6 +39,7 @@ __all__ = [
     "pixels_of",
     "place_at",
     "prepare",
+    "profiles",
     "read_header",
     "read_mask",
     "resize",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -56,13 +56,16 @@ class Thumbnails:
         """How many pictures there are."""
         return int(np.count_nonzero(np.diff(self.ends, prepend=0)))
 
+    def stored(self, index: int) -> bytes:
+        """The bytes of a picture, as they are."""
+        return self.content[int(self.ends[index - 1]) if index else 0 : int(self.ends[index])].tobytes()
+
     def picture(self, index: int) -> npt.NDArray[np.uint8] | None:
         """(h, w, 3) RGB, or None where none was kept or its bytes are no picture of ours.
 
         A model file may come from a stranger: the size that a picture claims is read before anything is decoded.
         """
-        start = int(self.ends[index - 1]) if index else 0
-        content = self.content[start : int(self.ends[index])].tobytes()
+        content = self.stored(index)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -107,11 +110,10 @@ class ThumbnailStore:
         self._file.write(picture)
         self._ends.append(self._ends[-1] + len(picture))
 
-    def only(self, images: Iterable[int]) -> Thumbnails:
-        """As many pictures as were added, those of the other images left empty."""
-        wanted = set(images)
+    def only(self, wanted: Container[int], among: Sequence[int]) -> Thumbnails:
+        """The pictures `among` those added, by their numbers; those that are not `wanted` are left empty."""
         pictures = []
-        for index in range(len(self._ends) - 1):
+        for index in among:
             self._file.seek(self._ends[index])
             pictures.append(self._file.read(self._ends[index + 1] - self._ends[index]) if index in wanted else b"")
         return Thumbnails.of(pictures)

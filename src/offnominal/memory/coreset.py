@@ -161,7 +161,7 @@ class _Greedy:
         points = self._exactly(block)
         distance = self._to_centres(points)
         distance[self.bound[block].numpy() < 0] = _TAKEN
-        between = _squared_distances(points, points)
+        between = squared_distances(points, points)
         picks: list[int] = []
         while len(self.chosen) + len(picks) < self.n:
             place = int(distance.argmax())
@@ -231,7 +231,7 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:
     return top.indices[keep], float(top.values[least])
 
 
-def _squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
+def squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
     """(n, D), (m, D) float64 -> (n, m), rounded to 2^-36 relative so that true ties stay ties."""
     lengths = a.square().sum(1)[:, None] + b.square().sum(1)[None]
     squared = torch.addmm(lengths, a, b.T, alpha=-2).clamp_(min=0)

@@ -84,12 +84,18 @@ class HeldOutBanks:
         For each of the image's patches in the bank, the nearest patch of another image that counts it among its neighbours:
         taken where the bank's patches of other images leave it uncovered.
         """
+        return self._patches[self.stand_in_rows(image)].to(self.bank.device)
+
+    def stand_in_rows(self, image: int) -> Tensor:
+        """(s,) int64, rising: the rows of `stand_ins` among all patches."""
         own = self._owner == image
-        own_found = own & self._nearest.isfinite()
-        found = self._patches[self._stand_in[own_found].unique().cpu()].to(self.bank.device)
-        if len(found) == 0 or bool(own.all()):
-            return found
-        return found[torch.cdist(found, self.bank[~own], compute_mode="use_mm_for_euclid_dist").amin(1) > self._radius]
+        rows: Tensor = self._stand_in[own & self._nearest.isfinite()].unique().cpu()
+        if len(rows) == 0 or bool(own.all()):
+            return rows
+        found = self._patches[rows].to(self.bank.device)
+        away = torch.cdist(found, self.bank[~own], compute_mode="use_mm_for_euclid_dist").amin(1)
+        uncovered: Tensor = rows[(away > self._radius).cpu()]
+        return uncovered
 
     def without(self, image: int) -> Tensor:
         """(m, D), m at least 1: the bank less the image's own patches, with what stands in for them."""

@@ -1,0 +1,492 @@
+"""Whether alarms keep what is promised of them: false alarms, lots, the watch over a stream, leave-one-out against rebuilt.
+
+    python benchmarks/alarms.py --data FOLDER_OF_SETS --out benchmarks/results
+
+FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` are added. Calibration, lots and streams are drawn anew by
+the hundred from scores and features that are worked out once. Writes alarms.md and alarms.json; with `--sets` or `--parts` what
+the latter holds of other sets and parts is kept, so that the whole can be worked out in pieces.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import cv2
+import numpy as np
+from scipy.stats import betabinom
+
+from offnominal import Detector
+from offnominal.config import Settings
+from offnominal.decisions import DriftTest, calibrate, judge_lot, learn_appearance
+from offnominal.demo import write_manifest
+from offnominal.detector import fit as fitting
+from offnominal.detector.appearances import DISTURBED, whole_images
+from offnominal.detector.engine import FeatureEngine
+from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, labelled_images, normal_images, pixels_of
+from tables import arguments, machine, table, use_threads, write
+
+ALPHAS = (0.01, 0.05, 0.10)
+SPLITS, LOTS, STREAMS, ORDERS, TEACHINGS = 200, 500, 1000, 100, 20
+LOT, FDR, FALSE_WARNINGS = 100, 0.1, 0.01
+PARTS = ("scores", "leave-one-out", "rebuilt", "streams", "made")
+Picture = Any
+
+
+def _eight(pixels: Picture) -> Picture:
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+#: What a stream is disturbed by, on decoded 8-bit originals. All variants lose two rows and columns, so that a shift brings in
+#: real pixels and not made ones.
+STREAM: dict[str, Callable[[Picture], Picture]] = {
+    "none": lambda a: a[:-2, :-2],
+    "gain + 10 %": lambda a: _eight(a[:-2, :-2] * 1.1),
+    "gain - 10 %": lambda a: _eight(a[:-2, :-2] * 0.9),
+    "level + 10 % of the range": lambda a: _eight(a[:-2, :-2] + 25.5),
+    "blur, sigma 1 pixel": lambda a: cv2.GaussianBlur(np.ascontiguousarray(a[:-2, :-2]), (0, 0), 1.0),
+    "shift by 2 pixels, both ways": lambda a: a[2:, 2:],
+}
+
+
+def log(*words: object) -> None:
+    print(*words, file=sys.stderr, flush=True)
+
+
+def shown(values: Sequence[float] | np.ndarray[Any, Any]) -> str:
+    """Mean and its standard error, in percent."""
+    return f"{100 * np.mean(values):.2f} ± {100 * np.std(values) / np.sqrt(len(values)):.2f}"
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def scores_of(good: list[Any], bad: list[Any], seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Scores of good and defective images by a model fitted on a random 40 % of the good ones, which are not among them."""
+    order = np.random.default_rng(seed).permutation(len(good))
+    count = round(0.4 * len(good))
+    detector = Detector(calibration="leave-one-out").fit([good[at] for at in order[:count]])
+    return (
+        detector.score_samples([good[at] for at in order[count:]]),
+        detector.score_samples(bad),
+    )
+
+
+def false_alarms(good: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """Realised rates over random splits of scores of images that the model was not fitted on."""
+    rows = []
+    for alpha in ALPHAS:
+        rates, n, test = [], len(good) * 2 // 3, len(good) - len(good) * 2 // 3
+        for split in range(SPLITS):
+            order = np.random.default_rng([1, split]).permutation(len(good))
+            calibration = calibrate(good[order[:n]], alpha, "split")
+            rates.append(np.mean([calibration.anomalous(float(score)) for score in good[order[n:]]]))
+        law = betabinom(test, calibration.rank, n + 1 - calibration.rank)
+        rows.append(
+            {
+                "asked": alpha,
+                "n": n,
+                "test": test,
+                "alpha": calibration.rate,
+                "marginal": calibration.marginal_rate,
+                "mean": float(np.mean(rates)),
+                "error": float(np.std(rates) / np.sqrt(SPLITS)),
+                "spread": float(np.std(rates)),
+                "law": float(law.std() / test),
+                "bound_95": calibration.bound_95,
+                "above_bound": float(np.mean(np.array(rates) > calibration.bound_95)),
+                "above_bound_law": float(law.sf(np.floor(calibration.bound_95 * test + 1e-9))),
+            }
+        )
+    return rows
+
+
+def leave_one_out_rates(good: list[Any], train: int, fits: int) -> list[dict[str, Any]]:
+    """Realised rates of leave-one-image-out calibration: fits on random images, all others inspected."""
+    found: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
+    for seed in range(fits):
+        order = np.random.default_rng([2, seed]).permutation(len(good))
+        detector = Detector(calibration="leave-one-out").fit([good[at] for at in order[:train]])
+        scores = detector.score_samples([good[at] for at in order[train:]])
+        for alpha in ALPHAS:
+            calibration = calibrate(detector.model.calibration.scores, alpha)
+            found[alpha].append((float((scores > calibration.threshold).mean()), calibration.marginal_rate))
+    return [
+        {
+            "asked": alpha,
+            "fits": fits,
+            "n": train,
+            "test": len(good) - train,
+            "promised": pairs[0][1],
+            "mean": float(np.mean([p[0] for p in pairs])),
+            "error": float(np.sqrt(pairs[0][1] * (1 - pairs[0][1]) * (1 / (len(good) - train) + 1 / train) / fits)),
+        }
+        for alpha, pairs in found.items()
+    ]
+
+
+def lots(good: np.ndarray[Any, Any], bad: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
+    """False discoveries in lots of real scores; calibration and good parts of a lot never share an image."""
+    rows = []
+    size = min(LOT, len(good) // 2)
+    for share in (0.05, 0.1, 0.2, 0.5):
+        false, found, estimated = [], [], []
+        wrong = max(1, round(share * size))
+        for draw in range(LOTS):
+            rng = np.random.default_rng([3, draw])
+            order = rng.permutation(len(good))
+            right, rest = good[order[: size - wrong]], good[order[size - wrong :]]
+            calibration = calibrate(rest, 0.5, "split")
+            parts = np.concatenate([right, rng.choice(bad, wrong, replace=wrong > len(bad))])
+            lot = judge_lot([calibration.p_value(float(score)) for score in parts], len(rest), FDR)
+            false.append(lot.pulled[: len(right)].sum() / max(1, lot.pulled.sum()))
+            found.append(lot.pulled[len(right) :].mean())
+            estimated.append(lot.estimated_bad)
+        rows.append(
+            {
+                "bad": wrong,
+                "parts": size,
+                "n": len(good) - (size - wrong),
+                "fewest": lot.fewest,
+                "fdp": float(np.mean(false)),
+                "error": float(np.std(false) / np.sqrt(LOTS)),
+                "found": float(np.mean(found)),
+                "estimated_bad": float(np.mean(estimated)),
+            }
+        )
+    return rows
+
+
+def rebuilt(data: str) -> dict[str, Any]:
+    """Leave-one-image-out scores beside those of a model fitted anew without the image."""
+    images = [item.path for item in normal_images(data)]
+    held: list[Any] = []
+    with mock.patch.object(
+        fitting, "calibrate", lambda scores, *rest: held.append(np.array(scores)) or calibrate(scores, *rest)
+    ):
+        model = Detector(calibration="leave-one-out").fit(images).model
+    (left_out,) = held
+    anew = np.array(
+        [
+            Detector(calibration="leave-one-out").fit(images[:at] + images[at + 1 :]).inspect(images[at]).score
+            for at in range(len(images))
+        ]
+    )
+    difference = left_out - anew
+    return {
+        "n": len(images),
+        "left_out": float(left_out.mean()),
+        "anew": float(anew.mean()),
+        "difference": float(difference.mean()),
+        "spread": float(difference.std()),
+        "scores_spread": float(anew.std()),
+        "correlation": float(np.corrcoef(left_out, anew)[0, 1]),
+        "threshold": model.calibration.threshold,
+        "threshold_anew": calibrate(anew.astype(np.float32), model.calibration.asked).threshold,
+    }
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Streams:
+    """Features of whole images, disturbed and not, and streams drawn from them."""
+
+    def __init__(self, good: list[Any], bad: list[Any], train: int) -> None:
+        engine = FeatureEngine(Settings())
+        pictures = [pixels_of(source) for source in good]
+        rng = np.random.default_rng(5)
+        self.train = train
+        self.learners = np.sort(rng.permutation(len(good))[: 2 * DISTURBED])
+        self.features = {name: self._of([change(p) for p in pictures], engine) for name, change in STREAM.items()}
+        plain = [STREAM["none"](pictures[at]) for at in self.learners]
+        self.moved = {name: self._of(plain, engine, change) for name, change in DISTURBANCES.items()}
+        some = [bad[at] for at in rng.permutation(len(bad))[:100]]
+        self.bad = self._of([STREAM["none"](pixels_of(source)) for source in some], engine)
+
+    @staticmethod
+    def _of(pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None) -> np.ndarray[Any, Any]:
+        found: dict[int, Any] = {}
+
+        def fail(index: int, error: Exception) -> None:
+            raise error
+
+        for batch in batches(pictures, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail):
+            if change is not None:
+                batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
+            found.update(zip(batch.index, whole_images(batch, engine.patches(batch)), strict=True))
+        return np.array([found[at] for at in sorted(found)])
+
+    def draws(self, count: int, teachings: int) -> Any:
+        """(appearance, numbers of the images of the stream, rng): teachers are drawn less often than reference and stream."""
+        clean = self.features["none"]
+        for teaching in range(teachings):
+            rng = np.random.default_rng([6, teaching])
+            teachers = self.train // 2
+            chosen = rng.permutation(len(self.learners))[: min(DISTURBED, teachers)]
+            shown_before = self.learners[chosen]
+            others = rng.permutation(np.setdiff1d(np.arange(len(clean)), shown_before))
+            taught = np.concatenate([shown_before, others[: teachers - len(chosen)]])
+            rest = others[teachers - len(chosen) :]
+            moved = {name: (clean[shown_before], after[chosen]) for name, after in self.moved.items()}
+            appearance = learn_appearance(clean[taught], moved, clean[rest[: self.train - teachers]])
+            for draw in range(count // teachings):
+                order = np.random.default_rng([7, teaching, draw]).permutation(rest)
+                reference = appearance.statistics(clean[order[: self.train - teachers]])
+                yield replace(appearance, reference=reference), order[self.train - teachers :], rng
+
+    def false_warnings(self, bad_share: float, count: int) -> dict[str, Any]:
+        warned, length = [], 0
+        for number, (appearance, stream, rng) in enumerate(self.draws(count, TEACHINGS)):
+            features = self.features["none"][stream].copy()
+            odd = np.flatnonzero(rng.random(len(features)) < bad_share)
+            features[odd] = self.bad[rng.integers(len(self.bad), size=len(odd))]
+            test = DriftTest(appearance.reference, number)
+            test.update(appearance.statistics(features))
+            warned.append(test.warns(FALSE_WARNINGS))
+            length = len(stream)
+        return {"streams": len(warned), "images": length, "bad": bad_share, "warned": float(np.mean(warned))}
+
+    def delays(self, name: str, before: int) -> dict[str, Any]:
+        delays: list[float] = []
+        causes: dict[str, int] = {}
+        for number, (appearance, stream, _) in enumerate(self.draws(ORDERS, TEACHINGS)):
+            features = np.concatenate([self.features["none"][stream[:before]], self.features[name][stream[before:]]])
+            test = DriftTest(appearance.reference, number)
+            told = test.update(appearance.statistics(features))
+            over = np.flatnonzero(told.max(axis=1) >= -np.log(FALSE_WARNINGS))
+            delays.append(float(over[0] + 1 - before) if len(over) else np.inf)
+            if len(over):
+                cause = appearance.names[int(told[over[0]].argmax())]
+                causes[cause] = causes.get(cause, 0) + 1
+        middle = float(np.median(delays))
+        return {
+            "disturbance": name,
+            "before": before,
+            "images": len(stream) - before,
+            "median": middle if np.isfinite(middle) else None,
+            "noticed": float(np.isfinite(delays).mean()),
+            "causes": dict(sorted(causes.items(), key=lambda entry: -entry[1])),
+        }
+
+
+def endless(reference: int, images: int) -> dict[str, Any]:
+    """False warnings on long made streams of seven correlated statistics, which real sets are too small for."""
+    warned = []
+    mixing = np.random.default_rng(8).normal(size=(7, 7)) + 2 * np.eye(7)
+    for number in range(STREAMS):
+        rng = np.random.default_rng([9, number])
+        test = DriftTest((rng.standard_t(4, (reference, 7)) @ mixing).astype(np.float32), number)
+        test.update((rng.standard_t(4, (images, 7)) @ mixing).astype(np.float32))
+        warned.append(test.warns(FALSE_WARNINGS))
+    return {"streams": STREAMS, "reference": reference, "images": images, "warned": float(np.mean(warned))}
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--sets", help="comma-separated names; the others are left as they are")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; comma-separated")
+    given = parser.parse_args()
+    use_threads(given.threads)
+    here = machine()
+    parts = given.parts.split(",")
+    before = given.out / "alarms.json"
+    whole = given.sets is None and set(parts) == set(PARTS)
+    found: dict[str, Any] = {"sets": {}} if whole or not before.exists() else json.loads(before.read_text())
+    found["machine"] = here.as_json()
+    sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
+    with tempfile.TemporaryDirectory() as folder:
+        write_manifest(Path(folder) / "cells.csv")
+        sets["elpv monocrystalline"] = str(Path(folder) / "cells.csv")
+        for name, data in sets.items():
+            if given.sets is None or name in given.sets.split(","):
+                found["sets"].setdefault(name, {}).update(measure(name, data, parts))
+    if "made" in parts:
+        log("made streams")
+        found["made"] = [endless(15, 1000), endless(200, 1000)]
+    write(given.out, "alarms", with_rows(report(str(here), found)), found)
+
+
+def measure(name: str, data: str, parts: list[str]) -> dict[str, Any]:
+    test = labelled_images(data)
+    good = [item.path for item in normal_images(data)] + [item.path for item in test if item.good]
+    bad = [item.path for item in test if not item.good]
+    result: dict[str, Any] = {}
+    if "rebuilt" in parts and len(good) < 100:
+        log(name, "rebuilt")
+        result["rebuilt"] = rebuilt(data)
+    if len(good) < 20:
+        return result
+    if "scores" in parts:
+        log(name, "scores")
+        right, wrong = scores_of(good, bad)
+        result["false_alarms"], result["lots"] = false_alarms(right), lots(right, wrong)
+    if "leave-one-out" in parts:
+        log(name, "leave-one-out")
+        result["leave_one_out"] = leave_one_out_rates(good, len(good) * 2 // 3, 10 if len(good) < 100 else 1)
+    if "streams" in parts:
+        log(name, "streams")
+        result |= watched(good, bad)
+    return result
+
+
+def watched(good: list[Any], bad: list[Any]) -> dict[str, Any]:
+    """Half of the good images, at most 200, are fitted on; at most 200 others make a stream."""
+    some = np.random.default_rng(4).permutation(len(good))[:400]
+    streams = Streams([good[at] for at in some], bad, train=len(some) // 2)
+    result: dict[str, Any] = {"train": streams.train}
+    result["false_warnings"] = [streams.false_warnings(0.0, STREAMS), streams.false_warnings(0.1, 200)]
+    result["delays"] = [
+        streams.delays(disturbance, before)
+        for before in ((0, 50) if len(good) > 100 else (0,))
+        for disturbance in STREAM
+        if disturbance != "none"
+    ]
+    return result
+
+
+def with_rows(parts: list[str]) -> list[str]:
+    """Without tables that have no row yet, and the words before them."""
+    empty = {at for at, part in enumerate(parts) if part.startswith("|") and part.count("\n") < 2}
+    return [part for at, part in enumerate(parts) if at not in empty and at + 1 not in empty]
+
+
+def report(here: str, found: dict[str, Any]) -> list[str]:
+    sets = found["sets"]
+
+    def rows(key: str, cells: Callable[[dict[str, Any]], list[str]]) -> list[list[str]]:
+        return [[name, *cells(row)] for name, known in sets.items() for row in known.get(key, [])]
+
+    return [
+        "# Alarms: what is promised, and what comes of it",
+        here,
+        "**Split calibration.** A model is fitted once on 40 % of the good images; scores of the others are split at random "
+        f"{SPLITS} times, two thirds to calibrate and one third to inspect. Percent. *Promised* is k / (n + 1), at most the "
+        "rate in force; the spread by law is that of Beta(k, n + 1 - k) with as many inspected images (beta-binomial).",
+        table(
+            ("set", "n", "asked", "promised", "flagged, mean", "spread", "by law", "95 % bound", "splits above it", "by law"),
+            rows(
+                "false_alarms",
+                lambda r: [
+                    str(r["n"]),
+                    f"{100 * r['asked']:.0f}",
+                    f"{100 * r['marginal']:.2f}",
+                    f"{100 * r['mean']:.2f} ± {100 * r['error']:.2f}",
+                    f"{100 * r['spread']:.2f}",
+                    f"{100 * r['law']:.2f}",
+                    f"{100 * r['bound_95']:.2f}",
+                    f"{100 * r['above_bound']:.1f}",
+                    f"{100 * r['above_bound_law']:.1f}",
+                ],
+            ),
+        ),
+        "**Leave-one-image-out calibration.** Fits on a random two thirds of the good images, the others are inspected. "
+        "Percent; the error is the standard error that chance alone gives.",
+        table(
+            ("set", "fits", "n", "inspected", "asked", "promised", "flagged"),
+            rows(
+                "leave_one_out",
+                lambda r: [
+                    str(r["fits"]),
+                    str(r["n"]),
+                    str(r["test"]),
+                    f"{100 * r['asked']:.0f}",
+                    f"{100 * r['promised']:.2f}",
+                    f"{100 * r['mean']:.2f} ± {100 * r['error']:.2f}",
+                ],
+            ),
+        ),
+        "**Leave-one-image-out against a fit without the image** (coreset, channel means and usual values built anew).",
+        table(
+            ("set", "n", "mean score left out", "mean score anew", "difference (spread)", "spread of scores", "r", "threshold"),
+            [
+                [
+                    name,
+                    str(r["n"]),
+                    f"{r['left_out']:.3f}",
+                    f"{r['anew']:.3f}",
+                    f"{r['difference']:+.3f} ({r['spread']:.3f})",
+                    f"{r['scores_spread']:.3f}",
+                    f"{r['correlation']:.3f}",
+                    f"{r['threshold']:.3f}, anew {r['threshold_anew']:.3f}",
+                ]
+                for name, known in sets.items()
+                if (r := known.get("rebuilt"))
+            ],
+        ),
+        f"**Lots** at a false discovery rate of {FDR:.0%}, {LOTS} lots a row, real scores. *Fewest*: so many parts must "
+        "stand out before one can be pulled.",
+        table(
+            ("set", "n", "parts", "bad", "fewest", "false among pulled, %", "bad pulled, %", "estimated bad"),
+            rows(
+                "lots",
+                lambda r: [
+                    str(r["n"]),
+                    str(r["parts"]),
+                    str(r["bad"]),
+                    str(r["fewest"]),
+                    f"{100 * r['fdp']:.2f} ± {100 * r['error']:.2f}",
+                    f"{100 * r['found']:.0f}",
+                    f"{r['estimated_bad']:.1f}",
+                ],
+            ),
+        ),
+        f"**Streams: false warnings** at a stated {FALSE_WARNINGS:.0%} over the whole stream; random orders of good "
+        "images that were not fitted on, also with a tenth of them replaced by defective ones. Percent.",
+        table(
+            ("set", "fitted on", "streams", "images", "defective", "warned"),
+            [
+                [
+                    name,
+                    str(known["train"]),
+                    str(r["streams"]),
+                    str(r["images"]),
+                    f"{r['bad']:.0%}",
+                    f"{100 * r['warned']:.2f}",
+                ]
+                for name, known in sets.items()
+                for r in known.get("false_warnings", [])
+            ]
+            + [
+                [
+                    "made, 7 correlated heavy-tailed statistics",
+                    f"{2 * r['reference']}",
+                    str(r["streams"]),
+                    str(r["images"]),
+                    "0%",
+                    f"{100 * r['warned']:.2f}",
+                ]
+                for r in found.get("made", [])
+            ],
+        ),
+        f"**Streams: images until a disturbance is noticed**, median of {ORDERS} random orders (– where fewer than half of the "
+        "streams, which are as long as the set allows, were enough).",
+        table(
+            ("set", "disturbance", "undisturbed before", "disturbed images", "median", "noticed, %", "said by"),
+            rows(
+                "delays",
+                lambda r: [
+                    r["disturbance"],
+                    str(r["before"]),
+                    str(r["images"]),
+                    "–" if r["median"] is None else f"{r['median']:.0f}",
+                    f"{100 * r['noticed']:.0f}",
+                    ", ".join(f"{cause} {times}" for cause, times in r["causes"].items()) or "–",
+                ],
+            ),
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The commands `audit` and `update`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from offnominal import errors
+from offnominal.cli.console import emit, progress_bars, say
+
+_NOT_OF_AUDIT = ("data", "out", "json", "false_alarm_rate", "calibration", "thumbnails", "contamination")
+
+
+def register(app: typer.Typer, fit: Callable[..., None]) -> None:
+    """Add the commands to `app`; `audit` takes the settings that `fit` takes."""
+
+    def audit(
+        data: Annotated[str, typer.Argument(help="MVTec root, folder of good images, glob in quotes, or manifest.")],
+        out: Annotated[Path, typer.Option(help="Folder for audit.csv and pictures of the suspects.")],
+        contamination: Annotated[
+            str | None, typer.Option(help="Which are suspect: auto, or the worst share such as 0.05. [default: auto]")
+        ] = None,
+        json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+        **settings: Any,
+    ) -> None:
+        """Find images among the good ones that do not look like the others, for you to judge."""
+        _audit(data, out, json, {**settings, "contamination": contamination})
+
+    _take_options(audit, fit)
+    app.command()(audit)
+    app.command()(update)
+
+
+def _take_options(command: Callable[..., None], fit: Callable[..., None]) -> None:
+    """Put the options of `fit` that are settings in the place of `**settings`."""
+    of_fit = inspect.signature(fit, eval_str=True).parameters.values()
+    own = inspect.signature(command, eval_str=True).parameters
+    taken = [parameter for parameter in of_fit if parameter.name not in _NOT_OF_AUDIT]
+    ordered = [own["data"], own["out"], own["contamination"], *taken, own["json"]]
+    command.__signature__ = inspect.Signature(ordered, return_annotation=None)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+
+
+def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
+    from offnominal.config import read_settings
+
+    config, weights = options.pop("config"), options.pop("weights")
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = {**(read_settings(config) if config else {}), **given}
+    weights = weights or (Path(settings.pop("weights")) if "weights" in settings else None)
+    from offnominal.detector import Detector
+    from offnominal.detector.audit_outputs import write_audit
+    from offnominal.images import normal_images
+
+    detector = Detector(weights=weights, **settings)
+    items = normal_images(data)
+    with progress_bars() as progress:
+        found = detector.audit(data, progress=progress)
+    rows = write_audit(found, [item.path for item in items], out, detector.settings.contamination or "auto")
+    suspects = sum(row["suspect"] for row in rows)
+    if json:
+        skipped = [{"image": name, "reason": reason} for name, reason in found.skipped]
+        emit({"images": len(rows), "suspects": suspects, "rows": rows, "skipped": skipped})
+    else:
+        worst = f"; the worst: {rows[0]['path']} (score {rows[0]['score']:.2f})" if suspects else ""
+        say(f"{out / 'audit.csv'}: {suspects} of {len(rows)} images are suspect{worst}")
+    for _, reason in found.skipped:
+        say(f"unreadable: {reason}")
+    if found.skipped:
+        raise typer.Exit(errors.SOME_UNREADABLE)
+
+
+def update(
+    model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
+    add: Annotated[
+        list[str] | None, typer.Option(help="Good images to learn: a folder, image, glob or manifest; may be repeated.")
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="Name of an image to forget; may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Model file to write. [default: the same file]")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file of a backbone that is not embedded.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+) -> None:
+    """Add good images to a model or take some out, without a new fit; the threshold follows."""
+    from offnominal.detector import load
+    from offnominal.detector.outputs import facts, warnings_of
+
+    detector = load(model, weights=weights)
+    before = detector.model.calibration
+    with progress_bars() as progress:
+        change = detector.update(add=add or (), remove=remove or (), progress=progress)
+    target = out or model
+    detector.save(target)
+    after = detector.model.calibration
+    for warning in warnings_of(detector.model):
+        say(f"note: {warning}")
+    if json:
+        skipped = [{"image": name, "reason": reason} for name, reason in change.skipped]
+        changed = {
+            "added": list(change.added),
+            "removed": list(change.removed),
+            "skipped": skipped,
+            "patches_added": change.patches_added,
+            "patches_removed": change.patches_removed,
+            "threshold_before": before.threshold,
+        }
+        emit({"update": changed, **facts(detector.model), "model": str(target)})
+    else:
+        say(
+            f"{target}: {len(change.added)} images added, {len(change.removed)} removed; {after.count} calibrate "
+            f"(before: {before.count}), threshold {after.threshold:.3f} (before: {before.threshold:.3f}) at {after.rate:.2%} "
+            "false alarms"
+        )
+    for _, reason in change.skipped:
+        say(f"unreadable: {reason}")
+    if change.skipped:
+        raise typer.Exit(errors.SOME_UNREADABLE)

@@ -1,0 +1,115 @@
+"""What a model promises about its alarms, in numbers and in words; and a lot of parts judged together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from offnominal.decisions import Calibration, images_needed, judge_lot
+from offnominal.detector.model import Model
+from offnominal.detector.model_file import write_whole
+from offnominal.errors import InputError
+
+
+def calibration_facts(calibration: Calibration) -> dict[str, Any]:
+    """The entry `calibration` of `info --json`."""
+    return {
+        "method": calibration.method,
+        "n": calibration.count,
+        "asked_alpha": calibration.asked,
+        "alpha": calibration.rate,
+        "threshold": calibration.threshold,
+        "smallest_alpha": calibration.smallest_rate,
+        "marginal_rate": calibration.marginal_rate,
+        "fpr_bound_95": calibration.bound_95,
+        "exact": calibration.exact,
+    }
+
+
+def drift_facts(model: Model) -> dict[str, Any]:
+    """The entry `drift` of `info --json`."""
+    appearance = model.appearance
+    return {
+        "watched": appearance is not None,
+        "reference": 0 if appearance is None else len(appearance.reference),
+        "statistics": [] if appearance is None else list(appearance.names),
+    }
+
+
+def promise(calibration: Calibration) -> str:
+    """What is promised about false alarms, and how surely, in one sentence."""
+    n = calibration.count
+    numbers = (
+        f"on average at most {calibration.marginal_rate:.2%} of good images are flagged, and with 95 % confidence at most "
+        f"{calibration.bound_95:.2%} of those to come"
+    )
+    if calibration.exact:
+        return f"{numbers}: proved for images that come about as the {n} calibration images did, which the bank does not hold."
+    return (
+        f"{numbers}: approximate, since each of the {n} images was held out of a bank that had been chosen with it "
+        "(--calibration split is exact)."
+    )
+
+
+def calibration_warnings(calibration: Calibration) -> list[str]:
+    """What cannot be promised, one sentence each."""
+    found = []
+    if not calibration.enough:
+        found.append(
+            f"{calibration.count} good images cannot carry a false-alarm rate of {calibration.asked:.2%}: the smallest "
+            f"they can is {calibration.rate:.2%}, which is used; "
+            f"{images_needed(calibration.asked)} images are needed for the asked one."
+        )
+    if float(calibration.scores[-1]) == float(calibration.scores[0]):
+        found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
+    return found
+
+
+def require_lot(calibration: Calibration, fdr: float) -> None:
+    """Raises `InputError` where no lot whatever could have a part pulled at this false discovery rate."""
+    if not 0 < fdr < 1:
+        raise InputError(f"--fdr {fdr}: the false discovery rate must lie between 0 and 1")
+    if fdr < calibration.smallest_rate:
+        raise InputError(
+            f"--fdr {fdr:g}: {calibration.count} calibration images cannot carry it, since no p-value is "
+            f"below {calibration.smallest_rate:.4f}; give that or more, or calibrate on {images_needed(fdr)} images"
+        )
+
+
+def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: float, folder: Path) -> dict[str, Any]:
+    """Judge the images that could be read as one lot; write `lot.json` and return its content.
+
+    Args:
+        rows: as in `results.jsonl`.
+
+    Raises:
+        InputError: see `require_lot`.
+        OutputError: it cannot be written.
+    """
+    require_lot(calibration, fdr)
+    read = [row for row in rows if row["error"] is None]
+    found: dict[str, Any] = {
+        "flagged": [],
+        "fdr": fdr,
+        "estimated_bad": 0.0,
+        "images": len(read),
+        "unreadable": len(rows) - len(read),
+        "calibration_images": calibration.count,
+        "exact": calibration.exact,
+        "fewest": None,
+        "note": None,
+    }
+    if read:
+        lot = judge_lot([row["p_value"] for row in read], calibration.count, fdr)
+        pulled = [row for row, out in zip(read, lot.pulled, strict=True) if out]
+        found["flagged"] = [row["path"] for row in sorted(pulled, key=lambda row: -row["score"])]
+        found["estimated_bad"], found["fewest"] = lot.estimated_bad, lot.fewest
+        if lot.fewest > 1:
+            found["note"] = (
+                f"with {calibration.count} calibration images a part of a lot of {len(read)} can be pulled at a false "
+                f"discovery rate of {fdr:g} only together with others: at least {lot.fewest} must stand out"
+            )
+    write_whole(folder / "lot.json", (json.dumps(found, indent=2) + "\n").encode())
+    return found

@@ -1,0 +1,75 @@
+"""Features of images as a whole, and how small disturbances move them -> `decisions.Appearance`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from offnominal.decisions import Appearance, halves, learn_appearance
+from offnominal.decisions.appearance import FEWEST
+from offnominal.images import DISTURBANCES, ImageBatch, profiles
+from offnominal.types import Float
+
+#: Teachers that are disturbed, and bytes of their pixels that may wait: how a disturbance moves them is alike for all.
+DISTURBED, MOST_WAITING = 32, 200_000_000
+
+
+def whole_images(batch: ImageBatch, patches: Tensor) -> Float:
+    """A batch and its (B, N, D) raw patches -> (B, D + 128): mean patches, then profiles of the pixels."""
+    means = np.asarray(patches.mean(dim=1).cpu().numpy(), dtype=np.float32)
+    return np.concatenate([means, profiles(batch.pixels)], axis=1)
+
+
+class AppearanceLearner:
+    """Collects while features are extracted: `add` a batch, then `build`.
+
+    Which image teaches depends on its number and the seed alone, never on what it shows.
+    """
+
+    def __init__(self, images: int, seed: int, patches_of: Callable[[ImageBatch], Tensor]) -> None:
+        self._patches_of = patches_of
+        teachers, _ = halves(images, seed)
+        self._teachers = frozenset(teachers.tolist())
+        self._found: dict[int, Float] = {}
+        self._waiting: list[ImageBatch] = []
+        self._waits = self._bytes = 0
+
+    def add(self, batch: ImageBatch, patches: Tensor) -> None:
+        """A batch and its (B, N, D) patches, before standardisation."""
+        self._found.update(zip(batch.index, whole_images(batch, patches), strict=True))
+        room = DISTURBED - self._waits if self._bytes < MOST_WAITING else 0
+        chosen = [place for place, index in enumerate(batch.index) if index in self._teachers][:room]
+        if chosen:
+            pixels = batch.pixels[chosen]
+            self._waiting.append(
+                ImageBatch(
+                    pixels,
+                    tuple(batch.index[place] for place in chosen),
+                    tuple(batch.original[place] for place in chosen),
+                    (None,) * len(chosen),
+                )
+            )
+            self._waits += len(chosen)
+            self._bytes += pixels.nbytes
+
+    def build(self) -> Appearance | None:
+        """None where there are too few images to learn from or to hold a stream against."""
+        teachers = np.array([mean for index, mean in self._found.items() if index in self._teachers], dtype=np.float32)
+        reference = np.array([mean for index, mean in self._found.items() if index not in self._teachers], dtype=np.float32)
+        if min(len(teachers), len(reference)) < FEWEST:
+            return None
+        before = np.array([self._found[index] for batch in self._waiting for index in batch.index])
+        return learn_appearance(
+            teachers, {name: (before, self._disturbed(change)) for name, change in DISTURBANCES.items()}, reference
+        )
+
+    def _disturbed(self, change: Callable[[Float], Float]) -> Float:
+        found = []
+        for batch in self._waiting:
+            pixels = np.stack([change(image) for image in batch.pixels])
+            changed = replace(batch, pixels=pixels)
+            found.append(whole_images(changed, self._patches_of(changed)))
+        return np.concatenate(found)

@@ -1,0 +1,122 @@
+"""Which of the "good" images do not look like the others.
+
+Every image is scored as a fit would score it, against a bank without its own patches; but greedy k-center takes outliers
+first, and alike defects in several images would cover each other. So the bank is cut to patches that many images support:
+one counts only if, within the covering radius, at least `supporters_needed` images other than its own have a patch. Alike
+defects in at most that many images are then scored against normal patches alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from offnominal.config import Settings
+from offnominal.decisions import called_suspect, outlier_p_values, worst_share
+from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.hold_out import held_out_signals, usual_distance
+from offnominal.detector.learnt import LeftOut, usual_and_maps
+from offnominal.images import EIGHT_BIT, ValueRange
+from offnominal.memory import Coreset, HeldOutBanks
+from offnominal.scoring import grid_of, image_score
+from offnominal.types import Float, Index
+
+#: Share of the images that may carry the same defect without covering each other.
+ALIKE = 0.05
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found, image by image in the order of the data.
+
+    Attributes:
+        names: of the images, and `sources` where each stands in the data.
+        scores: (n,) float32, higher = less like the others.
+        p_values: (n,) see `decisions.outlier_p_values`.
+        maps: working maps, one an image.
+        supporters: how many other images had to support a patch of the bank.
+        trimmed: share of the bank that they did not support.
+        values: how stored pixel values are read, for drawing.
+        skipped: images that could not be read, with the reason.
+    """
+
+    names: tuple[str, ...]
+    sources: tuple[int, ...]
+    scores: Float
+    p_values: npt.NDArray[np.float64]
+    maps: tuple[Float, ...]
+    supporters: int
+    trimmed: float
+    values: ValueRange = EIGHT_BIT
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    def suspects(self, contamination: float | Literal["auto"]) -> npt.NDArray[np.bool_]:
+        """(n,) the images to leave out: by the false discovery rate of `decisions.called_suspect`, or a share, the worst."""
+        return called_suspect(self.p_values) if contamination == "auto" else worst_share(self.scores, contamination)
+
+    def listed(self, images: npt.NDArray[np.bool_]) -> tuple[LeftOut, ...]:
+        """These images, worst first."""
+        order = [at for at in np.argsort(-self.scores, kind="stable") if images[at]]
+        return tuple(LeftOut(self.names[at], float(self.scores[at]), float(self.p_values[at])) for at in order)
+
+
+def audit(
+    patches: Tensor,
+    starts: Index,
+    networks: Sequence[tuple[int, int]],
+    coreset: Coreset,
+    engine: FeatureEngine,
+    settings: Settings,
+    named: Sequence[tuple[str, int]],
+    tick: Callable[[int], None],
+) -> Audit:
+    """Audit (N, D) standardised patches of images that begin at `starts`; `coreset` is a greedy one of them.
+
+    `networks` are the images' (height, width) in the network, `named` their names and places in the data.
+    """
+    images, device = len(starts), engine.device
+    needed = supporters_needed(images)
+    supported = supporters(patches, starts, coreset) >= needed
+    centres = coreset.indices[supported] if supported.any() else coreset.indices
+    # Nothing stands in for what is left out: only what many support may count.
+    banks = HeldOutBanks(patches, starts, centres, math.nan, device)
+    usual = usual_distance(banks, images, settings, device)
+    values = held_out_signals(banks, images, settings, usual, device, tick)
+    signals = [grid_of(one, engine.grids(network)) for one, network in zip(values, networks, strict=True)]
+    _, maps = usual_and_maps(signals, networks, settings)
+    scores = np.array([image_score(one) for one in maps], dtype=np.float32)
+    return Audit(
+        tuple(name for name, _ in named),
+        tuple(source for _, source in named),
+        scores,
+        outlier_p_values(scores),
+        tuple(maps),
+        needed,
+        1 - float(supported.mean()),
+    )
+
+
+def supporters_needed(images: int) -> int:
+    """At least 2 and `ALIKE` of the images, but no more than there are besides two."""
+    return max(0, min(max(2, math.ceil(ALIKE * images)), images - 2))
+
+
+def supporters(patches: Tensor, starts: Index, coreset: Coreset) -> Index:
+    """(M,) how many images other than its own have a patch within the covering radius of each bank patch."""
+    centres = torch.from_numpy(coreset.indices)
+    bank = patches[centres]
+    own = np.searchsorted(starts, coreset.indices, side="right") - 1
+    lengths = bank.square().sum(1)
+    count = np.zeros(len(bank), dtype=np.int64)
+    for image, (start, end) in enumerate(zip(starts, [*starts[1:], len(patches)], strict=True)):
+        points = patches[int(start) : int(end)]
+        squared = torch.addmm(points.square().sum(1)[None], bank, points.T, alpha=-2).amin(1) + lengths
+        count += (squared <= coreset.radius**2).numpy() & (own != image)
+    return count

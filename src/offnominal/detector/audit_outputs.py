@@ -1,0 +1,59 @@
+"""What `audit` leaves in a folder: audit.csv, worst first, and a picture of every suspect."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from offnominal.detector.audit import Audit
+from offnominal.detector.model_file import write_whole
+from offnominal.images import Source, displayed, pixels_of, to_original
+from offnominal.reports import overlay
+
+
+def write_audit(
+    found: Audit, sources: list[Source], folder: Path, contamination: float | Literal["auto"]
+) -> list[dict[str, Any]]:
+    """Write `audit.csv` and `suspects/`; returns the rows, worst first: path, score, p_value, suspect, picture (or None).
+
+    In the pictures what lies above the lowest score of a suspect is outlined.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    suspect = found.suspects(contamination)
+    # Just below, so that the least of them shows its region too.
+    level = float(np.nextafter(found.scores[suspect].min(), np.float32(-np.inf))) if suspect.any() else 0.0
+    rows: list[dict[str, Any]] = []
+    for at in np.argsort(-found.scores, kind="stable"):
+        picture = None
+        if suspect[at]:
+            source = sources[found.sources[at]]
+            picture = f"suspects/{len(rows):03d}-{Path(found.names[at]).stem}.jpg"
+            pixels = pixels_of(source)
+            map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
+            drawn = overlay(displayed(pixels, found.values), map_, level)
+            done, content = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
+            assert done
+            write_whole(folder / picture, content.tobytes())
+        rows.append(
+            {
+                "path": found.names[at],
+                "score": float(found.scores[at]),
+                "p_value": float(found.p_values[at]),
+                "suspect": bool(suspect[at]),
+                "picture": picture,
+            }
+        )
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["path", "score", "p_value", "suspect"])
+    for row in rows:
+        writer.writerow([row["path"], f"{row['score']:.6g}", f"{row['p_value']:.6g}", int(row["suspect"])])
+    write_whole(folder / "audit.csv", table.getvalue().encode())
+    return rows

@@ -1,0 +1,58 @@
+"""Split calibration: a random share of the good images waits outside the fit and is then inspected as any new image is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from offnominal.config import Settings
+from offnominal.decisions import SPLIT, calibrate, choose_method, held_count
+from offnominal.detector.inspector import Inspector
+from offnominal.detector.model import Model
+from offnominal.errors import ImageError, InputError
+from offnominal.images import Source
+from offnominal.types import Index, Progress
+
+
+def split(images: int, settings: Settings) -> tuple[Index, Index]:
+    """(to fit on, to calibrate on), both rising; the second is empty where images are left out one by one instead.
+
+    Raises:
+        InputError: a split was asked for and there are too few images for it.
+    """
+    everything = np.arange(images)
+    if settings.contamination != 0:  # suspects must be found among all images
+        return everything, everything[:0]
+    if choose_method(settings.calibration, images, settings.false_alarm_rate) != SPLIT:
+        return everything, everything[:0]
+    held = held_count(images)
+    if images - held < 2:
+        raise InputError(f"{images} good images: a split needs at least 3; use --calibration leave-one-out")
+    order = np.random.default_rng([settings.seed, images]).permutation(images)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def calibrated_by_split(
+    model: Model, inspector: Inspector, sources: Sequence[Source], names: Sequence[str], progress: Progress
+) -> Model:
+    """The model with a calibration on images that it was not fitted on.
+
+    Raises:
+        InputError: none of them can be read.
+    """
+    skipped: list[tuple[str, str]] = []
+
+    def fail(index: int, error: ImageError) -> None:
+        skipped.append((names[index], str(error)))
+
+    scores = []
+    for _, found, _ in inspector.inspect(sources, fail):
+        scores.append(found.score)
+        progress("calibration", len(scores), len(sources))
+    progress("calibration", len(sources), len(sources))
+    if not scores:
+        raise InputError(f"none of the {len(sources)} images held out to calibrate can be read; the first: {skipped[0][1]}")
+    calibration = calibrate(np.array(scores, dtype=np.float32), model.settings.false_alarm_rate, SPLIT)
+    return replace(model, calibration=calibration, skipped=model.skipped + tuple(sorted(skipped)))

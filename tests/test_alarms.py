@@ -1,0 +1,187 @@
+"""What is promised of false alarms: rank, bound, choice of the method, regions; lots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from crepes.base import p_values_batch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, betabinom
+
+from conftest import damaged, texture
+from offnominal import Detector, load
+from offnominal.decisions import LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
+from offnominal.decisions.lots import estimated_bad, pull
+from offnominal.detector.alarms import calibration_facts, promise, require_lot, write_lot
+from offnominal.errors import ImageError, InputError, SettingsError
+from offnominal.images import to_original
+
+scores_of = st.lists(st.integers(0, 30), min_size=1, max_size=60)
+
+
+@given(scores_of, scores_of)
+def test_p_values_are_those_of_crepes(known: list[int], new: list[int]) -> None:
+    calibration = calibrate(np.array(known, dtype=np.float32), 0.1)
+    theirs = p_values_batch(np.array(known, float), np.array(new, float), smoothing=False)
+    assert [calibration.p_value(score) for score in new] == pytest.approx(theirs.tolist())
+
+
+@given(st.integers(1, 500), st.floats(0.002, 0.998))
+def test_bound_and_rank(n: int, rate: float) -> None:
+    calibration = calibrate(np.arange(n, dtype=np.float32), rate, SPLIT)
+    k = calibration.rank
+    assert 1 <= k <= n
+    assert calibration.threshold == n - k  # the k-th highest of 0 .. n - 1
+    assert calibration.bound_95 == pytest.approx(beta.ppf(0.95, k, n + 1 - k), rel=1e-9)
+    assert calibration.marginal_rate <= calibration.rate + 1e-9
+    assert calibration.marginal_rate < calibration.bound_95
+
+
+def test_the_realised_rate_follows_the_law() -> None:
+    """Over 4,000 calibrations mean, spread and the share above the bound are those of the beta(-binomial) law."""
+    rng, n, test = np.random.default_rng(0), 99, 400
+    rates = []
+    for _ in range(4000):
+        calibration = calibrate(rng.standard_t(3, n).astype(np.float32), 0.05, SPLIT)
+        rates.append(float((rng.standard_t(3, test).astype(np.float32) > calibration.threshold).mean()))
+    law = betabinom(test, calibration.rank, n + 1 - calibration.rank)
+    assert np.mean(rates) == pytest.approx(calibration.marginal_rate, abs=4 * law.std() / test / np.sqrt(4000))
+    assert np.std(rates) == pytest.approx(law.std() / test, rel=0.06)
+    assert np.mean(np.array(rates) > calibration.bound_95) == pytest.approx(
+        law.sf(np.floor(calibration.bound_95 * test)), abs=4 * np.sqrt(0.05 * 0.95 / 4000)
+    )
+
+
+def test_a_split_is_chosen_where_its_bound_is_below_twice_the_rate() -> None:
+    for rate, fewest in ((0.01, 2495), (0.05, 495), (0.1, 245)):
+        chosen = [images for images in range(2, 4000) if choose_method("auto", images, rate) == SPLIT]
+        # A fifth is rounded, so the first number that splits may lie two images below the exact one.
+        assert fewest - 2 <= chosen[0] <= fewest
+        held = round(0.2 * chosen[0])
+        assert calibrate(np.arange(held, dtype=np.float32), rate, SPLIT).bound_95 < 2 * rate
+    assert choose_method("split", 3, 0.01) == SPLIT
+    assert choose_method("leave-one-out", 10**6, 0.1) == LEAVE_ONE_OUT
+
+
+def test_split_calibration_inspects_images_that_were_not_learned_from(parts: Path, tmp_path: Path) -> None:
+    images = [texture(seed) for seed in range(15)]
+    fitted = Detector(image_size=96, bank=100, calibration="split", false_alarm_rate=0.3).fit(images)
+    names = {source.name for source in fitted.model.bank.sources}
+    held = [place for place in range(15) if f"array {place}" not in names]
+    assert (len(held), fitted.model.calibration.count, fitted.model.calibration.method) == (3, 3, SPLIT)
+    assert np.sort(fitted.score_samples([images[place] for place in held])) == pytest.approx(
+        fitted.model.calibration.scores, abs=1e-4
+    )
+    fitted.save(tmp_path / "m")
+    assert load(tmp_path / "m").model.calibration.method == SPLIT
+    assert promise(fitted.model.calibration) != promise(calibrate(fitted.model.calibration.scores, 0.3))
+    with pytest.raises(InputError, match="a split needs at least 3"):
+        Detector(calibration="split").fit(images[:2])
+    with pytest.raises(SettingsError, match="calibration"):
+        Detector(calibration="jackknife")
+    broken = [str(tmp_path / "nothing.png") if place in held else image for place, image in enumerate(images)]
+    with pytest.raises(InputError, match="held out to calibrate"):
+        Detector(image_size=96, bank=100, calibration="split").fit(broken)
+    assert issubclass(ImageError, InputError)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([0.01, 0.05, 0.3]))
+def test_an_image_is_flagged_exactly_when_it_has_regions(seed: int, n: int, rate: float) -> None:
+    """Also where the peak equals the threshold, and drawn in any size no pixel passes it that the map does not."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=50).astype(np.float32)  # few values: ties are common
+    calibration = calibrate(rng.choice(values, n), rate)
+    anomaly = rng.choice(values, (6, 9))
+    regions = find_regions(anomaly, calibration, (31, 17))
+    assert bool(regions) == calibration.anomalous(float(anomaly.max()))
+    assert all(region.p_value <= calibration.rate + 1e-9 for region in regions)
+    if regions:
+        assert regions[0].p_value == calibration.p_value(float(anomaly.max())) == min(r.p_value for r in regions)
+    for size in ((6, 9), (3, 4), (31, 17), (60, 90)):
+        assert float(to_original(anomaly, size).max()) <= float(anomaly.max()) + 1e-5
+
+
+def test_regions_and_verdict_agree_on_images(detector: Detector) -> None:
+    for seed in range(500, 510):
+        for image in (texture(seed), damaged(seed)[0]):
+            found = detector.inspect(image)
+            assert bool(found.regions) == found.anomalous == (found.p_value <= detector.model.calibration.rate + 1e-9)
+            assert not found.regions or found.regions[0].p_value == found.p_value
+
+
+def test_what_is_promised_is_told(detector: Detector) -> None:
+    told = calibration_facts(detector.model.calibration)
+    assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(told)
+    assert (told["n"], told["method"], told["exact"]) == (12, LEAVE_ONE_OUT, False)
+    assert told["fpr_bound_95"] == pytest.approx(1 - 0.05 ** (1 / 12))
+    assert "approximate" in promise(detector.model.calibration)
+
+
+# --- lots -------------------------------------------------------------------------------------------------------------
+
+
+def naive_step_up(p_values: list[float], fdr: float) -> list[bool]:
+    ordered = sorted(p_values)
+    last = max((j for j, p in enumerate(ordered, 1) if p * len(ordered) <= fdr * j * (1 + 1e-12)), default=0)
+    return [last > 0 and p <= ordered[last - 1] for p in p_values]
+
+
+@given(st.integers(1, 100).flatmap(lambda n: st.lists(st.integers(1, n + 1).map(lambda r: r / (n + 1)), min_size=1)))
+def test_pulled_parts_are_those_of_the_step_up_procedure(p_values: list[float]) -> None:
+    for fdr in (0.05, 0.1, 0.5):
+        assert pull(p_values, fdr).tolist() == naive_step_up(p_values, fdr)
+
+
+@given(st.integers(1, 400), st.integers(1, 300), st.sampled_from([0.01, 0.1, 0.3]))
+def test_no_part_is_pulled_with_fewer_than_the_fewest(n: int, parts: int, fdr: float) -> None:
+    fewest = fewest_bad(n, parts, fdr)
+    for lowest in (fewest - 1, fewest):
+        if 0 < lowest <= parts:
+            p_values = [1 / (n + 1)] * lowest + [1.0] * (parts - lowest)
+            assert pull(p_values, fdr).any() == (lowest >= fewest)
+
+
+def test_lots_keep_the_false_discovery_rate_and_do_not_overestimate() -> None:
+    """1,500 lots a share of bad parts, one calibration set a lot: the mean share of good among the pulled is at most 10 %."""
+    for bad in (2, 10, 25):
+        false, estimates = [], []
+        for draw in range(1500):
+            rng = np.random.default_rng([bad, draw])
+            calibration = calibrate(rng.normal(size=200).astype(np.float32), 0.1, SPLIT)
+            scores = np.concatenate([rng.normal(size=50 - bad), rng.normal(3, 1, bad)])
+            lot = judge_lot([calibration.p_value(float(score)) for score in scores], 200, 0.1)
+            false.append(lot.pulled[:-bad].sum() / max(1, lot.pulled.sum()))
+            estimates.append(lot.estimated_bad)
+        assert np.mean(false) <= 0.1 + 4 * np.std(false) / np.sqrt(1500)
+        if bad > 10:  # with fewer it is often cut off at 0
+            assert 0.5 * bad < np.mean(estimates) <= bad + 4 * np.std(estimates) / np.sqrt(1500)
+    assert estimated_bad([0.9] * 10) == 0
+    assert estimated_bad([0.1] * 10) == 10
+
+
+@pytest.mark.parametrize(("p_values", "fdr"), [([], 0.1), ([0.0], 0.1), ([1.2], 0.1), ([0.5], 1.0)])
+def test_lots_refuse_what_is_none(p_values: list[float], fdr: float) -> None:
+    with pytest.raises(ValueError, match=r"p-values must|false discovery rate"):
+        judge_lot(p_values, 10, fdr)
+
+
+def test_a_lot_is_written(tmp_path: Path) -> None:
+    calibration = calibrate(np.arange(19, dtype=np.float32), 0.1)
+    rows: list[dict[str, Any]] = [
+        {"path": str(at), "score": float(at), "p_value": calibration.p_value(at), "error": None} for at in (30, 3, 40, 9)
+    ]
+    rows.append({"path": "gone", "score": None, "p_value": None, "error": "gone"})
+    told = write_lot(rows, calibration, 0.1, tmp_path)
+    assert json.loads((tmp_path / "lot.json").read_text()) == told
+    assert told["flagged"] == ["40", "30"]
+    assert (told["images"], told["unreadable"], told["fdr"], told["fewest"]) == (4, 1, 0.1, 2)
+    assert "at least 2 must stand out" in told["note"]
+    assert write_lot(rows[-1:], calibration, 0.1, tmp_path)["flagged"] == []
+    for fdr, says in ((0.04, "calibrate on 24 images"), (1.0, "between 0 and 1")):
+        with pytest.raises(InputError, match=says):
+            require_lot(calibration, fdr)
