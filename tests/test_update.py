@@ -48,7 +48,7 @@ def patches_of(detector: Detector, image: np.ndarray) -> torch.Tensor:
 
     inspector = detector._inspector
     assert isinstance(inspector, Inspector)
-    ((_, _, patches),) = inspector.patches([image], fail)
+    ((_, _, patches, _),) = inspector.patches([image], fail)
     return patches
 
 
@@ -111,6 +111,9 @@ def test_nothing_of_an_image_taken_out_is_left() -> None:
         known = {tuple(row) for row in before.bank.patches[old].tolist()}
         assert known <= {tuple(row) for row in after.bank.patches[rows].tolist()}
         assert np.array_equal(after.learnt.signals[at], before.learnt.signals[source])
+    assert before.thumbnails is not None
+    assert after.thumbnails is not None
+    assert [after.thumbnails.stored(at) for at in range(9)] == [before.thumbnails.stored(int(at)) for at in stayed]
 
 
 def test_after_taking_out_the_stated_radius_still_holds() -> None:
@@ -133,6 +136,8 @@ def test_added_images_are_covered_held_out_and_calibrate() -> None:
     change = detector.update(add=other)
     model = detector.model
     assert change.added == ("array 10", "array 11", "array 12")
+    assert model.thumbnails is not None
+    assert model.thumbnails.kept == 13
     assert change.patches_added == len(model.bank.patches) - 120 > 0
     assert model.bank.radius == radius
     assert model.calibration.count == 13
