@@ -200,7 +200,7 @@ def _stretch(picture: Any, axis: int, start: float, length: float) -> Any:
     before, after = max(0, -first), max(0, last - picture.shape[axis])
     part = picture[max(0, first) : last] if axis == 0 else picture[:, max(0, first) : last]
     if before or after:
-        grey = _EMPTY if picture.ndim == 3 else 0.0
+        grey: Any = _EMPTY if picture.ndim == 3 else 0.0
         sides = (before, after, 0, 0) if axis == 0 else (0, 0, before, after)
         part = cv2.copyMakeBorder(part, *sides, cv2.BORDER_CONSTANT, value=grey)
     count = max(CROP, round((last - first) * CROP / length))
