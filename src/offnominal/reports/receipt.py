@@ -201,8 +201,8 @@ def _stretch(picture: Any, axis: int, start: float, length: float) -> Any:
     part = picture[max(0, first) : last] if axis == 0 else picture[:, max(0, first) : last]
     if before or after:
         grey: Any = _EMPTY if picture.ndim == 3 else 0.0
-        sides = (before, after, 0, 0) if axis == 0 else (0, 0, before, after)
-        part = cv2.copyMakeBorder(part, *sides, cv2.BORDER_CONSTANT, value=grey)
+        rows, columns = ((before, after), (0, 0)) if axis == 0 else ((0, 0), (before, after))
+        part = cv2.copyMakeBorder(part, rows[0], rows[1], columns[0], columns[1], cv2.BORDER_CONSTANT, value=grey)
     count = max(CROP, round((last - first) * CROP / length))
     wanted = (part.shape[1], count) if axis == 0 else (count, part.shape[0])
     grown = cv2.resize(part, wanted, interpolation=cv2.INTER_AREA if length > CROP else cv2.INTER_LINEAR)
