@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib
@@ -183,26 +184,30 @@ def crop(picture: Picture | Float, size: tuple[int, int], box: Box) -> tuple[Pic
         (length - side) / 2 if side > length else min(max((low + high - side) / 2, 0), length - side)
         for low, high, length in ((left, right, size[1]), (top, bottom, size[0]))
     ]
-    scale = np.array([picture.shape[1] / size[1], picture.shape[0] / size[0]])
-    step = side * scale / CROP
-    source = picture
-    if step.max() > 1:  # averaged before it is sampled
-        shrunk = max(1, round(picture.shape[1] / max(1, step[0]))), max(1, round(picture.shape[0] / max(1, step[1])))
-        source = cv2.resize(picture, shrunk, interpolation=cv2.INTER_AREA)
-        scale = np.array([source.shape[1] / size[1], source.shape[0] / size[0]])
-        step = side * scale / CROP
-    offset = np.array(begin) * scale + step / 2 - 0.5
-    matrix = np.array([[step[0], 0, offset[0]], [0, step[1], offset[1]]])
-    window = cv2.warpAffine(
-        source,
-        matrix,
-        (CROP, CROP),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=_EMPTY if source.ndim == 3 else 0.0,
-    )
+    window: Any = picture
+    for axis, (start, length) in enumerate(zip(begin[::-1], size, strict=True)):
+        window = _stretch(window, axis, start * picture.shape[axis] / length, side * picture.shape[axis] / length)
     inner = [round((edge - begin[at % 2]) * CROP / side) for at, edge in enumerate(box)]
-    return np.asarray(window), (inner[0], inner[1], inner[2], inner[3])
+    return window, (inner[0], inner[1], inner[2], inner[3])
+
+
+def _stretch(picture: Any, axis: int, start: float, length: float) -> Any:
+    """`CROP` places along one axis from `start`, `length` pixels long; averaged where it shrinks, interpolated where it grows.
+
+    The cut is made at whole pixels, before and after: an edge may be off by half a place.
+    """
+    first, last = int(np.floor(start)), int(np.ceil(start + length))
+    before, after = max(0, -first), max(0, last - picture.shape[axis])
+    part = picture[max(0, first) : last] if axis == 0 else picture[:, max(0, first) : last]
+    if before or after:
+        grey: Any = _EMPTY if picture.ndim == 3 else 0.0
+        rows, columns = ((before, after), (0, 0)) if axis == 0 else ((0, 0), (before, after))
+        part = cv2.copyMakeBorder(part, rows[0], rows[1], columns[0], columns[1], cv2.BORDER_CONSTANT, value=grey)
+    count = max(CROP, round((last - first) * CROP / length))
+    wanted = (part.shape[1], count) if axis == 0 else (count, part.shape[0])
+    grown = cv2.resize(part, wanted, interpolation=cv2.INTER_AREA if length > CROP else cv2.INTER_LINEAR)
+    skipped = min(round((start - first) * CROP / length), count - CROP)
+    return grown[skipped : skipped + CROP] if axis == 0 else grown[:, skipped : skipped + CROP]
 
 
 def _layers(sheet: _Sheet, evidence: Evidence, x: int, width: int) -> None:
