@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from offnominal.detector.model_file import write_whole
 from offnominal.detector.report_files import ReportWriter, make_folder, write_picture
 from offnominal.detector.run_plots import evaluation_charts, write_charts
 from offnominal.images import Item, displayed, pixels_of
+from offnominal.images.decode import Pixels
 from offnominal.reports import overlay
 from offnominal.reports.plots import Chart
 from offnominal.types import Float, Inspection, Progress
@@ -68,6 +71,10 @@ def warnings_of(model: Model) -> list[str]:
     return found
 
 
+#: Inspected images that may wait to be drawn, with their pixels.
+MOST_WAITING = 4
+
+
 @dataclass(frozen=True)
 class InspectionRun:
     """How many images were done, off-nominal, and unreadable."""
@@ -110,17 +117,32 @@ def write_inspections(
     inspected = detector.inspect_with_pixels(
         [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
     )
-    for index, found, pixels in inspected:
+
+    def draw(index: int, found: Inspection, pixels: Pixels) -> dict[str, Any]:
         target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
         shown = displayed(pixels, detector.model.values)
         write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
-        appearances[index] = found.appearance
         added = writer.add(index, target.stem, str(items[index].path), found, shown)
-        rows[index] = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
+        row = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
         if page is not None:
             receipts = {0: added["receipt"]} if added.get("receipt") else {}
-            page.add(index, items[index].name, found, shown, heat=rows[index]["map"], receipts=receipts)
+            page.add(index, items[index].name, found, shown, heat=row["map"], receipts=receipts)
+        return row
+
+    def take() -> None:
+        index, drawn = drawing.popleft()
+        rows[index] = drawn.result()
         progress("inspect", len(rows), len(items))
+
+    drawing: deque[tuple[int, Future[dict[str, Any]]]] = deque()
+    with ThreadPoolExecutor(1) as painter:  # pictures are drawn while the next images are scored
+        for index, found, pixels in inspected:
+            appearances[index] = found.appearance
+            drawing.append((index, painter.submit(draw, index, found, pixels)))
+            if len(drawing) > MOST_WAITING:
+                take()
+        while drawing:
+            take()
     writer.finish()
     ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
     write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
