@@ -237,6 +237,14 @@ def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
     told = receipt.text
     for part in ("8.4", "train/good/<b>003</b>.png", "12.50", "blocks.2", "75.0 %", "channel 17", "-0.500", "0.1250", "0.0625"):
         assert part in told
+    here, good = receipt.find_elements(By.CSS_SELECTOR, ".crop")  # of the two good patches the model knows one
+    assert (here.text, good.text) == ("this place", "good: 8.5 SD away")
+    for crop in (here, good):
+        frame, mark = crop.find_element(By.TAG_NAME, "div").rect, crop.find_element(By.TAG_NAME, "i").rect
+        assert abs(mark["x"] + mark["width"] / 2 - frame["x"] - frame["width"] / 2) < 2
+        picture = crop.find_element(By.TAG_NAME, "img")
+        WebDriverWait(page, 5).until(lambda _, picture=picture: picture.get_property("naturalWidth"))
+        assert picture.rect["width"] > frame["width"]
     widths = [bar.get_attribute("style") for bar in receipt.find_elements(By.CSS_SELECTOR, ".meter i")]
     assert "width: 100%" in widths[0]
     assert "width: 33.3" in widths[1]

@@ -15,7 +15,7 @@ import cv2
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.errors import unwritable
-from offnominal.reports import Entry, attention, pictures_of, report
+from offnominal.reports import Entry, SourceFile, attention, pictures_of, report
 from offnominal.reports.plots import Chart
 from offnominal.types import Inspection, Mask
 
@@ -87,6 +87,24 @@ class ReportWriter:
         if len(self._shown) > self._most:
             self._forget(heapq.heappop(self._shown)[1])
 
+    def _sources(self) -> dict[str, SourceFile]:
+        """Writes the kept picture of every good image that a receipt on the page names."""
+        kept, found = self._model.thumbnails, {}
+        named = {
+            near.image
+            for entry in self._entries.values()
+            if entry.thumb is not None
+            for region in entry.regions
+            if region.evidence is not None
+            for near in region.evidence.nearest
+        }
+        for at, source in enumerate(self._model.bank.sources):
+            if kept is not None and source.name in named and kept.picture(at) is not None:
+                file = f"{PICTURES}/good-{at:05d}.jpg"
+                write_whole(self._folder / file, kept.stored(at))
+                found[source.name] = SourceFile(file, source.size)
+        return found
+
     def write(
         self,
         title: str,
@@ -107,6 +125,7 @@ class ReportWriter:
             unreadable=unreadable,
             metrics=metrics,
             charts=charts,
+            sources=self._sources(),
         )
         write_whole(self._folder / "report.html", page.encode())
 

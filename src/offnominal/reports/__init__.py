@@ -1,7 +1,7 @@
 """Reports: results -> overlays, plots and pages that a person looks at."""
 
 from offnominal.reports.comparison import ChangedPictures, comparison_page
-from offnominal.reports.entries import Entry, Pictures, pictures_of
+from offnominal.reports.entries import Entry, Pictures, SourceFile, pictures_of
 from offnominal.reports.html import MEANING, attention, report, verdict
 from offnominal.reports.maps import LEVELS, CocoMasks, MapFormat, encode_map, encode_mask, run_lengths
 from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
@@ -16,6 +16,7 @@ __all__ = [
     "MapFormat",
     "Picture",
     "Pictures",
+    "SourceFile",
     "SourcePicture",
     "attention",
     "comparison_page",

@@ -69,6 +69,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class SourceFile:
+    """The picture of a good image that a page cuts crops from: its relative address, and (H, W) of the original."""
+
+    file: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Pictures:
     """The full pictures of an image, (H, W, 3), and its thumbnail as a data URI with its (h, w)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Any
 
@@ -12,7 +13,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from offnominal.reports.entries import Entry
+from offnominal.reports.entries import Entry, SourceFile
 from offnominal.reports.plots import Chart, score_histogram, svg
 from offnominal.types import Float
 
@@ -61,6 +62,7 @@ def report(
     unreadable: Sequence[tuple[str, str]] = (),
     metrics: Mapping[str, Any] | None = None,
     charts: Sequence[Chart] = (),
+    sources: Mapping[str, SourceFile] | None = None,
 ) -> str:
     """The page of an inspection, or of an evaluation (all entries have a label, `metrics` and `charts` are given).
 
@@ -71,6 +73,7 @@ def report(
         facts: what to say about the model.
         warnings: what the reader must know first.
         unreadable: (name, reason) of images that could not be read.
+        sources: by name, the pictures of good images that receipts are cut from.
     """
     ordered = sorted(entries, key=lambda e: attention(e.score, e.anomalous, e.good, threshold), reverse=True)
     labelled = metrics is not None
@@ -119,6 +122,7 @@ def report(
             "threshold": threshold,
             "calibration": [float(score) for score in calibration],
             "images": [entry.as_json() for entry in ordered],
+            "sources": {name: asdict(source) for name, source in (sources or {}).items()},
         },
     )
 

@@ -315,6 +315,41 @@
     return picture;
   }
 
+  /* A square of a picture around a box, both in pixels of the original (h, w); the box is outlined. */
+  function crop(file, [height, width], [left, top, right, bottom], words) {
+    const side = 150;
+    const context = Math.min(Math.max(8 * Math.max(right - left, bottom - top), 64), Math.max(height, width));
+    const scale = side / context;
+    const [x, y] = [(left + right) / 2, (top + bottom) / 2];
+    const figure = make("figure", null, { class: "crop" });
+    const frame = make("div", null);
+    const picture = make("img", null, { src: file, alt: words, loading: "lazy" });
+    const at = (element, l, t, w, h) => {
+      element.style.left = `${side / 2 + scale * (l - x)}px`;
+      element.style.top = `${side / 2 + scale * (t - y)}px`;
+      element.style.width = `${scale * w}px`;
+      element.style.height = `${scale * h}px`;
+    };
+    at(picture, 0, 0, width, height);
+    const outline = make("i", null);
+    at(outline, left, top, right - left, bottom - top);
+    frame.append(picture, outline);
+    figure.append(frame, make("figcaption", words));
+    return figure;
+  }
+
+  function crops(evidence) {
+    const known = evidence.nearest.filter((near) => data.sources[near.image]);
+    if (!current.image.files.image || !known.length) return null;
+    const row = make("div", null, { class: "crops" });
+    row.append(crop(current.image.files.image, current.image.size, evidence.box, "this place"));
+    for (const near of known) {
+      const source = data.sources[near.image];
+      row.append(crop(source.file, source.size, near.box, `good: ${near.distance_in_sd.toFixed(1)} SD away`));
+    }
+    return row;
+  }
+
   function receipt(region, number) {
     const e = region.evidence;
     const article = make("article", null, { class: "receipt", id: `receipt-${number}`, "aria-labelledby": "receipt-title" });
@@ -322,6 +357,8 @@
     const first = e.nearest[0];
     const far = first ? `${first.distance_in_sd.toFixed(1)} standard deviations beyond the usual distance from the nearest good patch. ` : "";
     article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for this region's peak.`));
+    const beside = region.receipt ? null : crops(e);
+    if (beside) article.append(beside);
     if (region.receipt) {
       const picture = make("img", null, { src: region.receipt, loading: "lazy", alt: `The patch beside its nearest good patches, region ${number + 1} of ${current.image.name}` });
       const enlarged = make("a", null, { href: region.receipt, target: "_blank", rel: "noopener", title: "Open the receipt's picture alone" });
