@@ -9,7 +9,6 @@ then they are removed from the fit on all, and held against the fit on the other
 from __future__ import annotations
 
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from offnominal import Detector
 from offnominal.images import labelled_images, normal_images
 from offnominal.memory import NearestPatches
 from offnominal.metrics import auroc
-from tables import arguments, machine, table, use_threads, write
+from tables import arguments, machine, now, table, use_threads, write
 
 
 def figures(detector: Detector, normal: list[Path], test: list[Path], bad: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -79,19 +78,19 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
 
     def note(name: str, detector: Detector, began: float, images: list[Path]) -> None:
-        seconds = perf_counter() - began
+        seconds = now() - began
         found[name] = {**figures(detector, images, test, bad), "seconds": seconds}
 
-    began = perf_counter()
+    began = now()
     some = Detector().fit(early)
     note(f"fit on {len(early)}", some, began, early)
-    began = perf_counter()
+    began = now()
     some.update(add=[str(path) for path in late])
     note(f"{given.images} added", some, began, normal)
-    began = perf_counter()
+    began = now()
     whole = Detector().fit(normal)
     note(f"fit on {len(normal)}", whole, began, normal)
-    began = perf_counter()
+    began = now()
     whole.update(remove=[str(path) for path in late])
     note(f"{given.images} removed", whole, began, early)
 

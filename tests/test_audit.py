@@ -101,7 +101,7 @@ def test_supporters_are_other_images_within_the_radius(sizes: list[int], radius:
 
 
 def test_how_many_supporters() -> None:
-    assert [supporters_needed(images) for images in (2, 3, 4, 40, 41, 400)] == [0, 1, 2, 2, 3, 20]
+    assert [supporters_needed(images) for images in (2, 3, 4, 40, 150, 151, 400)] == [0, 1, 2, 3, 3, 4, 8]
 
 
 def test_alike_defects_do_not_cover_each_other(tmp_path: Path) -> None:
@@ -157,5 +157,3 @@ def test_broken_cookies_among_the_good_ones() -> None:
     found = Detector().audit(good + broken[:4])
     worst = np.argsort(-found.scores)[:6]
     assert sum(at >= len(good) for at in worst) >= 3
-    detector = Detector(contamination="auto").fit(good + broken[:4])
-    assert detector.evaluate(root).figures["image_auroc"] >= 0.97

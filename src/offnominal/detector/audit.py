@@ -28,8 +28,9 @@ from offnominal.memory import Coreset, HeldOutBanks
 from offnominal.scoring import grid_of, image_score
 from offnominal.types import Float, Index
 
-#: Share of the images that may carry the same defect without covering each other.
-ALIKE = 0.05
+#: Share of the images, and how many at least, that may carry the same defect without covering each other.
+ALIKE = 0.02
+FEWEST_ALIKE = 3
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def audit(
 
 
 def supporters_needed(images: int) -> int:
-    """At least 2 and `ALIKE` of the images, but no more than there are besides two."""
-    return max(0, min(max(2, math.ceil(ALIKE * images)), images - 2))
+    """At least `FEWEST_ALIKE` and `ALIKE` of the images, but no more than there are besides two."""
+    return max(0, min(max(FEWEST_ALIKE, math.ceil(ALIKE * images)), images - 2))
 
 
 def supporters(patches: Tensor, starts: Index, coreset: Coreset) -> Index:
