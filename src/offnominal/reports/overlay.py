@@ -20,8 +20,8 @@ _DEFECT = (0, 220, 255)
 def overlay(image: Picture, anomaly_map: Float, threshold: float, mask: Mask | None = None) -> Picture:
     """(H, W, 3) picture with heat where the map nears or passes the threshold, and the outline of the mask if given.
 
-    Below half of the threshold nothing shows; at it the colour turns from yellow to orange; at twice of it it is deep red.
-    The scale is the same for all images of a model.
+    Below half of the threshold nothing shows; from there the colour goes from dark red over yellow to white at twice of it,
+    and a red line is drawn where the map passes the threshold. The scale is the same for all images of a model.
     """
     level = anomaly_map / max(threshold, 1e-6)
     heat = np.clip((level - FAINT) / (STRONG - FAINT), 0, 1)
