@@ -25,7 +25,8 @@ class FeatureEngine:
         backbone = load_backbone(settings.backbone, settings.layers, weights, pretrained=pretrained)
         self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
-        self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device)
+        key = repr((backbone.name, backbone.layers, backbone.digest, settings.aggregation, settings.dimensions))
+        self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device, key)
         self.dimensions = self._extractor.channels
         self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}

@@ -1,9 +1,21 @@
-"""The patch extractor compiled by OpenVINO, for CPUs: the only file that imports it."""
+"""The patch extractor compiled by OpenVINO, for CPUs: the only file that imports it.
+
+Translating a network takes seconds, compiling a translated one a few tenths. So a translation is kept, in this process and in
+the user's cache folder; where that cannot be written, it is made anew each time.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
+import os
+import shutil
+import tempfile
 import warnings
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,22 +26,107 @@ from torch import nn
 from offnominal.types import Float
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+#: Translations that stay in the cache folder; the oldest go.
+KEPT = 4
 
 
 class OpenVinoRuntime:
-    """Compiles the module once and runs it on batches of any size and shape."""
+    """Runs the module on batches of any size and shape.
 
-    def __init__(self, module: nn.Module, precision: str) -> None:
-        logging.getLogger("openvino").setLevel(logging.ERROR)
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            model: Any = openvino.convert_model(module, example_input=torch.rand(1, 3, 128, 128))
-        model.reshape({model.inputs[0].any_name: openvino.PartialShape([-1, 3, -1, -1])})
-        self._compiled: Any = openvino.Core().compile_model(
-            model, "CPU", {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-        )
+    Args:
+        module: (B, 3, H, W) -> segments.
+        precision: float32, bfloat16 or float16.
+        key: what tells this module from all others, its weights among it; with the same key a translation is used again.
+    """
+
+    def __init__(self, module: nn.Module, precision: str, key: str) -> None:
+        compiled = _compiled(_Keyed(module, key), precision)
+        self._outputs: Any = compiled.outputs
+        self._request: Any = compiled.create_infer_request()  # one each, so that detectors may work side by side
 
     def __call__(self, images: Float) -> list[torch.Tensor]:
         """(B, 3, H, W) float32 -> segments (B, D, h, w)."""
-        results = self._compiled([np.ascontiguousarray(images)])
-        return [torch.from_numpy(np.array(results[output], dtype=np.float32)) for output in self._compiled.outputs]
+        results = self._request.infer([np.ascontiguousarray(images)])
+        return [torch.from_numpy(np.array(results[output], dtype=np.float32)) for output in self._outputs]
+
+
+class _Keyed:
+    """A module that is compared by its key."""
+
+    def __init__(self, module: nn.Module, key: str) -> None:
+        told = hashlib.sha256("\n".join([key, *(version(name) for name in ("openvino", "torch", "timm"))]).encode())
+        for file in sorted(Path(__file__).parent.glob("*.py")):  # what the module does is written beside this file
+            told.update(file.read_bytes())
+        self.module, self.key = module, told.hexdigest()[:32]
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and other.key == self.key
+
+
+@lru_cache(maxsize=2)
+def _compiled(keyed: _Keyed, precision: str) -> Any:
+    hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+    return openvino.Core().compile_model(_translated(keyed), "CPU", hints)
+
+
+def _translated(keyed: _Keyed) -> Any:
+    place = cache_folder() / keyed.key
+    model = _read(place)
+    if model is None:
+        made = _translate(keyed.module)
+        with contextlib.suppress(OSError, RuntimeError):  # a full disk, a folder that is not ours: then without
+            _keep(made, place)
+        model = _read(place) or made
+    return model
+
+
+def cache_folder() -> Path:
+    """Where translations are kept: `offnominal` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offnominal"
+
+
+def _read(place: Path) -> Any | None:
+    """The translation kept there; None where there is none, or a damaged one."""
+    try:
+        digest = (place / "sha256").read_text()
+        if digest != _digest(place):
+            return None
+        os.utime(place)
+        return openvino.Core().read_model(place / "model.xml")
+    except (OSError, RuntimeError):
+        return None
+
+
+def _keep(model: Any, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent) as name:
+        folder = Path(name) / "kept"
+        folder.mkdir()
+        openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
+        (folder / "sha256").write_text(_digest(folder))
+        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(place)
+    kept = sorted((entry for entry in place.parent.iterdir() if (entry / "sha256").is_file()), key=lambda e: e.stat().st_mtime)
+    for entry in kept[:-KEPT]:
+        shutil.rmtree(entry, ignore_errors=True)
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("model.xml", "model.bin"):
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _translate(module: nn.Module) -> Any:
+    logging.getLogger("openvino").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        example = torch.rand(1, 3, 128, 128)
+        traced = torch.jit.trace(module, example, check_trace=False, strict=False)
+        model: Any = openvino.convert_model(traced, example_input=example)
+    model.reshape({model.inputs[0].any_name: openvino.PartialShape([-1, 3, -1, -1])})
+    return model

@@ -43,13 +43,16 @@ def choose_runtime(runtime: str, device: torch.device) -> str:
     return runtime
 
 
-def make_runtime(module: nn.Module, runtime: str, precision: str, device: torch.device) -> Runtime:
-    """The module on the chosen runtime. Precision `auto` is float32: the scores of all runtimes then agree."""
+def make_runtime(module: nn.Module, runtime: str, precision: str, device: torch.device, key: str) -> Runtime:
+    """The module on the chosen runtime. Precision `auto` is float32: the scores of all runtimes then agree.
+
+    `key` tells the module from all others, its weights among it.
+    """
     precision = "float32" if precision == "auto" else precision
     if choose_runtime(runtime, device) == "openvino":
         from offnominal.features.openvino_runtime import OpenVinoRuntime
 
-        return OpenVinoRuntime(module, precision)
+        return OpenVinoRuntime(module, precision, key)
     return TorchRuntime(module, precision, device)
 
 

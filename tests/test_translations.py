@@ -1,0 +1,88 @@
+"""Translated networks: used again, never trusted when damaged, and done without where they cannot be kept."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from offnominal.features import openvino_runtime
+from offnominal.features.openvino_runtime import KEPT, OpenVinoRuntime, cache_folder
+
+IMAGES = np.random.default_rng(0).random((2, 3, 64, 96), dtype=np.float32)
+
+
+class Scaled(nn.Module):
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images * self.factor]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    openvino_runtime._compiled.cache_clear()
+    yield
+    openvino_runtime._compiled.cache_clear()
+
+
+@pytest.fixture
+def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """What was translated anew."""
+    found: list[nn.Module] = []
+    translate = openvino_runtime._translate
+    monkeypatch.setattr(openvino_runtime, "_translate", lambda module: (found.append(module), translate(module))[1])
+    return found
+
+
+def run(factor: float, key: str, *, anew: bool = False) -> None:
+    if anew:
+        openvino_runtime._compiled.cache_clear()
+    (result,) = OpenVinoRuntime(Scaled(factor), "float32", key)(IMAGES)
+    assert torch.allclose(result, torch.from_numpy(IMAGES * np.float32(factor)), rtol=1e-5)
+
+
+def test_a_translation_is_used_again_in_this_process_and_the_next(translated: list[nn.Module]) -> None:
+    run(2.0, "two")
+    run(2.0, "two")
+    run(2.0, "two", anew=True)
+    assert len(translated) == 1
+    run(3.0, "three")
+    assert len(translated) == 2
+
+
+@pytest.mark.parametrize("name", ["model.xml", "model.bin", "sha256"])
+def test_a_damaged_one_is_made_anew(translated: list[nn.Module], name: str) -> None:
+    run(2.0, "two")
+    (kept,) = cache_folder().iterdir()
+    (kept / name).write_bytes(b"damaged")
+    run(2.0, "two", anew=True)
+    (kept / name).unlink()
+    run(2.0, "two", anew=True)
+    assert len(translated) == 3
+    run(2.0, "two", anew=True)
+    assert len(translated) == 3  # mended
+
+
+def test_without_a_cache_folder_it_works_as_well(tmp_path: Path, translated: list[nn.Module]) -> None:
+    (tmp_path / "offnominal").write_text("in the way")
+    run(2.0, "two")
+    run(2.0, "two", anew=True)
+    assert len(translated) == 2
+
+
+def test_few_are_kept(translated: list[nn.Module]) -> None:
+    for number in range(KEPT + 2):
+        run(float(number + 1), str(number))
+    assert len(list(cache_folder().iterdir())) == KEPT
+    shutil.rmtree(cache_folder())
+    run(1.0, "0", anew=True)
+    assert len(translated) == KEPT + 3
