@@ -24,7 +24,7 @@ from tables import Timing, arguments, machine, now, table, timed, use_threads, w
 
 COUNT, CENTRES, START = 200_000, 2_000, 0
 PROBED, TIMED, SMALL = 10, 100, (5_000, 300)
-#: Times faster than the naive loop, by features (issue 3).
+#: Times faster than the naive loop.
 GOALS = {152: "25", 1024: "15, with exact savings 25"}
 NEEDED = {152: 25, 1024: 15}
 SHARES, SEEDS, COVERED = (0.001, 0.01, 0.1), 5, 50_000
