@@ -4,8 +4,9 @@
 
 FOLDER_OF_SETS holds MVTec roots. Every set is fitted with the defaults but a false-alarm rate of 10 %, so that many images are
 flagged: evidence costs nothing where nothing is. `flagged` are only such images, the worst case; `all` are test images as they
-come. "Python" is `Detector.inspect_many`; "command" is what `offnominal inspect` does, with decoding, overlays and results, and
-with `--evidence` a receipt of each flagged image. The ways take turns; scores and regions must be the same with and without.
+come. "Python" is `Detector.inspect_many`; "command" is what `offnominal inspect` does, with decoding, overlays and results;
+"with receipts" also draws a picture of each flagged image (`--receipts`), which is no part of the limit.
+The ways take turns; scores and regions must be the same with and without.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tables import Timing, arguments, machine, seconds, table, use_threads, writ
 
 RATE, MOST, RUNS = 0.1, 16, 5
 LIMIT = 0.20
+RECEIPTS = "with receipts"
 
 
 def inspected(detector: Detector, items: list[Item], evidence: bool) -> dict[int, Inspection]:
@@ -50,12 +52,13 @@ def check(detector: Detector, items: list[Item]) -> dict[str, float]:
 
 
 def ways(detector: Detector, items: list[Item], folder: Path) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    def command(evidence: bool) -> Callable[[], Any]:
-        return lambda: write_inspections(detector, items, folder, silent, Extras(evidence=evidence))
+    def command(evidence: bool, receipts: bool = False) -> Callable[[], Any]:
+        return lambda: write_inspections(detector, items, folder, silent, Extras(evidence=evidence, receipts=receipts))
 
     return {
         "Python": (lambda: inspected(detector, items, False), lambda: inspected(detector, items, True)),
         "command": (command(False), command(True)),
+        RECEIPTS: (command(False), command(True, receipts=True)),
     }
 
 
@@ -102,7 +105,7 @@ def main() -> None:
                             times["off"],
                             times["on"],
                             f"{times['extra']:+.1%}",
-                            yes(times["extra"] <= LIMIT),
+                            "–" if way == RECEIPTS else yes(times["extra"] <= LIMIT),
                         ]
                     )
     columns = ("set", "images", "regions an image", "way", "off", "on", "extra", f"at most {LIMIT:.0%}")

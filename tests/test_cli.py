@@ -64,7 +64,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert told["drift"]["watched"]
     assert "with 95 % confidence" in told["promise"]
     assert run("info", model).returncode == 0
-    asked = ["--evidence", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
+    asked = ["--receipts", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
     assert len(list((tmp_path / "e" / "plots").glob("*.png"))) == 7
     assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", "--report", *asked).returncode == 3
     assert '"evidence": {' in (tmp_path / "i2" / "report.html").read_text()

@@ -26,7 +26,7 @@ from offnominal.reports import LEVELS, CocoMasks, SourcePicture, encode_map, enc
 from offnominal.reports.receipt import CROP, crop
 from offnominal.types import Inspection, silent
 
-ALL = extras_from(True, "anomaly,influence,noise,layers", "tiff", "png,coco")
+ALL = extras_from(True, "anomaly,influence,noise,layers", "tiff", "png,coco", receipts=True)
 
 
 @pytest.fixture(scope="module")
@@ -301,7 +301,9 @@ def test_none_is_kept_where_none_may_be(parts: Path, tmp_path: Path) -> None:
     loaded = load(tmp_path / "m")
     assert loaded.model.thumbnails is None
     assert b"\xff\xd8\xff" not in (tmp_path / "m").read_bytes()
-    write_inspections(loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", silent, Extras(evidence=True))
+    write_inspections(
+        loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", silent, Extras(evidence=True, receipts=True)
+    )
     assert len(list((tmp_path / "o" / "receipts").iterdir())) == 5
 
 
@@ -322,7 +324,7 @@ def test_pictures_that_are_none_leave_a_receipt_without_them(detector: Detector,
         assert loaded.model.thumbnails.picture(0) is None
         if number == 0:
             run, _ = write_inspections(
-                loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", silent, Extras(evidence=True)
+                loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", silent, Extras(evidence=True, receipts=True)
             )
             assert run.anomalous == 5
 

@@ -46,11 +46,15 @@ def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Pat
     items = any_images([parts / "test"])
     (tmp_path / "report_files").mkdir()
     (tmp_path / "report_files" / "old.jpg").write_bytes(b"of an earlier run")
-    _, rows = write_inspections(detector, items, tmp_path, silent, Extras(evidence=True), report="Parts")
+    _, rows = write_inspections(detector, items, tmp_path, silent, Extras(evidence=True, receipts=True), report="Parts")
     page = (tmp_path / "report.html").read_text("utf-8")
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert sorted(image["name"] for image in data["images"]) == sorted(item.name for item in items)
     assert sorted(image["score"] for image in data["images"]) == sorted(row["score"] for row in rows)
+    named = {near["image"] for image in data["images"] for region in image["regions"] for near in region["evidence"]["nearest"]}
+    assert set(data["sources"]) == named
+    for source in data["sources"].values():
+        assert cv2.imread(str(tmp_path / source["file"])) is not None
     assert data["threshold"] == detector.model.calibration.threshold
     assert page.count('src="data:image/webp') == len(items)
     for image in data["images"]:

@@ -133,9 +133,12 @@ def inspect(
         bool | None,
         typer.Option(
             "--evidence/--no-evidence",
-            help="Say what stands behind each region, with pictures in receipts/. [default: with --report]",
+            help="Say in results.jsonl what stands behind each region. [default: with --report]",
         ),
     ] = None,
+    receipts: Annotated[
+        bool, typer.Option("--receipts", help="With evidence, as a picture of each flagged image in receipts/.")
+    ] = False,
     maps: Annotated[
         str | None, typer.Option(help="Maps to write, comma-separated: anomaly, influence, noise, layers. [default: none]")
     ] = None,
@@ -169,7 +172,7 @@ def inspect(
     from offnominal.detector.outputs import write_inspections
     from offnominal.images import any_images
 
-    extras = extras_from(report if evidence is None else evidence, maps, map_format, masks)
+    extras = extras_from(report if evidence is None else evidence, maps, map_format, masks, receipts)
     items = any_images(inputs)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     calibration = detector.model.calibration

@@ -33,6 +33,7 @@ class Extras:
     maps: tuple[str, ...] = ()
     map_format: MapFormat = "png"
     masks: tuple[str, ...] = ()
+    receipts: bool = False
 
     @property
     def further_maps(self) -> bool:
@@ -41,9 +42,13 @@ class Extras:
 
 
 def extras_from(
-    evidence: bool = False, maps: str | None = None, map_format: str | None = None, masks: str | None = None
+    evidence: bool = False,
+    maps: str | None = None,
+    map_format: str | None = None,
+    masks: str | None = None,
+    receipts: bool = False,
 ) -> Extras:
-    """`Extras` from what a command line gives: names separated by commas.
+    """`Extras` from what a command line gives: names separated by commas. Receipts need evidence, which they bring along.
 
     Raises:
         SettingsError: a name is unknown, or a format is given without maps.
@@ -53,7 +58,9 @@ def extras_from(
     kinds: tuple[MapFormat, ...] = get_args(MapFormat)
     given = _known("--map-format", [map_format or "png"], kinds)[0]
     kind = next(kind for kind in kinds if kind == given)
-    return Extras(evidence, _known("--maps", _names(maps), MAPS), kind, _known("--masks", _names(masks), MASKS))
+    return Extras(
+        evidence or receipts, _known("--maps", _names(maps), MAPS), kind, _known("--masks", _names(masks), MASKS), receipts
+    )
 
 
 def _names(words: str | None) -> list[str]:
@@ -85,7 +92,7 @@ class ExtraWriter:
             picture: (H, W, 3) uint8 for a screen.
         """
         added: dict[str, Any] = {}
-        if self._extras.evidence:
+        if self._extras.receipts:
             added["receipt"] = self._receipt(stem, found, picture) if found.regions else None
         if self._extras.maps:
             added["maps"] = self._maps(stem, found)

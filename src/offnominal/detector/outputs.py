@@ -189,15 +189,11 @@ def _write_report(
     model: Model, result: Evaluation, folder: Path, title: str, metrics: dict[str, Any], charts: Sequence[Chart]
 ) -> None:
     page = ReportWriter(folder, model)
-    receipts = ExtraWriter(folder, model, Extras(evidence=True))
     for index, image in enumerate(result.images):
         item, found = image.item, image.inspection
         # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
         shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
-        drawn = {}
-        if shown is not None and found.regions and found.regions[0].evidence is not None:
-            drawn[0] = receipts.add(index, f"{index:05d}-{item.path.stem}", item.name, found, shown)["receipt"]
-        page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask, receipts=drawn)
+        page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask)
     notes = warnings_of(model)
     without = sum(not image.item.good and image.mask is None for image in result.images)
     if without:
