@@ -13,46 +13,24 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cv2
 import numpy as np
 from scipy.stats import betabinom
 
 from offnominal import Detector
-from offnominal.config import Settings
-from offnominal.decisions import DriftTest, calibrate, judge_lot, learn_appearance
+from offnominal.decisions import calibrate, judge_lot
 from offnominal.demo import write_manifest
 from offnominal.detector import fit as fitting
-from offnominal.detector.appearances import DISTURBED, whole_images
-from offnominal.detector.engine import FeatureEngine
-from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, labelled_images, normal_images, pixels_of
+from offnominal.images import labelled_images, normal_images
+from streams import endless, stream_tables, watched
 from tables import arguments, machine, table, use_threads, write
 
 ALPHAS = (0.01, 0.05, 0.10)
-SPLITS, LOTS, STREAMS, ORDERS, TEACHINGS = 200, 500, 1000, 100, 20
-LOT, FDR, FALSE_WARNINGS = 100, 0.1, 0.01
+SPLITS, LOTS, LOT, FDR = 200, 500, 100, 0.1
 PARTS = ("scores", "leave-one-out", "rebuilt", "streams", "made")
-Picture = Any
-
-
-def _eight(pixels: Picture) -> Picture:
-    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
-
-
-#: What a stream is disturbed by, on decoded 8-bit originals. All variants lose two rows and columns, so that a shift brings in
-#: real pixels and not made ones.
-STREAM: dict[str, Callable[[Picture], Picture]] = {
-    "none": lambda a: a[:-2, :-2],
-    "gain + 10 %": lambda a: _eight(a[:-2, :-2] * 1.1),
-    "gain - 10 %": lambda a: _eight(a[:-2, :-2] * 0.9),
-    "level + 10 % of the range": lambda a: _eight(a[:-2, :-2] + 25.5),
-    "blur, sigma 1 pixel": lambda a: cv2.GaussianBlur(np.ascontiguousarray(a[:-2, :-2]), (0, 0), 1.0),
-    "shift by 2 pixels, both ways": lambda a: a[2:, 2:],
-}
 
 
 def log(*words: object) -> None:
@@ -192,102 +170,6 @@ def rebuilt(data: str) -> dict[str, Any]:
     }
 
 
-# --- streams ----------------------------------------------------------------------------------------------------------
-
-
-class Streams:
-    """Features of whole images, disturbed and not, and streams drawn from them."""
-
-    def __init__(self, good: list[Any], bad: list[Any], train: int) -> None:
-        engine = FeatureEngine(Settings())
-        pictures = [pixels_of(source) for source in good]
-        rng = np.random.default_rng(5)
-        self.train = train
-        self.learners = np.sort(rng.permutation(len(good))[: 2 * DISTURBED])
-        self.features = {name: self._of([change(p) for p in pictures], engine) for name, change in STREAM.items()}
-        plain = [STREAM["none"](pictures[at]) for at in self.learners]
-        self.moved = {name: self._of(plain, engine, change) for name, change in DISTURBANCES.items()}
-        some = [bad[at] for at in rng.permutation(len(bad))[:100]]
-        self.bad = self._of([STREAM["none"](pixels_of(source)) for source in some], engine)
-
-    @staticmethod
-    def _of(pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None) -> np.ndarray[Any, Any]:
-        found: dict[int, Any] = {}
-
-        def fail(index: int, error: Exception) -> None:
-            raise error
-
-        for batch in batches(pictures, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail):
-            if change is not None:
-                batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
-            found.update(zip(batch.index, whole_images(batch, engine.patches(batch)), strict=True))
-        return np.array([found[at] for at in sorted(found)])
-
-    def draws(self, count: int, teachings: int) -> Any:
-        """(appearance, numbers of the images of the stream, rng): teachers are drawn less often than reference and stream."""
-        clean = self.features["none"]
-        for teaching in range(teachings):
-            rng = np.random.default_rng([6, teaching])
-            teachers = self.train // 2
-            chosen = rng.permutation(len(self.learners))[: min(DISTURBED, teachers)]
-            shown_before = self.learners[chosen]
-            others = rng.permutation(np.setdiff1d(np.arange(len(clean)), shown_before))
-            taught = np.concatenate([shown_before, others[: teachers - len(chosen)]])
-            rest = others[teachers - len(chosen) :]
-            moved = {name: (clean[shown_before], after[chosen]) for name, after in self.moved.items()}
-            appearance = learn_appearance(clean[taught], moved, clean[rest[: self.train - teachers]])
-            for draw in range(count // teachings):
-                order = np.random.default_rng([7, teaching, draw]).permutation(rest)
-                reference = appearance.statistics(clean[order[: self.train - teachers]])
-                yield replace(appearance, reference=reference), order[self.train - teachers :], rng
-
-    def false_warnings(self, bad_share: float, count: int) -> dict[str, Any]:
-        warned, length = [], 0
-        for number, (appearance, stream, rng) in enumerate(self.draws(count, TEACHINGS)):
-            features = self.features["none"][stream].copy()
-            odd = np.flatnonzero(rng.random(len(features)) < bad_share)
-            features[odd] = self.bad[rng.integers(len(self.bad), size=len(odd))]
-            test = DriftTest(appearance.reference, number)
-            test.update(appearance.statistics(features))
-            warned.append(test.warns(FALSE_WARNINGS))
-            length = len(stream)
-        return {"streams": len(warned), "images": length, "bad": bad_share, "warned": float(np.mean(warned))}
-
-    def delays(self, name: str, before: int) -> dict[str, Any]:
-        delays: list[float] = []
-        causes: dict[str, int] = {}
-        for number, (appearance, stream, _) in enumerate(self.draws(ORDERS, TEACHINGS)):
-            features = np.concatenate([self.features["none"][stream[:before]], self.features[name][stream[before:]]])
-            test = DriftTest(appearance.reference, number)
-            told = test.update(appearance.statistics(features))
-            over = np.flatnonzero(told.max(axis=1) >= -np.log(FALSE_WARNINGS))
-            delays.append(float(over[0] + 1 - before) if len(over) else np.inf)
-            if len(over):
-                cause = appearance.names[int(told[over[0]].argmax())]
-                causes[cause] = causes.get(cause, 0) + 1
-        middle = float(np.median(delays))
-        return {
-            "disturbance": name,
-            "before": before,
-            "images": len(stream) - before,
-            "median": middle if np.isfinite(middle) else None,
-            "noticed": float(np.isfinite(delays).mean()),
-            "causes": dict(sorted(causes.items(), key=lambda entry: -entry[1])),
-        }
-
-
-def endless(reference: int, images: int) -> dict[str, Any]:
-    """False warnings on long made streams of seven correlated statistics, which real sets are too small for."""
-    warned = []
-    mixing = np.random.default_rng(8).normal(size=(7, 7)) + 2 * np.eye(7)
-    for number in range(STREAMS):
-        rng = np.random.default_rng([9, number])
-        test = DriftTest((rng.standard_t(4, (reference, 7)) @ mixing).astype(np.float32), number)
-        test.update((rng.standard_t(4, (images, 7)) @ mixing).astype(np.float32))
-        warned.append(test.warns(FALSE_WARNINGS))
-    return {"streams": STREAMS, "reference": reference, "images": images, "warned": float(np.mean(warned))}
-
-
 # --- all of it --------------------------------------------------------------------------------------------------------
 
 
@@ -337,21 +219,6 @@ def measure(name: str, data: str, parts: list[str]) -> dict[str, Any]:
     if "streams" in parts:
         log(name, "streams")
         result |= watched(good, bad)
-    return result
-
-
-def watched(good: list[Any], bad: list[Any]) -> dict[str, Any]:
-    """Half of the good images, at most 200, are fitted on; at most 200 others make a stream."""
-    some = np.random.default_rng(4).permutation(len(good))[:400]
-    streams = Streams([good[at] for at in some], bad, train=len(some) // 2)
-    result: dict[str, Any] = {"train": streams.train}
-    result["false_warnings"] = [streams.false_warnings(0.0, STREAMS), streams.false_warnings(0.1, 200)]
-    result["delays"] = [
-        streams.delays(disturbance, before)
-        for before in ((0, 50) if len(good) > 100 else (0,))
-        for disturbance in STREAM
-        if disturbance != "none"
-    ]
     return result
 
 
@@ -441,50 +308,7 @@ def report(here: str, found: dict[str, Any]) -> list[str]:
                 ],
             ),
         ),
-        f"**Streams: false warnings** at a stated {FALSE_WARNINGS:.0%} over the whole stream; random orders of good "
-        "images that were not fitted on, also with a tenth of them replaced by defective ones. Percent.",
-        table(
-            ("set", "fitted on", "streams", "images", "defective", "warned"),
-            [
-                [
-                    name,
-                    str(known["train"]),
-                    str(r["streams"]),
-                    str(r["images"]),
-                    f"{r['bad']:.0%}",
-                    f"{100 * r['warned']:.2f}",
-                ]
-                for name, known in sets.items()
-                for r in known.get("false_warnings", [])
-            ]
-            + [
-                [
-                    "made, 7 correlated heavy-tailed statistics",
-                    f"{2 * r['reference']}",
-                    str(r["streams"]),
-                    str(r["images"]),
-                    "0%",
-                    f"{100 * r['warned']:.2f}",
-                ]
-                for r in found.get("made", [])
-            ],
-        ),
-        f"**Streams: images until a disturbance is noticed**, median of {ORDERS} random orders (– where fewer than half of the "
-        "streams, which are as long as the set allows, were enough).",
-        table(
-            ("set", "disturbance", "undisturbed before", "disturbed images", "median", "noticed, %", "said by"),
-            rows(
-                "delays",
-                lambda r: [
-                    r["disturbance"],
-                    str(r["before"]),
-                    str(r["images"]),
-                    "–" if r["median"] is None else f"{r['median']:.0f}",
-                    f"{100 * r['noticed']:.0f}",
-                    ", ".join(f"{cause} {times}" for cause, times in r["causes"].items()) or "–",
-                ],
-            ),
-        ),
+        *stream_tables(found),
     ]
 
 

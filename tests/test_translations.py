@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from offnominal.features import openvino_runtime
-from offnominal.features.openvino_runtime import KEPT, OpenVinoRuntime, cache_folder
+from offnominal.features.openvino_runtime import IN_PROCESS, KEPT, OpenVinoRuntime, cache_folder
 
 IMAGES = np.random.default_rng(0).random((2, 3, 64, 96), dtype=np.float32)
 
@@ -29,9 +29,9 @@ class Scaled(nn.Module):
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    openvino_runtime._compiled.cache_clear()
+    openvino_runtime._in_process.clear()
     yield
-    openvino_runtime._compiled.cache_clear()
+    openvino_runtime._in_process.clear()
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 
 def run(factor: float, key: str, *, anew: bool = False) -> None:
     if anew:
-        openvino_runtime._compiled.cache_clear()
+        openvino_runtime._in_process.clear()
     (result,) = OpenVinoRuntime(Scaled(factor), "float32", key)(IMAGES)
     assert torch.allclose(result, torch.from_numpy(IMAGES * np.float32(factor)), rtol=1e-5)
 
@@ -62,7 +62,9 @@ def test_a_translation_is_used_again_in_this_process_and_the_next(translated: li
 @pytest.mark.parametrize("name", ["model.xml", "model.bin", "sha256"])
 def test_a_damaged_one_is_made_anew(translated: list[nn.Module], name: str) -> None:
     run(2.0, "two")
-    (kept,) = cache_folder().iterdir()
+    folder = cache_folder()
+    assert folder is not None
+    (kept,) = folder.iterdir()
     (kept / name).write_bytes(b"damaged")
     run(2.0, "two", anew=True)
     (kept / name).unlink()
@@ -79,10 +81,24 @@ def test_without_a_cache_folder_it_works_as_well(tmp_path: Path, translated: lis
     assert len(translated) == 2
 
 
+def test_without_a_home_it_works_as_well(monkeypatch: pytest.MonkeyPatch, translated: list[nn.Module]) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("no home")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    run(2.0, "two")
+    run(2.0, "two")
+    assert len(translated) == 1
+
+
 def test_few_are_kept(translated: list[nn.Module]) -> None:
     for number in range(KEPT + 2):
         run(float(number + 1), str(number))
-    assert len(list(cache_folder().iterdir())) == KEPT
-    shutil.rmtree(cache_folder())
+    folder = cache_folder()
+    assert folder is not None
+    assert len(list(folder.iterdir())) == KEPT
+    assert len(openvino_runtime._in_process) == IN_PROCESS
+    shutil.rmtree(folder)
     run(1.0, "0", anew=True)
     assert len(translated) == KEPT + 3

@@ -11,6 +11,7 @@ import typer
 from offnominal import errors
 from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
+from offnominal.cli.settings import detector_from
 
 app = typer.Typer(
     help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
@@ -78,16 +79,8 @@ def fit(
     json: Json = False,
 ) -> None:
     """Learn what is normal from good images and write a model file."""
-    from offnominal.config import read_settings
-
-    given = {
-        name: value
-        for name, value in locals().items()
-        if name not in ("data", "out", "weights", "config", "json", "read_settings") and value is not None
-    }
-    settings = {**(read_settings(config) if config else {}), **given}
-    weights = weights or (Path(settings.pop("weights")) if "weights" in settings else None)
-    from offnominal.detector import Detector, Estimate, Plan
+    options = {name: value for name, value in locals().items() if name not in ("data", "out", "weights", "config", "json")}
+    from offnominal.detector import Estimate, Plan
     from offnominal.detector.outputs import facts, warnings_of
 
     def announce(plan: Plan) -> None:
@@ -103,7 +96,7 @@ def fit(
             f"{1000 * rest.features:.0f} ms each, a trial of what follows {1000 * rest.scoring:.0f} ms an image"
         )
 
-    detector = Detector(weights=weights, **settings)
+    detector = detector_from(options, config, weights)
     with progress_bars() as progress:
         detector.fit(data, progress=progress, announce=announce, foretell=foretell)
     detector.save(out)

@@ -11,6 +11,7 @@ import typer
 
 from offnominal import errors
 from offnominal.cli.console import emit, progress_bars, say
+from offnominal.cli.settings import detector_from
 
 _NOT_OF_AUDIT = ("data", "out", "json", "false_alarm_rate", "calibration", "thumbnails", "contamination")
 
@@ -46,17 +47,11 @@ def _take_options(command: Callable[..., None], fit: Callable[..., None]) -> Non
 
 
 def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
-    from offnominal.config import read_settings
-
     config, weights = options.pop("config"), options.pop("weights")
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = {**(read_settings(config) if config else {}), **given}
-    weights = weights or (Path(settings.pop("weights")) if "weights" in settings else None)
-    from offnominal.detector import Detector
     from offnominal.detector.audit_outputs import write_audit
     from offnominal.images import normal_images
 
-    detector = Detector(weights=weights, **settings)
+    detector = detector_from(options, config, weights)
     items = normal_images(data)
     with progress_bars() as progress:
         found = detector.audit(data, progress=progress)

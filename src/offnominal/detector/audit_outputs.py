@@ -7,11 +7,11 @@ import io
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from offnominal.detector.audit import Audit
 from offnominal.detector.model_file import write_whole
+from offnominal.detector.report_files import write_picture
 from offnominal.images import Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
 
@@ -38,9 +38,7 @@ def write_audit(
             pixels = pixels_of(source)
             map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
             drawn = overlay(displayed(pixels, found.values), map_, level)
-            done, content = cv2.imencode(".jpg", drawn[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])
-            assert done
-            write_whole(folder / picture, content.tobytes())
+            write_picture(folder / picture, drawn)
         rows.append(
             {
                 "path": found.names[at],

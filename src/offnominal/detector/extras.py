@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
-import cv2
 import numpy as np
 
 from offnominal.decisions import region_masks
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.errors import SettingsError, nearest, unwritable
+from offnominal.detector.report_files import write_file, write_picture
+from offnominal.errors import SettingsError, nearest
 from offnominal.reports import LEVELS, CocoMasks, MapFormat, Picture, SourcePicture, encode_map, encode_mask, receipt
 from offnominal.types import Evidence, Float, Inspection, Region
 
@@ -114,9 +114,9 @@ class ExtraWriter:
         """The picture of the leading region, whose peak is the image's score; the others' evidence stands in the row."""
         sources = {near.image: self._source(near.image) for near in found.evidence(found.regions[0]).nearest}
         drawn = receipt(picture, found, 0, sources)
-        done, content = cv2.imencode(".jpg", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-        assert done
-        return self._written(f"receipts/{stem}.jpg", content.tobytes())
+        name = f"receipts/{stem}.jpg"
+        write_picture(self._folder / name, drawn, _QUALITY)
+        return name
 
     def _read_source(self, name: str) -> SourcePicture:
         at = self._index[name]
@@ -154,12 +154,7 @@ class ExtraWriter:
                     yield f"layer-{layer}", values, 0.0, 1.0
 
     def _written(self, name: str, content: bytes) -> str:
-        path = self._folder / name
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        except OSError as error:
-            raise unwritable(path, error) from None
+        write_file(self._folder / name, content)
         return name
 
 

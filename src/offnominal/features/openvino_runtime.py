@@ -13,7 +13,6 @@ import os
 import shutil
 import tempfile
 import warnings
-from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ from torch import nn
 from offnominal.types import Float
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-#: Translations that stay in the cache folder; the oldest go.
-KEPT = 4
+#: Translations that stay in the cache folder, and compiled ones in the process; the oldest go.
+KEPT, IN_PROCESS = 4, 2
+_in_process: dict[tuple[str, str], Any] = {}
 
 
 class OpenVinoRuntime:
@@ -40,7 +40,7 @@ class OpenVinoRuntime:
     """
 
     def __init__(self, module: nn.Module, precision: str, key: str) -> None:
-        compiled = _compiled(_Keyed(module, key), precision)
+        compiled = _compiled(module, precision, key)
         self._outputs: Any = compiled.outputs
         self._request: Any = compiled.create_infer_request()  # one each, so that detectors may work side by side
 
@@ -50,42 +50,45 @@ class OpenVinoRuntime:
         return [torch.from_numpy(np.array(results[output], dtype=np.float32)) for output in self._outputs]
 
 
-class _Keyed:
-    """A module that is compared by its key."""
-
-    def __init__(self, module: nn.Module, key: str) -> None:
-        told = hashlib.sha256("\n".join([key, *(version(name) for name in ("openvino", "torch", "timm"))]).encode())
-        for file in sorted(Path(__file__).parent.glob("*.py")):  # what the module does is written beside this file
-            told.update(file.read_bytes())
-        self.module, self.key = module, told.hexdigest()[:32]
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and other.key == self.key
+def _compiled(module: nn.Module, precision: str, key: str) -> Any:
+    """The module, compiled; the last few stay in this process."""
+    at = _name(key), precision
+    if at not in _in_process:
+        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+        compiled = openvino.Core().compile_model(_translated(module, at[0]), "CPU", hints)
+        for oldest in list(_in_process)[: 1 - IN_PROCESS]:
+            del _in_process[oldest]
+        _in_process[at] = compiled
+    return _in_process[at]
 
 
-@lru_cache(maxsize=2)
-def _compiled(keyed: _Keyed, precision: str) -> Any:
-    hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-    return openvino.Core().compile_model(_translated(keyed), "CPU", hints)
+def _name(key: str) -> str:
+    """What a translation is kept under: the module's key, who translates, and what the module does, which stands beside us."""
+    told = hashlib.sha256("\n".join([key, *(version(name) for name in ("openvino", "torch", "timm"))]).encode())
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        told.update(file.read_bytes())
+    return told.hexdigest()[:32]
 
 
-def _translated(keyed: _Keyed) -> Any:
-    place = cache_folder() / keyed.key
-    model = _read(place)
+def _translated(module: nn.Module, name: str) -> Any:
+    folder = cache_folder()
+    if folder is None:
+        return _translate(module)
+    model = _read(folder / name)
     if model is None:
-        made = _translate(keyed.module)
+        made = _translate(module)
         with contextlib.suppress(OSError, RuntimeError):  # a full disk, a folder that is not ours: then without
-            _keep(made, place)
-        model = _read(place) or made
+            _keep(made, folder / name)
+        model = _read(folder / name) or made
     return model
 
 
-def cache_folder() -> Path:
-    """Where translations are kept: `offnominal` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offnominal"
+def cache_folder() -> Path | None:
+    """Where translations are kept: `offnominal` in the user's cache folder; None for a user who has no home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offnominal"
+    except RuntimeError:
+        return None
 
 
 def _read(place: Path) -> Any | None:

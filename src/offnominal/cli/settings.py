@@ -1,0 +1,26 @@
+"""Options and a configuration file -> a detector that is to be fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offnominal.detector import Detector
+
+
+def detector_from(options: Mapping[str, Any], config: Path | None, weights: Path | None) -> Detector:
+    """A detector with the options that were given (not None), and with what `config` says of the others.
+
+    Raises:
+        InputError, SettingsError: the file cannot be read, or a setting is unknown or out of its range.
+    """
+    from offnominal.config import read_settings
+
+    settings = read_settings(config) if config else {}
+    settings |= {name: value for name, value in options.items() if value is not None}
+    from_file = settings.pop("weights", None)
+    from offnominal.detector import Detector
+
+    return Detector(weights=weights or from_file, **settings)
