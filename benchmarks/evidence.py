@@ -25,7 +25,7 @@ from offnominal.images import Item, labelled_images
 from offnominal.types import Inspection, silent
 from tables import Timing, arguments, machine, seconds, table, use_threads, write, yes
 
-RATE, MOST, RUNS = 0.1, 16, 5
+RATE, MOST, RUNS = 0.1, 16, 11
 LIMIT = 0.20
 RECEIPTS = "with receipts"
 

@@ -15,9 +15,11 @@ from scipy import stats
 
 from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
+from offnominal.config import settings_from
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
 from offnominal.detector.audit import supporters, supporters_needed
 from offnominal.detector.audit_outputs import write_audit
+from offnominal.detector.calibration import split
 from offnominal.errors import InputError, SettingsError
 from offnominal.memory import Coreset
 
@@ -124,17 +126,23 @@ def test_alike_defects_do_not_cover_each_other(tmp_path: Path) -> None:
 
 
 def test_fit_leaves_suspects_out_and_says_so(tmp_path: Path) -> None:
-    images = [texture(seed) for seed in range(20)] + [damaged(70)[0]]
+    images = [damaged(70)[0]] + [texture(seed) for seed in range(20)]
     trusting = Detector(**SMALL).fit(images)
     wary = Detector(**SMALL, contamination="auto").fit(images)
     (entry,) = wary.model.left_out
-    assert entry.name == "array 20"
+    assert entry.name == "array 0"
     assert entry.p_value < 1e-3
-    assert [source.name for source in wary.model.bank.sources] == [f"array {i}" for i in range(20)]
+    assert [source.name for source in wary.model.bank.sources] == [f"array {i}" for i in range(1, 21)]
     assert wary.model.calibration.count == 20
     assert trusting.model.left_out == ()
-    assert wary.inspect(images[-1]).anomalous
-    assert not trusting.inspect(images[-1]).anomalous  # it is in the bank itself
+    assert wary.inspect(images[0]).anomalous
+    assert not trusting.inspect(images[0]).anomalous  # it is in the bank itself
+    assert wary.model.thumbnails is not None
+    assert trusting.model.thumbnails is not None
+    pictures = [(wary.model.thumbnails.stored(at), trusting.model.thumbnails.stored(at + 1)) for at in range(20)]
+    both = [mine == theirs for mine, theirs in pictures if mine and theirs]
+    assert both
+    assert all(both)  # each image keeps its own picture
     wary.save(tmp_path / "m")
     assert load(tmp_path / "m").model.left_out == wary.model.left_out
 
@@ -146,6 +154,11 @@ def test_a_share_and_clean_images() -> None:
     assert len(clean.model.left_out) <= 1
     with pytest.raises(SettingsError, match="contamination = 'half': give auto, or a share"):
         Detector(contamination="half")
+    with pytest.raises(SettingsError, match="with calibration leave-one-out"):
+        Detector(contamination="auto", calibration="split")
+    many = {"calibration": "auto", "false_alarm_rate": 0.1}
+    assert len(split(1000, settings_from(**many))[1]) == 200
+    assert len(split(1000, settings_from(**many, contamination="auto"))[1]) == 0  # suspects are found among all images
     with pytest.raises(InputError, match="needs at least 2"):
         Detector(**SMALL, contamination=0.45).fit(images[:2])
 

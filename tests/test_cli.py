@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from offnominal.cli.settings import detector_from
+
 SMALL = ["--image-size", "128", "--bank", "300", "--false-alarm-rate", "0.1"]
 
 
@@ -136,6 +138,14 @@ def test_wrong_input_is_one_line_and_exit_2(
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
     assert any(part in line for part in says.split("|"))
+
+
+def test_the_file_names_weights_too_and_the_option_wins(tmp_path: Path) -> None:
+    config = tmp_path / "settings.toml"
+    config.write_text('weights = "a.pth"\nimage-size = 128\n')
+    assert detector_from({"image_size": None}, config, None)._weights == Path("a.pth")
+    told = detector_from({"image_size": "96"}, config, Path("b.pth"))
+    assert (told._weights, told.settings.image_size) == (Path("b.pth"), (96, 96))
 
 
 def test_settings_come_from_a_file_and_options_win(parts: Path, tmp_path: Path) -> None:

@@ -92,6 +92,15 @@ def test_without_a_home_it_works_as_well(monkeypatch: pytest.MonkeyPatch, transl
     assert len(translated) == 1
 
 
+def test_other_code_is_another_translation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runtime, "__file__", str(tmp_path / "here.py"))
+    (tmp_path / "extractor.py").write_text("one")
+    before = openvino_runtime._name("key")
+    assert before == openvino_runtime._name("key") != openvino_runtime._name("other")
+    (tmp_path / "extractor.py").write_text("two")
+    assert openvino_runtime._name("key") != before
+
+
 def test_few_are_kept(translated: list[nn.Module]) -> None:
     for number in range(KEPT + 2):
         run(float(number + 1), str(number))
