@@ -48,7 +48,7 @@ class Twin:
 
         (batch,) = batches([image], geometry, ValueRange(**self.told["values"]), batch_size=1, failed=fail)
         self.network = batch.pixels.shape[2], batch.pixels.shape[3]
-        standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "deviation")))
+        standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "scale")))
         self.patches = engine.standardise(engine.patches(batch), standard, self.network)[0].double().numpy()
         self.grids = engine.grids(self.network)
         self.original = image.shape[:2]

@@ -98,13 +98,15 @@ def test_the_share_inside_is_that_of_the_neighbourhood(aggregation: str, dimensi
     assert float(share.min()) == pytest.approx(4 / 9)
 
 
-def test_channels_are_standardised_and_dead_ones_stay_finite() -> None:
-    patches = torch.randn(500, 6) * torch.tensor([1, 2, 3, 1e-7, 0, 1]) + 5
-    standard = channel_standard(patches)
-    patches = standard(patches)
+def test_channels_draw_near_each_other_and_dead_ones_stay_finite() -> None:
+    raw = torch.randn(500, 6) * torch.tensor([1, 2, 3, 1e-7, 0, 1]) + 5
+    patches = channel_standard(raw)(raw)
     assert torch.allclose(patches.mean(0), torch.zeros(6), atol=1e-3)
-    assert torch.allclose(patches[:, :3].std(0), torch.ones(3), atol=1e-2)
+    assert torch.allclose(patches[:, 1].std() / patches[:, 0].std(), (raw[:, 1].std() / raw[:, 0].std()).sqrt())
+    assert float(channel_standard(raw[:, :3])(raw[:, :3]).square().mean()) == pytest.approx(1, rel=1e-4)
     assert torch.isfinite(channel_standard(torch.ones(4, 3))(torch.ones(4, 3))).all()
+    # scale-free: other units of all channels together change nothing
+    assert torch.allclose(channel_standard(7 * raw)(7 * raw), patches, atol=1e-4)
 
 
 def test_a_missing_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,7 @@ from offnominal.memory import MemoryBank, SourceImage
 from offnominal.scoring import SIGNALS, NormalSignals
 
 FORMAT = "offnominal"
-VERSION = 3
+VERSION = 4
 _Tensors = dict[str, npt.NDArray[Any]]
 _APPEARANCE = ("center", "scale", "directions", "reference")
 
@@ -138,7 +138,7 @@ def _tensors(model: Model) -> _Tensors:
         "bank.image": model.bank.image,
         "bank.place": model.bank.place,
         "standard.mean": model.standard.mean.cpu().numpy(),
-        "standard.deviation": model.standard.deviation.cpu().numpy(),
+        "standard.scale": model.standard.scale.cpu().numpy(),
         "normal.mean": model.normal.mean,
         "normal.deviation": model.normal.deviation,
         "calibration.scores": model.calibration.scores,
@@ -217,7 +217,7 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
         geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
         values=ValueRange(**stored["values"]),
-        standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.deviation"])),
+        standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
         bank=bank,
         usual_distance=UsualDistance(**stored["usual_distance"]),
         normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),

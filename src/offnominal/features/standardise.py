@@ -1,4 +1,4 @@
-"""Each channel to mean 0 and standard deviation 1 on the normal patches."""
+"""Channels brought nearer to each other: mean 0 on the normal patches, deviation drawn half way to that of the others."""
 
 from __future__ import annotations
 
@@ -9,32 +9,37 @@ from torch import Tensor
 
 from offnominal.types import require
 
-#: A channel that hardly moves on normal images is divided by no less than this share of the median deviation.
+#: A channel that hardly moves on normal images counts as if it moved by this share of the median deviation.
 FLOOR = 0.1
 
 
 @dataclass(frozen=True)
 class ChannelStandard:
-    """`mean` and `deviation`, both (D,) float32, deviation > 0."""
+    """What a patch has subtracted, `mean`, and is divided by, `scale`: both (D,) float32, scale > 0."""
 
     mean: Tensor
-    deviation: Tensor
+    scale: Tensor
 
     def __post_init__(self) -> None:
-        require(self.mean.ndim == 1 and self.mean.shape == self.deviation.shape, "mean and deviation must both be (D,)")
-        require(bool((self.deviation > 0).all()), "deviations must be above 0")
+        require(self.mean.ndim == 1 and self.mean.shape == self.scale.shape, "mean and scale must both be (D,)")
+        require(bool((self.scale > 0).all()), "scales must be above 0")
 
     def __call__(self, patches: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return (patches - self.mean.to(patches.device)) / self.deviation.to(patches.device)
+        return (patches - self.mean.to(patches.device)) / self.scale.to(patches.device)
 
 
 def channel_standard(patches: Tensor, rows: int = 65536) -> ChannelStandard:
-    """Mean and deviation of every channel of (N, D), accumulated in float64 in two passes."""
+    """Mean and scale of every channel of (N, D), accumulated in float64 in two passes.
+
+    The scale is the square root of deviation times mean deviation, so that a standardised patch has a mean square of 1.
+    Divided by its whole deviation, a channel that holds little but noise would be as loud as any; undivided, a few channels
+    would speak alone. The square root lies between.
+    """
     count = len(patches)
     mean = torch.stack([block.sum(0, dtype=torch.float64) for block in patches.split(rows)]).sum(0) / count
     square = torch.stack([(block - mean).square_().sum(0) for block in patches.split(rows)]).sum(0) / count
     deviation = square.sqrt()
     floor = FLOOR * deviation.median()
     deviation = deviation.clamp(min=float(floor)) if floor > 0 else torch.where(deviation > 0, deviation, 1.0)
-    return ChannelStandard(mean.float(), deviation.float())
+    return ChannelStandard(mean.float(), (deviation * deviation.mean()).sqrt().float())
