@@ -16,7 +16,7 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.config import Settings
 from offnominal.detector.engine import FeatureEngine, SignalEngine
-from offnominal.detector.evidence import LEADING, STEPS, EvidenceMaker
+from offnominal.detector.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, ValueRange, batches, box_of, place_at
@@ -155,8 +155,9 @@ def test_every_number_can_be_worked_out_anew(case: tuple[Twin, Any]) -> None:
 
 
 def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region) -> None:
-    away, order = twin.nearest(x, twin.settings.distance_neighbors)
-    assert len(evidence.nearest) == len(order) == min(twin.settings.distance_neighbors, len(twin.bank))
+    wanted = max(SHOWN, twin.settings.distance_neighbors)
+    away, order = twin.nearest(x, wanted)
+    assert len(evidence.nearest) == len(order) == min(wanted, len(twin.bank))
     assert [near.distance for near in evidence.nearest] == pytest.approx(away, rel=1e-5)
     mean, deviation = twin.usual(region.peak_at)
     assert [near.distance_in_sd for near in evidence.nearest] == pytest.approx((away - mean) / deviation, rel=1e-3, abs=1e-3)

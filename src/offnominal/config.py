@@ -77,7 +77,7 @@ class Fusion(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    distance: float = Field(2.0, ge=0)
+    distance: float = Field(4.0, ge=0)
     influence: float = Field(1.0, ge=0)
     response: float = Field(0.0, ge=0)
 
@@ -107,7 +107,7 @@ class Settings(BaseModel):
     bank: Annotated[float | int, BeforeValidator(_bank)] = Field(0.01, gt=0, description="share or number of patches")
     sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
-    distance_neighbors: int = Field(3, ge=1, le=100, description="K of the mean distance")
+    distance_neighbors: int = Field(2, ge=1, le=100, description="K of the mean distance")
     fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")

@@ -40,6 +40,8 @@ from offnominal.images import box_of, place_at
 from offnominal.scoring import over_grid
 from offnominal.types import Evidence, Float, Neighbour, Region
 
+#: Nearest good patches that are named and shown, at least.
+SHOWN = 3
 #: Channels named in shares and influence.
 LEADING = 8
 #: Multiples of the proposed noise at which the curve is worked out.
@@ -162,8 +164,8 @@ class EvidenceMaker:
         return [tuple(zip(STEPS, row, strict=True)) for row in distances.tolist()]
 
     def _shown(self, patches: Tensor, distances: Tensor, indices: Tensor) -> list[tuple[list[float], list[int]]]:
-        """Distances and rows of the bank patches that the score's distance is the mean of."""
-        wanted = self._model.settings.distance_neighbors
+        """Distances and rows of the nearest bank patches: `SHOWN`, or as many as the score's distance is the mean of."""
+        wanted = max(SHOWN, self._model.settings.distance_neighbors)
         if wanted > distances.shape[1] and distances.shape[1] < len(self._bank):
             around = self._signals.around(patches, wanted)
             distances, indices = around.distances, around.indices

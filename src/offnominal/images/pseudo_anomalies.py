@@ -22,7 +22,7 @@ from offnominal.images.decode import Pixels
 from offnominal.types import Float, Mask, require
 
 #: Smallest and largest radius of a region, as a share of the shorter side; drawn evenly on a logarithmic scale.
-RADII = (0.02, 0.12)
+RADII = (0.02, 0.15)
 #: A region must change by this share of the image's range on average, or another place is tried, so often at most.
 VISIBLE, TRIES = 0.04, 8
 #: The mask holds what is changed by at least this share of the full change.

@@ -1,0 +1,126 @@
+"""A small fit on some of the good images, judged by others and by defects made on them: evidence without a real defect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from offnominal.config import Settings
+from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.fit import FEWEST_IMAGES, Fitting
+from offnominal.detector.inspector import Inspector
+from offnominal.errors import ImageError, InputError
+from offnominal.images import KINDS, Source, depth_of, pixels_of, pseudo_anomaly
+from offnominal.images.decode import Pixels
+from offnominal.metrics import auroc, average_precision, rank
+from offnominal.types import Float, Mask, silent
+
+#: Most images that a trial learns from, and that it judges by; of few images a third judges.
+MOST_LEARNT, MOST_JUDGED = 60, 20
+#: Fewer held-out images than this say nothing.
+FEWEST_JUDGED = 4
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How well made defects were found in held-out good images.
+
+    Attributes:
+        detection: (kinds, images) share of the held-out good images that score below the made defect, ties counted half;
+            the mean of a row is the image AUROC of that kind.
+        localisation: (kinds, images) pixel average precision in the image of the made defect.
+        seconds: that the trial took, network and fit included.
+        milliseconds: of one inspection, among many.
+    """
+
+    detection: Float
+    localisation: Float
+    seconds: float
+    milliseconds: float
+
+    @property
+    def merits(self) -> Float:
+        """(images,) mean over kinds of detection and localisation: what settings are compared by."""
+        return np.asarray((self.detection.mean(0) + self.localisation.mean(0)) / 2, dtype=np.float32)
+
+
+class Trial:
+    """The same images and the same made defects for every candidate.
+
+    Args:
+        sources: readable and other good images; those that cannot be read are passed over.
+        seed: which of them learn, which judge, and what is made of these.
+
+    Raises:
+        InputError: too few of them can be read.
+    """
+
+    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+        rng = np.random.default_rng([seed, len(sources)])
+        order = rng.permutation(len(sources))
+        judged = max(FEWEST_JUDGED, min(MOST_JUDGED, len(sources) // 3))
+        self._clean = _decoded([sources[at] for at in order[:judged]])
+        self._learn: list[Source] = [sources[at] for at in order[judged : judged + MOST_LEARNT]]
+        if len(self._clean) < FEWEST_JUDGED or len(self._learn) < 2 * FEWEST_IMAGES:
+            raise InputError(f"{len(sources)} good images are too few for a trial: {3 * FEWEST_JUDGED} or more are needed")
+        self._made: list[tuple[Pixels, Mask]] = []
+        for kind in KINDS:
+            for at, pixels in enumerate(self._clean):
+                others = [other for i, other in enumerate(self._clean) if i != at and depth_of(other) == depth_of(pixels)]
+                other = others[int(rng.integers(len(others)))] if others else pixels
+                self._made.append(pseudo_anomaly(pixels, other, kind, rng))
+
+    def judge(self, settings: Settings, weights: Path | None = None) -> Verdict:
+        """Fit with the settings on the images that learn, and judge by the others.
+
+        Raises:
+            InputError: fewer than two images can be learnt from.
+            BackboneError: the backbone cannot be had.
+        """
+        started = perf_counter()
+        small = settings.model_copy(update={"thumbnails": False, "contamination": 0.0, "calibration": "leave-one-out"})
+        engine = FeatureEngine(small, weights)
+        names = [str(at) for at in range(len(self._learn))]
+        model = Fitting(self._learn, names, small, engine, silent, lambda rest: None).run()
+        inspector = Inspector(model, engine)
+        begun = perf_counter()
+        clean = np.array([found.score for _, found in _inspected(inspector, self._clean)])
+        scores, precisions = [], []
+        for at, found in _inspected(inspector, [pixels for pixels, _ in self._made]):
+            mask = self._made[at][1]
+            scores.append(found.score)
+            precisions.append(_precision(found.anomaly_map, mask))
+        ended = perf_counter()
+        grid = (len(KINDS), len(self._clean))
+        detection = [auroc(np.append(clean, score), np.arange(len(clean) + 1) == len(clean)) for score in scores]
+        return Verdict(
+            np.array(detection, dtype=np.float32).reshape(grid),
+            np.array(precisions, dtype=np.float32).reshape(grid),
+            ended - started,
+            1000 * (ended - begun) / (len(clean) + len(scores)),
+        )
+
+
+def _decoded(sources: Sequence[Source]) -> list[Pixels]:
+    found = []
+    for source in sources:
+        try:
+            found.append(pixels_of(source))
+        except ImageError:
+            continue
+    return found
+
+
+def _inspected(inspector: Inspector, images: Sequence[Pixels]) -> list:
+    def fail(index: int, error: ImageError) -> None:
+        raise error
+
+    return sorted(((at, found) for at, found, _ in inspector.inspect(images, fail)), key=lambda pair: pair[0])
+
+
+def _precision(anomaly_map: Float, mask: Mask) -> float:
+    return average_precision(rank(anomaly_map[mask], anomaly_map[~mask])) if mask.any() else 0.0
