@@ -73,13 +73,17 @@ Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
 class Fusion(BaseModel):
-    """Weights of the three signals in the patch score; each signal is standardised on held-out normals first."""
+    """Weights of the signals in the patch score; each signal is standardised on held-out normals first.
+
+    That of the head counts where one was kept.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     distance: float = Field(4.0, ge=0)
     influence: float = Field(1.0, ge=0)
     response: float = Field(0.0, ge=0)
+    head: float = Field(1.0, ge=0)
 
     @model_validator(mode="after")
     def _some_weight(self) -> Fusion:
@@ -87,10 +91,9 @@ class Fusion(BaseModel):
             raise ValueError("at least one signal needs a weight above 0")
         return self
 
-    @property
-    def weights(self) -> tuple[float, float, float]:
-        """Distance, influence, response: the order of `scoring.SIGNALS`."""
-        return self.distance, self.influence, self.response
+    def weights(self, *, head: bool) -> tuple[float, float, float, float]:
+        """Distance, influence, response, head: the order of `scoring.SIGNALS`; without a head its weight is 0."""
+        return self.distance, self.influence, self.response, self.head if head else 0.0
 
 
 class Settings(BaseModel):
@@ -109,6 +112,7 @@ class Settings(BaseModel):
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
     distance_neighbors: int = Field(2, ge=1, le=100, description="K of the mean distance")
     fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))
+    head: Literal["none", "noise", "auto"] = Field("none", description="train a head on noise; kept where it helps")
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")

@@ -49,6 +49,12 @@ def fit(
     bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Head trained on noise: none, noise (kept where made defects are found better), auto. [default: none]"
+        ),
+    ] = None,
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")
     ] = None,

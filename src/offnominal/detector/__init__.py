@@ -17,8 +17,9 @@ from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.fit import Estimate, Fitting, Plan
 from offnominal.detector.inspector import Explanation, Inspector
-from offnominal.detector.model import Model
+from offnominal.detector.model import NO_HEAD, HeadVerdict, Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
+from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError
 from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
@@ -83,10 +84,13 @@ class Detector:
         given = _named(data)
         engine = FeatureEngine(self.settings, self._weights)
         learn, held = split(len(given), self.settings)
-        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell)
+        started = perf_counter()
+        head = judged_head([given[at][1] for at in learn], self.settings, engine)
+        tried = perf_counter() - started
+        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, head)
         announce(fitting.plan)
         self._inspector = Inspector(fitting.run(), engine)
-        self.seconds = fitting.seconds
+        self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
         if len(held):
             started = perf_counter()
             model = calibrated_by_split(
@@ -144,9 +148,10 @@ class Detector:
         engine: FeatureEngine,
         progress: Progress,
         foretell: Callable[[Estimate], None],
+        head: HeadVerdict = NO_HEAD,
     ) -> Fitting:
         names, sources = [name for name, _ in given], [source for _, source in given]
-        return Fitting(sources, names, self.settings, engine, progress, foretell)
+        return Fitting(sources, names, self.settings, engine, progress, foretell, head)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.

@@ -91,7 +91,7 @@ def audit(
     usual = usual_distance(banks, images, settings, device)
     values = held_out_signals(banks, images, settings, usual, device, tick)
     signals = [grid_of(one, engine.grids(network)) for one, network in zip(values, networks, strict=True)]
-    _, maps = usual_and_maps(signals, networks, settings)
+    _, maps = usual_and_maps(signals, networks, settings, head=False)
     scores = np.array([image_score(one) for one in maps], dtype=np.float32)
     return Audit(
         tuple(name for name, _ in named),

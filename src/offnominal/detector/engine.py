@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches
-from offnominal.noising import Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
+from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
 from offnominal.types import Float
 
 
@@ -73,16 +74,19 @@ class PatchSignals:
 
 
 class SignalEngine:
-    """A bank and how to look at it: standardised patches -> distance, influence length, response."""
+    """A bank and how to look at it: standardised patches -> distance, influence length, response, and what the heads say."""
 
-    def __init__(self, bank: Tensor, settings: Settings, usual: UsualDistance | None, device: torch.device) -> None:
+    def __init__(
+        self, bank: Tensor, settings: Settings, usual: UsualDistance | None, device: torch.device, heads: Sequence[Head] = ()
+    ) -> None:
         self._search = NearestPatches(bank.to(device))
         self._settings = settings
         self._usual = usual
+        self._heads = heads
 
-    def __call__(self, patches: Tensor, *, with_noise: bool | None = None) -> PatchSignals:
+    def __call__(self, patches: Tensor, *, with_noise: bool | None = None, fold: int | None = None) -> PatchSignals:
         """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""
-        return self.of_neighbours(patches, *self._search(patches, self.neighbours), with_noise=with_noise)
+        return self.of_neighbours(patches, *self._search(patches, self.neighbours), with_noise=with_noise, fold=fold)
 
     @property
     def neighbours(self) -> int:
@@ -90,9 +94,18 @@ class SignalEngine:
         return max(self._settings.neighbors, self._settings.distance_neighbors)
 
     def of_neighbours(
-        self, patches: Tensor, squared: Tensor, indices: Tensor, *, with_noise: bool | None = None
+        self,
+        patches: Tensor,
+        squared: Tensor,
+        indices: Tensor,
+        *,
+        with_noise: bool | None = None,
+        fold: int | None = None,
     ) -> PatchSignals:
-        """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows."""
+        """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows.
+
+        With `fold` only the head counts that has not seen the training images of this fold.
+        """
         settings, bank = self._settings, self._search.bank
         if with_noise is None:
             with_noise = settings.fusion.response > 0
@@ -104,7 +117,14 @@ class SignalEngine:
         noise, response = None, torch.zeros_like(distance)
         if with_noise and self._usual is not None:
             noise, response = self.noising(around)
-        return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
+        told = self._told(patches, around.indices[:, 0], fold) if self._heads else torch.zeros_like(distance)
+        return PatchSignals(torch.stack([distance, length, response, told], dim=1).cpu().numpy(), around, noise)
+
+    def _told(self, patches: Tensor, nearest: Tensor, fold: int | None) -> Tensor:
+        """(N,) mean of the heads, or what that of the fold says."""
+        residuals = patches - self._search.bank[nearest]
+        heads = self._heads if fold is None else [self._heads[fold]]
+        return torch.stack([head(patches, residuals) for head in heads]).mean(0)
 
     def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
         """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, those of the influence unless given."""

@@ -24,9 +24,15 @@ from offnominal.decisions import calibrate
 from offnominal.detector.appearances import AppearanceLearner
 from offnominal.detector.audit import Audit, audit
 from offnominal.detector.engine import FeatureEngine, SignalEngine
-from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, usual_distance
+from offnominal.detector.hold_out import (
+    HEAD_STEPS,
+    USUAL_IMAGES,
+    cross_fitted_heads,
+    held_out_signals,
+    usual_distance,
+)
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
-from offnominal.detector.model import Model, UsualDistance
+from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import (
@@ -44,6 +50,7 @@ from offnominal.images import (
     thumbnail,
 )
 from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
+from offnominal.noising import Head
 from offnominal.scoring import grid_of
 from offnominal.types import Depth, Float, Index, Progress
 
@@ -103,8 +110,9 @@ class Fitting:
         engine: FeatureEngine,
         progress: Progress,
         foretell: Callable[[Estimate], None],
+        head: HeadVerdict = NO_HEAD,
     ) -> None:
-        self._sources, self._names = sources, names
+        self._sources, self._names, self._head = sources, names, head
         self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
         self._skipped: dict[int, str] = {}
         self.seconds: dict[str, float] = {}
@@ -132,12 +140,12 @@ class Fitting:
                     placed, patches = _without(patches, placed, suspects)
                     self._require_enough(len(placed))
                     coreset = self._coreset(patches)
-            usual, signals, banks = self._hold_out(patches, placed, coreset)
+            usual, signals, banks, heads = self._hold_out(patches, placed, coreset)
             bank = self._bank(patches, placed, coreset)
             stand_ins = self._stand_ins(patches, placed, banks)
             thumbnails = self._thumbnails(pictures, placed, bank) if settings.thumbnails else None
         started = perf_counter()
-        normal, scores = usual_and_scores(signals, [place.network for place in placed], settings)
+        normal, scores = usual_and_scores(signals, [place.network for place in placed], settings, head=bool(heads))
         self.seconds["calibration"] = perf_counter() - started
         return Model(
             settings,
@@ -149,6 +157,8 @@ class Fitting:
             usual,
             normal,
             calibrate(scores, settings.false_alarm_rate),
+            self._head,
+            heads,
             appearance,
             Learnt(tuple(signals), stand_ins, bank.radius),
             left_out,
@@ -312,19 +322,30 @@ class Fitting:
 
     def _hold_out(
         self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset
-    ) -> tuple[UsualDistance, list[Float], HeldOutBanks]:
+    ) -> tuple[UsualDistance, list[Float], HeldOutBanks, tuple[Head, ...]]:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
         started = perf_counter()
         starts = np.array([place.rows.start for place in placed])
         banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device)
         usual = usual_distance(banks, len(placed), settings, device)
+        heads: tuple[Head, ...] = ()
+        if self._head.kept:
+            heads = cross_fitted_heads(banks, len(placed), settings, lambda done: self._progress("head", done, HEAD_STEPS))
+            self.seconds["head"] = perf_counter() - started
+            started = perf_counter()
         values = held_out_signals(
-            banks, len(placed), settings, usual, device, lambda done: self._progress("held-out scores", done, len(placed))
+            banks,
+            len(placed),
+            settings,
+            usual,
+            device,
+            lambda done: self._progress("held-out scores", done, len(placed)),
+            heads=heads,
         )
         signals = [as_kept(grid_of(one, self._engine.grids(place.network))) for one, place in zip(values, placed, strict=True)]
         self.seconds["held-out scores"] = perf_counter() - started
-        return usual, signals, banks
+        return usual, signals, banks, heads
 
     def _thumbnails(self, pictures: ThumbnailStore, placed: list[_Placed], bank: MemoryBank) -> Thumbnails:
         """Pictures of those placed, empty where an image has no patch in the bank."""

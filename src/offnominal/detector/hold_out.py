@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,11 +12,15 @@ from offnominal.config import Settings
 from offnominal.detector.engine import SignalEngine
 from offnominal.detector.model import UsualDistance
 from offnominal.memory import HeldOutBanks
+from offnominal.noising import STEPS, Head, train_head
 from offnominal.scoring import SIGNALS
 from offnominal.types import Float
 
 #: Images whose held-out distances say what is usual.
 USUAL_IMAGES = 16
+#: Heads are trained each on all folds but one, on this many images of them.
+FOLDS, HEAD_IMAGES = 2, 48
+HEAD_STEPS = FOLDS * STEPS
 
 
 def usual_distance(banks: HeldOutBanks, images: int, settings: Settings, device: torch.device) -> UsualDistance:
@@ -42,9 +46,10 @@ def held_out_signals(
     tick: Callable[[int], None] = lambda done: None,
     *,
     first: int = 0,
+    heads: Sequence[Head] = (),
 ) -> list[Float]:
-    """(n, S) signals of the patches of every image from `first` on against `banks.without(image)`."""
-    engine = SignalEngine(banks.bank, settings, usual, device)
+    """(n, S) signals of the patches of every image from `first` on against `banks.without(image)`, by heads that missed it."""
+    engine = SignalEngine(banks.bank, settings, usual, device, heads)
     wanted = engine.neighbours
     signals: list[Float] = []
     reach: list[Tensor] = []
@@ -54,14 +59,50 @@ def held_out_signals(
         full = rows.shape[1] == wanted
         reach.append(squared[:, -1].sqrt() if full else squared.new_full((len(rows),), torch.inf))
         if rows.shape[1]:
-            signals.append(engine.of_neighbours(banks.patches(image), squared, rows).values)
+            signals.append(engine.of_neighbours(banks.patches(image), squared, rows, fold=fold_of(image, heads)).values)
         else:  # all of the bank is the image's own: what stands in follows below
             signals.append(np.zeros((len(rows), len(SIGNALS)), np.float32))
         tick(image + 1)
     for image, touched in _touched(banks, reach, first):
-        again = SignalEngine(banks.without(image), settings, usual, device)
-        signals[image - first][touched.cpu().numpy()] = again(banks.patches(image)[touched]).values
+        again = SignalEngine(banks.without(image), settings, usual, device, heads)
+        signals[image - first][touched.cpu().numpy()] = again(banks.patches(image)[touched], fold=fold_of(image, heads)).values
     return signals
+
+
+def fold_of(image: int, heads: Sequence[Head]) -> int | None:
+    """The fold of an image: the head of this number has not seen it. None where there are no heads."""
+    return image % len(heads) if heads else None
+
+
+def cross_fitted_heads(
+    banks: HeldOutBanks, images: int, settings: Settings, tick: Callable[[int], None] = lambda done: None
+) -> tuple[Head, ...]:
+    """One head a fold, trained on up to `HEAD_IMAGES` images of the other folds; `tick` counts to `HEAD_STEPS`.
+
+    A new image is told by their mean, a training image by the one that has not seen it, so that its score is held out.
+    """
+    heads = []
+    for fold in range(FOLDS):
+        others = [image for image in range(images) if image % FOLDS != fold]
+        some = others[:: max(1, -(-len(others) // HEAD_IMAGES))]
+        found = [(banks.patches(image), *banks.neighbours(image, settings.neighbors)) for image in some]
+        fewest = min(rows.shape[1] for _, _, rows in found)
+        if fewest == 0:
+            return ()  # the bank is one image's own
+        patches, squared, rows = (
+            torch.cat([one[part] if part == 0 else one[part][:, :fewest] for one in found]) for part in range(3)
+        )
+        heads.append(
+            train_head(
+                patches,
+                banks.bank,
+                squared,
+                rows,
+                seed=settings.seed + fold,
+                tick=lambda done, before=fold * STEPS: tick(before + done),  # type: ignore[misc]
+            )
+        )
+    return tuple(heads)
 
 
 def _touched(banks: HeldOutBanks, reach: list[Tensor], first: int) -> Iterator[tuple[int, Tensor]]:

@@ -73,25 +73,25 @@ def as_kept(signals: Float) -> Float:
 
 
 def usual_and_maps(
-    signals: Sequence[Float], networks: Sequence[tuple[int, int]], settings: Settings
+    signals: Sequence[Float], networks: Sequence[tuple[int, int]], settings: Settings, *, head: bool
 ) -> tuple[NormalSignals, list[Float]]:
     """What is usual at every place on all images, and the working map of every image against the others' usual.
 
-    `signals` (h, w, S) and `networks`, the (height, width) that the network saw, one an image.
+    `signals` (h, w, S) and `networks`, the (height, width) that the network saw, one an image; `head` where heads count.
     """
     builder = NormalSignalsBuilder()
     for image in signals:
         builder.add(image)
     maps = [
-        working_map(image, builder.without(image), settings.fusion.weights, network, settings.smoothing)
+        working_map(image, builder.without(image), settings.fusion.weights(head=head), network, settings.smoothing)
         for image, network in zip(signals, networks, strict=True)
     ]
     return builder.build(), maps
 
 
 def usual_and_scores(
-    signals: Sequence[Float], networks: Sequence[tuple[int, int]], settings: Settings
+    signals: Sequence[Float], networks: Sequence[tuple[int, int]], settings: Settings, *, head: bool
 ) -> tuple[NormalSignals, Float]:
     """As `usual_and_maps`, with the (n,) float32 scores of the maps: the scores that calibrate."""
-    normal, maps = usual_and_maps(signals, networks, settings)
+    normal, maps = usual_and_maps(signals, networks, settings, head=head)
     return normal, np.array([image_score(one) for one in maps], dtype=np.float32)

@@ -10,6 +10,7 @@ from offnominal.detector.learnt import Learnt, LeftOut
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank
+from offnominal.noising import Head
 from offnominal.scoring import NormalSignals
 from offnominal.types import require
 
@@ -32,6 +33,24 @@ class UsualDistance:
 
 
 @dataclass(frozen=True)
+class HeadVerdict:
+    """Whether the heads trained on noise are used.
+
+    Attributes:
+        kept: they are.
+        reason: why, or why not, for a person.
+        gain: how much better made defects were found with them, mean of detection and localisation; None where none was tried.
+    """
+
+    kept: bool
+    reason: str
+    gain: float | None
+
+
+NO_HEAD = HeadVerdict(False, "not asked for", None)
+
+
+@dataclass(frozen=True)
 class Model:
     """A fitted detector without its network.
 
@@ -44,6 +63,7 @@ class Model:
         usual_distance: of held-out normal patches.
         normal: usual signals at every place.
         calibration: held-out scores of the normal images.
+        head: whether a head is used, and `heads`, which: their mean counts; none where it is not.
         appearance: what a stream of images is watched by; None where there were too few images.
         learnt: what `update` needs of every image.
         left_out: images that `contamination` kept out, worst first.
@@ -61,6 +81,8 @@ class Model:
     usual_distance: UsualDistance
     normal: NormalSignals
     calibration: Calibration
+    head: HeadVerdict
+    heads: tuple[Head, ...]
     appearance: Appearance | None
     learnt: Learnt
     left_out: tuple[LeftOut, ...]
@@ -74,6 +96,6 @@ class Model:
             require(given == wanted, f"{given} thumbnails for {wanted} images")
 
     @property
-    def fusion_weights(self) -> tuple[float, float, float]:
+    def fusion_weights(self) -> tuple[float, float, float, float]:
         """Weights in the order of `scoring.SIGNALS`."""
-        return self.settings.fusion.weights
+        return self.settings.fusion.weights(head=bool(self.heads))

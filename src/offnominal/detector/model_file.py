@@ -25,17 +25,19 @@ from safetensors.numpy import save
 from offnominal.config import Settings
 from offnominal.decisions import Appearance, Calibration
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns
-from offnominal.detector.model import BackboneIdentity, Model, UsualDistance
+from offnominal.detector.model import BackboneIdentity, HeadVerdict, Model, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.images.profile import PLACES
 from offnominal.memory import MemoryBank, SourceImage
+from offnominal.noising import Head
 from offnominal.scoring import SIGNALS, NormalSignals
 
 FORMAT = "offnominal"
 VERSION = 4
 _Tensors = dict[str, npt.NDArray[Any]]
+_HEAD = ("inner", "inner_bias", "outer", "outer_bias")
 _APPEARANCE = ("center", "scale", "directions", "reference")
 
 
@@ -142,16 +144,21 @@ def _tensors(model: Model) -> _Tensors:
         "normal.mean": model.normal.mean,
         "normal.deviation": model.normal.deviation,
         "calibration.scores": model.calibration.scores,
-        **_learnt_tensors(model.learnt, model.settings),
+        **{f"head.{fold}.{name}": getattr(head, name).cpu().numpy() for fold, head in enumerate(model.heads) for name in _HEAD},
+        **_learnt_tensors(model.learnt, _used(model.settings, len(model.heads))),
     }
 
 
-def _learnt_tensors(learnt: Learnt, settings: Settings) -> _Tensors:
-    """Signals of all images one after another; the response only where it is used, since it is 0 elsewhere."""
-    columns = len(SIGNALS) if settings.fusion.response > 0 else len(SIGNALS) - 1
+def _used(settings: Settings, heads: int) -> list[int]:
+    """The signals that are not 0 everywhere: the response where it is used, the head where there is one."""
+    return [0, 1, *([2] if settings.fusion.response > 0 else []), *([3] if heads else [])]
+
+
+def _learnt_tensors(learnt: Learnt, columns: list[int]) -> _Tensors:
+    """Signals of all images one after another, those of `columns`."""
     return {
-        "learnt.signals": np.concatenate([image.reshape(-1, len(SIGNALS))[:, :columns] for image in learnt.signals]).astype(
-            np.float16
+        "learnt.signals": np.ascontiguousarray(
+            np.concatenate([image.reshape(-1, len(SIGNALS)) for image in learnt.signals])[:, columns], dtype=np.float16
         ),
         "learnt.grid": np.array([image.shape[:2] for image in learnt.signals], dtype=np.int64),
         "stand_ins.patches": learnt.stand_ins.patches.cpu().numpy(),
@@ -161,13 +168,13 @@ def _learnt_tensors(learnt: Learnt, settings: Settings) -> _Tensors:
     }
 
 
-def _learnt(stored: dict[str, Any], tensors: _Tensors, images: int) -> Learnt:
+def _learnt(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> Learnt:
     flat, grids = tensors["learnt.signals"], [(int(height), int(width)) for height, width in tensors["learnt.grid"]]
     ends = np.cumsum([height * width for height, width in grids])
     if len(grids) != images or len(flat) != ends[-1]:
         raise ValueError(f"{images} images, held-out signals of {len(grids)}")
     padded = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
-    padded[:, : flat.shape[1]] = flat
+    padded[:, columns] = flat
     signals = tuple(part.reshape(*grid, -1) for part, grid in zip(np.split(padded, ends[:-1]), grids, strict=True))
     stand_ins = StandIns(
         torch.from_numpy(tensors["stand_ins.patches"]),
@@ -186,6 +193,8 @@ def _description(model: Model) -> dict[str, Any]:
         "values": dataclasses.asdict(model.values),
         "usual_distance": dataclasses.asdict(model.usual_distance),
         "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
+        "head": dataclasses.asdict(model.head),
+        "heads": len(model.heads),
         "appearance": None if model.appearance is None else list(model.appearance.names),
         "bank": {"radius": model.bank.radius, "sources": [[source.name, *source.size] for source in model.bank.sources]},
         "learnt": {"radius": model.learnt.radius, "added": model.learnt.added, "removed": model.learnt.removed},
@@ -212,8 +221,9 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
         if len(appearance.center) != len(mean) + 2 * PLACES:
             raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + 2 * PLACES}")
+    settings, heads = Settings.model_validate_json(json.dumps(stored["settings"])), int(stored["heads"])
     return Model(
-        settings=Settings.model_validate_json(json.dumps(stored["settings"])),
+        settings=settings,
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
         geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
         values=ValueRange(**stored["values"]),
@@ -222,13 +232,22 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         usual_distance=UsualDistance(**stored["usual_distance"]),
         normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
         calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"], stored["calibration"]["method"]),
+        head=HeadVerdict(**stored["head"]),
+        heads=tuple(_head(tensors, fold, len(mean)) for fold in range(heads)),
         appearance=appearance,
-        learnt=_learnt(stored["learnt"], tensors, len(bank.sources)),
+        learnt=_learnt(stored["learnt"], tensors, len(bank.sources), _used(settings, heads)),
         left_out=tuple(LeftOut(**entry) for entry in stored["left_out"]),
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),
     )
+
+
+def _head(tensors: _Tensors, fold: int, dimensions: int) -> Head:
+    head = Head(*(torch.from_numpy(tensors[f"head.{fold}.{name}"]) for name in _HEAD))
+    if head.inner.shape[1] != 2 * dimensions:
+        raise ValueError(f"head {fold} is for D={head.inner.shape[1] // 2}, the bank has D={dimensions}")
+    return head
 
 
 def _thumbnails(tensors: _Tensors) -> Thumbnails | None:

@@ -43,6 +43,11 @@ def facts(model: Model) -> dict[str, Any]:
             "dimensions": int(model.bank.patches.shape[1]),
             "radius": model.bank.radius,
         },
+        "head": {
+            "kept": model.head.kept,
+            "reason": model.head.reason,
+            "gain_on_pseudo_anomalies": model.head.gain,
+        },
         "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
         "calibration": calibration_facts(model.calibration),
         "promise": promise(model.calibration),

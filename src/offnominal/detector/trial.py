@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from time import perf_counter
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,16 +11,21 @@ from offnominal.config import Settings
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.fit import FEWEST_IMAGES, Fitting
 from offnominal.detector.inspector import Inspector
+from offnominal.detector.model import NO_HEAD, HeadVerdict
 from offnominal.errors import ImageError, InputError
 from offnominal.images import KINDS, Source, depth_of, pixels_of, pseudo_anomaly
 from offnominal.images.decode import Pixels
 from offnominal.metrics import auroc, average_precision, rank
-from offnominal.types import Float, Mask, silent
+from offnominal.types import Float, Inspection, Mask, silent
 
 #: Most images that a trial learns from, and that it judges by; of few images a third judges.
 MOST_LEARNT, MOST_JUDGED = 60, 20
 #: Fewer held-out images than this say nothing.
 FEWEST_JUDGED = 4
+#: With `head = auto` fewer good images are not worth a trial.
+ENOUGH_FOR_HEAD = 50
+#: A head may cost a kind of made defect this much image AUROC.
+MOST_LOST = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,14 +36,10 @@ class Verdict:
         detection: (kinds, images) share of the held-out good images that score below the made defect, ties counted half;
             the mean of a row is the image AUROC of that kind.
         localisation: (kinds, images) pixel average precision in the image of the made defect.
-        seconds: that the trial took, network and fit included.
-        milliseconds: of one inspection, among many.
     """
 
     detection: Float
     localisation: Float
-    seconds: float
-    milliseconds: float
 
     @property
     def merits(self) -> Float:
@@ -74,35 +73,60 @@ class Trial:
                 other = others[int(rng.integers(len(others)))] if others else pixels
                 self._made.append(pseudo_anomaly(pixels, other, kind, rng))
 
-    def judge(self, settings: Settings, weights: Path | None = None) -> Verdict:
-        """Fit with the settings on the images that learn, and judge by the others.
+    def fit(self, settings: Settings, engine: FeatureEngine, head: HeadVerdict = NO_HEAD) -> Inspector:
+        """Fit with the settings on the images that learn, with heads where `head` is kept.
 
         Raises:
             InputError: fewer than two images can be learnt from.
-            BackboneError: the backbone cannot be had.
         """
-        started = perf_counter()
         small = settings.model_copy(update={"thumbnails": False, "contamination": 0.0, "calibration": "leave-one-out"})
-        engine = FeatureEngine(small, weights)
         names = [str(at) for at in range(len(self._learn))]
-        model = Fitting(self._learn, names, small, engine, silent, lambda rest: None).run()
-        inspector = Inspector(model, engine)
-        begun = perf_counter()
+        fitting = Fitting(self._learn, names, small, engine, silent, lambda rest: None, head)
+        return Inspector(fitting.run(), engine)
+
+    def judge(self, inspector: Inspector) -> Verdict:
+        """How well a fitted model finds what was made, held against the clean images."""
         clean = np.array([found.score for _, found in _inspected(inspector, self._clean)])
         scores, precisions = [], []
         for at, found in _inspected(inspector, [pixels for pixels, _ in self._made]):
             mask = self._made[at][1]
             scores.append(found.score)
             precisions.append(_precision(found.anomaly_map, mask))
-        ended = perf_counter()
         grid = (len(KINDS), len(self._clean))
         detection = [auroc(np.append(clean, score), np.arange(len(clean) + 1) == len(clean)) for score in scores]
         return Verdict(
             np.array(detection, dtype=np.float32).reshape(grid),
             np.array(precisions, dtype=np.float32).reshape(grid),
-            ended - started,
-            1000 * (ended - begun) / (len(clean) + len(scores)),
         )
+
+
+def judged_head(sources: Sequence[Source], settings: Settings, engine: FeatureEngine) -> HeadVerdict:
+    """Whether heads trained on noise help, told by a trial on good images and made defects alone.
+
+    They are kept where the mean gain over the judging images exceeds twice its standard error (about 2.5 % of useless heads
+    would pass) and no kind of defect is detected worse by more than `MOST_LOST`. One fit serves both sides: heads change
+    none of the other signals.
+    """
+    if settings.head == "none":
+        return NO_HEAD
+    if settings.head == "auto" and len(sources) < ENOUGH_FOR_HEAD:
+        return HeadVerdict(False, f"not tried: {len(sources)} good images, from {ENOUGH_FOR_HEAD} on it is worth a trial", None)
+    try:
+        trial = Trial(sources, settings.seed)
+        inspector = trial.fit(settings, engine, HeadVerdict(True, "on trial", None))
+    except InputError as error:
+        return HeadVerdict(False, f"not tried: {error}", None)
+    with_head, without = trial.judge(inspector), trial.judge(Inspector(replace(inspector.model, heads=()), engine))
+    gains = with_head.merits - without.merits
+    gain, unsure = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    by_kind = (with_head.detection - without.detection).mean(1)
+    worst = int(by_kind.argmin())
+    said = f"with it made defects are found {gain:+.3f} (standard error {unsure:.3f}) better"
+    if gain <= 2 * unsure:
+        return HeadVerdict(False, f"no sure gain: {said}", gain)
+    if by_kind[worst] < -MOST_LOST:
+        return HeadVerdict(False, f"{list(KINDS)[worst]} ones detected {by_kind[worst]:+.3f}, though on average {said}", gain)
+    return HeadVerdict(True, said, gain)
 
 
 def _decoded(sources: Sequence[Source]) -> list[Pixels]:
@@ -115,7 +139,7 @@ def _decoded(sources: Sequence[Source]) -> list[Pixels]:
     return found
 
 
-def _inspected(inspector: Inspector, images: Sequence[Pixels]) -> list:
+def _inspected(inspector: Inspector, images: Sequence[Pixels]) -> list[tuple[int, Inspection]]:
     def fail(index: int, error: ImageError) -> None:
         raise error
 

@@ -85,7 +85,7 @@ def updated(
         patches_added += len(model.bank.patches) - before
     networks = [model.geometry.network_size(source.size) for source in model.bank.sources]
     progress("calibration", 0, 1)
-    normal, scores = usual_and_scores(model.learnt.signals, networks, model.settings)
+    normal, scores = usual_and_scores(model.learnt.signals, networks, model.settings, head=bool(model.heads))
     progress("calibration", 1, 1)
     model = replace(model, normal=normal, calibration=calibrate(scores, model.calibration.asked))
     return model, Change(names, tuple(remove), skipped, patches_added, patches_removed)
@@ -207,6 +207,7 @@ def _more(
         engine.device,
         lambda done: progress("held-out scores", done - old, len(order)),
         first=old,
+        heads=model.heads,
     )
     grids = [engine.grids(model.geometry.network_size(original)) for original in originals]
     signals = [as_kept(grid_of(one, grid)) for one, grid in zip(values, grids, strict=True)]

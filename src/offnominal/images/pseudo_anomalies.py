@@ -87,7 +87,7 @@ def _line(rng: np.random.Generator, size: tuple[int, int], radius: float) -> Flo
     points = start + np.cumsum(np.stack([np.cos(angle), np.sin(angle)], 1) * radius / 2, axis=0)
     line = np.zeros(size, np.uint8)
     cv2.polylines(line, [np.rint(points * 8).astype(np.int32)], False, 255, max(1, round(radius / 6)), cv2.LINE_AA, 3)
-    return cv2.GaussianBlur(line, (0, 0), 0.7).astype(np.float32) / 255
+    return np.asarray(cv2.GaussianBlur(line, (0, 0), 0.7), dtype=np.float32) / np.float32(255)
 
 
 def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], scale: float) -> Float:
@@ -145,5 +145,3 @@ KINDS: dict[str, Maker] = {
     "scratched": _shaded,
     "stained": _shaded,
 }
-
-

@@ -1,8 +1,9 @@
-"""Three signals of a patch, and what is usual for them on normal images, place by place.
+"""The signals of a patch, and what is usual for them on normal images, place by place.
 
     distance   mean distance to the nearest K_d bank patches
     influence  length of the influence over K neighbours, 0 to 1
     response   expected change of the distance under the proposed noise
+    head       what the trained heads say, 0 where none was kept
 
 They differ in unit, so each is standardised on normal patches that the bank has not seen before they are added.
 """
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from offnominal.types import Float, require
 
-SIGNALS = ("distance", "influence", "response")
+SIGNALS = ("distance", "influence", "response", "head")
 #: Side of the reference grid on which the usual values are kept; every image's grid is laid over it.
 REFERENCE = 32
 #: The usual value of a place is trusted as if this many images spoke for the average over all places.
