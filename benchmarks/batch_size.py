@@ -107,8 +107,8 @@ def main() -> None:
         "batch_size",
         [
             "# Batch size",
-            f"{given.data.name}, fitted with the defaults; {len(paths)} images inspected ({len(set(paths))} different ones), from "
-            f"the file to score and map, {RUNS} times.",
+            f"{given.data.name}, fitted with the defaults; {len(paths)} images inspected ({len(set(paths))} different ones), "
+            f"from the file to score and map, {RUNS} times.",
             str(here),
             table(columns, rows),
             "*Differ*: largest relative difference from one image at a time.",
