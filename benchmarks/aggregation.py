@@ -1,6 +1,6 @@
 """The first version's way of joining layers against ours, with the same number of features: accuracy, time, size.
 
-    python benchmarks/aggregation.py --data FOLDER_OF_SETS [--seeds 5] [--most 50] [--threads 1] [--out benchmarks/results]
+    python benchmarks/aggregation.py --data FOLDER_OF_SETS [--seeds 3] [--most 50] [--threads 1] [--out benchmarks/results]
 
 Old (`concat-patches`): every layer is pooled to so many features, and the patches of all layers, which lie on different grids,
 make one list. New (`align`): layers are brought to the finest grid and joined along the features, here pooled to as many.
@@ -106,7 +106,7 @@ def gains(name: str, found: dict[str, dict[str, Any]]) -> list[str]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--most", type=int, default=50, help="training images of a set, at most")
     given = parser.parse_args()
     use_threads(given.threads)
