@@ -10,8 +10,6 @@ form's peak memory is that of a process of its own, less that of a process that 
 
 from __future__ import annotations
 
-import re
-import resource
 import subprocess
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from torch import Tensor
 from offnominal.memory import NearestPatches
 from offnominal.noising import neighbourhood
 from patches import LIKENESS, made_patches
-from tables import Timing, arguments, machine, table, timed, use_threads, write, yes
+from tables import Timing, arguments, machine, peak_memory, table, timed, use_threads, write, yes
 
 PATCHES, DIMENSIONS, BANK, K = 1024, 1024, 2140, 9
 BATCHES = (1, 4, 8)
@@ -142,17 +140,12 @@ def measure(batch: int, threads: int) -> dict[str, Any]:
 
 
 def only(form: str, data: Path, count: int) -> None:
-    """Run one form in this process and print the peak of its memory in kilobytes.
-
-    `ru_maxrss` of a child starts at the size of the process that started it, so the kernel's own mark comes first.
-    """
+    """Run one form in this process and print the peak of its memory in kilobytes."""
     loaded = np.load(data)
     patches, bank = torch.from_numpy(loaded["patches"]), torch.from_numpy(loaded["bank"])
     if form != "nothing":
         forms(patches, bank, some_features(count))[form]()
-    status = Path("/proc/self/status")
-    mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
-    print(mark[1] if mark else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    print(peak_memory() // 1024)
 
 
 def rows_of(batch: int, found: dict[str, Any], product: float, reading: float) -> list[list[str]]:

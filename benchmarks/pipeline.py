@@ -22,7 +22,7 @@ import torch
 from offnominal import Detector
 from offnominal.images import labelled_images, normal_images, read_header, read_mask
 from offnominal.metrics import Judged, figures
-from tables import arguments, machine, table, use_threads, write
+from tables import arguments, machine, spread, table, use_threads, write
 
 LOOPED = 4
 OLD_WEIGHTS = (0.4, 0.4, 0.2)
@@ -134,11 +134,6 @@ def main() -> None:
 
 def whole(runs: list[dict[str, Any]], images: int) -> float:
     return mean(one["fit"] + images * one["image"] for one in runs)
-
-
-def spread(runs: list[dict[str, Any]], key: str) -> str:
-    values = [one[key] for one in runs]
-    return "–" if None in values else f"{mean(values):.3f} ({min(values):.3f}–{max(values):.3f})"
 
 
 def time_of(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, the machine in words and in its measured limits, Markdown tables, result files."""
+"""What the benchmarks share: clocks, processes of their own, the machine in words and limits, Markdown tables, result files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import argparse
 import json
 import os
 import platform
+import re
+import resource
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from time import perf_counter, process_time
-from typing import Any
+from typing import Any, TypeVar
 
 import faiss
 import torch
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,43 @@ def use_threads(threads: int | None) -> None:
     if threads is not None:
         torch.set_num_threads(threads)
         faiss.omp_set_num_threads(threads)
+
+
+def _hold(threads: int | None) -> None:
+    """Keep this process to so many threads and cores; OpenVINO goes by the cores and knows no other bound of ours."""
+    use_threads(threads)
+    if threads is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
+
+
+def apart(threads: int | None, function: Callable[..., Found], *given: Any) -> Found:
+    """`function(*given)` in a new process of its own, held to so many cores: its memory is its own."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _hold, (threads,)) as pool:
+        return pool.submit(function, *given).result()
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most.
+
+    `ru_maxrss` of a child starts at the size of the process that started it, so the kernel's own mark comes first.
+    """
+    status = Path("/proc/self/status")
+    mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    return 1024 * int(mark[1] if mark else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+
+
+def spread(runs: Sequence[dict[str, Any]], key: str, digits: int = 3) -> str:
+    """`0.950 (0.940–0.961)`: mean, least and most of a figure over several runs."""
+    values = [one[key] for one in runs]
+    if None in values:
+        return "–"
+    return f"{mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def points(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], key: str) -> str:
+    """`+1.2`: what our runs gain over theirs in the mean of a figure from 0 to 1, in hundredths."""
+    values = [[one[key] for one in runs] for runs in (ours, theirs)]
+    return "–" if None in values[0] + values[1] else f"{100 * (mean(values[0]) - mean(values[1])):+.1f}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,0 +1,52 @@
+"""Image sets that end in minutes: MVTec roots whole, or of a large one every so many-th image."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from offnominal import Detector
+from offnominal.images import labelled_images, normal_images
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """What `fit` and `evaluate` take, and how much of the set it is: every `step`-th image of its sorted names."""
+
+    name: str
+    data: Path
+    step: int
+    train: int
+    test: int
+
+    def __str__(self) -> str:
+        part = "whole" if self.step == 1 else f"one image in {self.step}, in the order of their names"
+        return f"{self.name} ({part}: {self.train} images to fit on, {self.test} to test)"
+
+
+def image_sets(folder: Path, most: int, lists: Path) -> list[ImageSet]:
+    """The MVTec roots in a folder. One with more than `most` training images is thinned by a fixed step, its test images by
+    the same; a manifest in `lists` says what is left."""
+    found = []
+    for root in sorted(path for path in folder.iterdir() if (path / "train" / "good").is_dir()):
+        normal = normal_images(root)
+        step = -(-len(normal) // most)
+        train, test = normal[::step], labelled_images(root)[::step]
+        data = root
+        if step > 1:
+            data = lists / f"{root.name}.csv"
+            with data.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(("path", "split", "label", "mask"))
+                writer.writerows((item.path.absolute(), "train", item.label, "") for item in train)
+                writer.writerows(
+                    (item.path.absolute(), "test", item.label, item.mask.absolute() if item.mask else "") for item in test
+                )
+        found.append(ImageSet(root.name, data, step, len(train), len(test)))
+    return found
+
+
+def fitted(data: Path, model: Path) -> None:
+    """Fit with the defaults and save: what other processes load."""
+    Detector().fit(data).save(model)
