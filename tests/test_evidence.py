@@ -20,6 +20,7 @@ from offnominal.detector.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, ValueRange, batches, box_of, place_at
+from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -243,10 +244,12 @@ def test_the_mean_of_the_neighbours_is_the_distance_that_the_score_is_made_of(de
     shown = detector.explain(damaged(7)[0])
     region = found.regions[0]
     row, column = place_at(region.peak_at, shown.grid, found.anomaly_map.shape)
-    signals = np.zeros((*shown.grid, 3), np.float32)
-    signals[:, :, 0] = shown.distances[:, :3].mean(1).reshape(shown.grid)
+    counted = detector.settings.distance_neighbors
+    signals = np.zeros((*shown.grid, len(SIGNALS)), np.float32)
+    signals[:, :, 0] = shown.distances[:, :counted].mean(1).reshape(shown.grid)
     standard = detector.model.normal.standardise(signals)[row, column, 0]
-    assert np.mean([near.distance_in_sd for near in found.evidence(region).nearest]) == pytest.approx(standard, rel=1e-4)
+    nearest = found.evidence(region).nearest[:counted]
+    assert np.mean([near.distance_in_sd for near in nearest]) == pytest.approx(standard, rel=1e-4)
 
 
 def test_the_curve_starts_as_the_influence_says_and_falls_for_a_bad_patch(detector: Detector) -> None:

@@ -8,14 +8,14 @@ import torch
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import ChannelStandard
-from offnominal.scoring import NormalSignalsBuilder
+from offnominal.scoring import SIGNALS, NormalSignalsBuilder
 
 
 def test_restless_places_have_their_own_level_and_calm_ones_do_not() -> None:
     rng = np.random.default_rng(0)
     builder = NormalSignalsBuilder()
     for _ in range(400):
-        spread = np.ones((32, 32, 3))
+        spread = np.ones((32, 32, len(SIGNALS)))
         spread[:, :10], spread[:, 28:] = 0.1, 5.0  # a calm background, a restless edge
         builder.add((10 * spread + spread * rng.normal(size=spread.shape)).astype(np.float32))
     usual = builder.build()
