@@ -98,7 +98,14 @@ def fit(
 
     detector = detector_from(options, config, weights)
     with progress_bars() as progress:
-        detector.fit(data, progress=progress, announce=announce, foretell=foretell)
+        detector.fit(
+            data,
+            progress=progress,
+            announce=announce,
+            foretell=foretell,
+            partial=out.with_name(f"{out.name}.partial"),
+            tell=say,
+        )
     detector.save(out)
     known = facts(detector.model)
     for warning in warnings_of(detector.model):

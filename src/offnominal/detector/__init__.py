@@ -19,6 +19,7 @@ from offnominal.detector.fit import Estimate, Fitting, Plan
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
+from offnominal.detector.partial import PartialBank
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError
 from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
@@ -71,19 +72,25 @@ class Detector:
         progress: Progress = silent,
         announce: Callable[[Plan], None] = lambda plan: None,
         foretell: Callable[[Estimate], None] = lambda rest: None,
+        partial: str | Path | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
 
         `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
+        A long choice of the bank is kept in the file `partial` now and then and when Ctrl-C stops it; the next fit of the same
+        images with the same settings goes on from there to the same model, and removes the file. `tell` is given a line
+        where that happens, or the file is of no use.
 
         Raises:
             InputError: fewer than two readable images.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
         given = _named(data)
+        bank = PartialBank(None if partial is None else Path(partial), tell)
         engine = FeatureEngine(self.settings, self._weights)
         learn, held = split(len(given), self.settings)
-        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell)
+        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank)
         announce(fitting.plan)
         self._inspector = Inspector(fitting.run(), engine)
         self.seconds = fitting.seconds
@@ -144,9 +151,10 @@ class Detector:
         engine: FeatureEngine,
         progress: Progress,
         foretell: Callable[[Estimate], None],
+        partial: PartialBank | None = None,
     ) -> Fitting:
         names, sources = [name for name, _ in given], [source for _, source in given]
-        return Fitting(sources, names, self.settings, engine, progress, foretell)
+        return Fitting(sources, names, self.settings, engine, progress, foretell, partial)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.
