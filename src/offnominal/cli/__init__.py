@@ -48,6 +48,13 @@ def fit(
     resize: Annotated[str | None, typer.Option(help="keep the aspect, or squash to height x width. [default: keep]")] = None,
     bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="How the bank is searched: auto or flat (exact), fp16, sq8, ivf or hnsw (may miss neighbours; info says what "
+            "that costs). [default: auto]"
+        ),
+    ] = None,
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")

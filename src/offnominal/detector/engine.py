@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from offnominal.config import Settings
+from offnominal.config import SearchIndex, Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
 from offnominal.images import Geometry, ImageBatch
@@ -73,10 +73,20 @@ class PatchSignals:
 
 
 class SignalEngine:
-    """A bank and how to look at it: standardised patches -> distance, influence length, response."""
+    """A bank and how to look at it: standardised patches -> distance, influence length, response.
 
-    def __init__(self, bank: Tensor, settings: Settings, usual: UsualDistance | None, device: torch.device) -> None:
-        self._search = NearestPatches(bank.to(device))
+    The search is exact unless another `index` is given, whatever the settings say: what is held out is searched exactly.
+    """
+
+    def __init__(
+        self,
+        bank: Tensor,
+        settings: Settings,
+        usual: UsualDistance | None,
+        device: torch.device,
+        index: SearchIndex = "auto",
+    ) -> None:
+        self._search = NearestPatches(bank.to(device), index)
         self._settings = settings
         self._usual = usual
 

@@ -23,7 +23,7 @@ from offnominal.decisions import calibrate
 from offnominal.detector.appearances import AppearanceLearner
 from offnominal.detector.audit import Audit, audit
 from offnominal.detector.engine import FeatureEngine, SignalEngine
-from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, usual_distance
+from offnominal.detector.hold_out import USUAL_IMAGES, held_out_signals, search_error, usual_distance
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
 from offnominal.detector.model import Model, UsualDistance
 from offnominal.detector.partial import PartialBank
@@ -125,6 +125,7 @@ class Fitting:
                     self._require_enough(len(placed))
                     coreset = self._coreset(store.rows(len(patches)))
             usual, signals, banks = self._hold_out(patches, placed, coreset)
+            error = search_error(banks, len(placed), settings)
             bank = self._bank(patches, placed, coreset)
             stand_ins = self._stand_ins(patches, placed, banks)
             thumbnails = self._thumbnails(pictures, placed, bank) if settings.thumbnails else None
@@ -148,6 +149,7 @@ class Fitting:
             self.skipped,
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
             thumbnails,
+            error,
         )
 
     def audit(self) -> Audit:

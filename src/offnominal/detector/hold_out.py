@@ -10,8 +10,8 @@ from torch import Tensor
 
 from offnominal.config import Settings
 from offnominal.detector.engine import SignalEngine
-from offnominal.detector.model import UsualDistance
-from offnominal.memory import HeldOutBanks
+from offnominal.detector.model import SearchError, UsualDistance
+from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches
 from offnominal.scoring import SIGNALS
 from offnominal.types import Float
 
@@ -31,6 +31,38 @@ def usual_distance(banks: HeldOutBanks, images: int, settings: Settings, device:
     distances = torch.cat(found)
     deviation = float(distances.std(unbiased=False))
     return UsualDistance(float(distances.mean()), deviation if deviation > 0 else 1.0)
+
+
+def search_error(banks: HeldOutBanks, images: int, settings: Settings) -> SearchError | None:
+    """What the index of the settings costs, on the CPU and on held-out patches of up to 16 images; None where it is exact.
+
+    Patches are left out whose next neighbours in the bank are nearly all of their own image, or copies of them.
+    """
+    if settings.index in EXACT_INDEXES:
+        return None
+    bank, k = banks.bank.cpu(), min(settings.distance_neighbors, len(banks.bank))
+    exact, tried = NearestPatches(bank), NearestPatches(bank, settings.index)
+    changes, peaks = [], []
+    for image in range(0, images, max(1, images // USUAL_IMAGES)):
+        (right, enough), (found, enough_found) = banks.found_by(exact, image, k), banks.found_by(tried, image, k)
+        kept = enough & enough_found
+        points = banks.patches(image)[kept].cpu()
+        before, after = (_mean_distance(points, bank, rows[kept].cpu()) for rows in (right, found))
+        before, after = before[before > 0], after[before > 0]
+        if len(before):
+            changes.append(after / before - 1)
+            peaks.append(float(after.max() / before.max()) - 1)
+    if not changes:
+        return SearchError(0, 0, 0.0, 0.0, 0.0)
+    # The same neighbours in another order sum up to distances that differ in rounding.
+    change = torch.cat(changes).clamp(min=0)
+    return SearchError(len(changes), len(change), float(change.mean()), float(change.max()), max(0.0, *peaks))
+
+
+def _mean_distance(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    """(n, D) patches and the (n, K) rows of their neighbours -> (n,) float32."""
+    distances: Tensor = torch.linalg.vector_norm(points[:, None] - bank[rows], dim=2)
+    return distances.mean(1)
 
 
 def held_out_signals(

@@ -32,6 +32,25 @@ class UsualDistance:
 
 
 @dataclass(frozen=True)
+class SearchError:
+    """What an index that is not exact costs: the relative change of the mean distance to the neighbours of held-out patches,
+    by it against the exact search. It is never negative: a neighbour that is missed gives way to one farther away.
+
+    Attributes:
+        images, patches: that it was measured on, at the fit.
+        mean: over all these patches.
+        most: of the patch that it changes most.
+        peak: of the largest distance in an image, which decides its score; the most over the images.
+    """
+
+    images: int
+    patches: int
+    mean: float
+    most: float
+    peak: float
+
+
+@dataclass(frozen=True)
 class Model:
     """A fitted detector without its network.
 
@@ -50,6 +69,7 @@ class Model:
         skipped: training images that could not be read, with the reason.
         versions: of the libraries that made it.
         thumbnails: small pictures of the bank's sources, as many; None where the fit was to keep none.
+        search_error: what the setting `index` costs; None where the search is exact.
     """
 
     settings: Settings
@@ -67,6 +87,7 @@ class Model:
     skipped: tuple[tuple[str, str], ...]
     versions: dict[str, str]
     thumbnails: Thumbnails | None = None
+    search_error: SearchError | None = None
 
     def __post_init__(self) -> None:
         if self.thumbnails is not None:
