@@ -114,6 +114,8 @@ def test_the_cost_is_that_of_the_held_out_patches() -> None:
     assert told.most == pytest.approx(every.max(), rel=1e-3, abs=1e-6)
     assert told.peak == pytest.approx(max(peaks), rel=1e-3, abs=1e-6)
     assert told.mean > 0
+    assert told.odd_mean > 0
+    assert told.odd_most >= told.odd_mean
     assert search_error(banks, 10, settings_from()) is None
 
 

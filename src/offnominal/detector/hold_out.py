@@ -42,21 +42,27 @@ def search_error(banks: HeldOutBanks, images: int, settings: Settings) -> Search
         return None
     bank, k = banks.bank.cpu(), min(settings.distance_neighbors, len(banks.bank))
     exact, tried = NearestPatches(bank), NearestPatches(bank, settings.index)
-    changes, peaks = [], []
-    for image in range(0, images, max(1, images // USUAL_IMAGES)):
-        (right, enough), (found, enough_found) = banks.found_by(exact, image, k), banks.found_by(tried, image, k)
-        kept = enough & enough_found
-        points = banks.patches(image)[kept].cpu()
-        before, after = (_mean_distance(points, bank, rows[kept].cpu()) for rows in (right, found))
-        before, after = before[before > 0], after[before > 0]
-        if len(before):
-            changes.append(after / before - 1)
-            peaks.append(float(after.max() / before.max()) - 1)
-    if not changes:
-        return SearchError(0, 0, 0.0, 0.0, 0.0)
-    # The same neighbours in another order sum up to distances that differ in rounding.
-    change = torch.cat(changes).clamp(min=0)
-    return SearchError(len(changes), len(change), float(change.mean()), float(change.max()), max(0.0, *peaks))
+    random = torch.Generator().manual_seed(settings.seed)
+    chosen = range(0, images, max(1, images // USUAL_IMAGES))
+    found: list[tuple[int, float, float, float]] = []
+    for noise in (0.0, 1.0):
+        changes, peaks = [torch.zeros(0)], [0.0]
+        for image in chosen:
+            points = banks.patches(image).cpu()
+            points = points + noise * torch.randn(points.shape, generator=random)
+            (right, enough), (rows, also) = (banks.found_by(search, image, points, k) for search in (exact, tried))
+            kept = (enough & also).cpu()
+            before, after = (_mean_distance(points[kept], bank, some.cpu()[kept]) for some in (right, rows))
+            before, after = before[before > 0], after[before > 0]
+            if len(before):
+                changes.append(after / before - 1)
+                peaks.append(float(after.max() / before.max()) - 1)
+        # The same neighbours in another order sum up to distances that differ in rounding.
+        change = torch.cat(changes).clamp(min=0)
+        some = len(change) > 0
+        found.append((len(change), float(change.mean()) if some else 0.0, float(change.max()) if some else 0.0, max(peaks)))
+    (patches, *usual), (_, *odd) = found
+    return SearchError(len(chosen), patches, *usual, *odd)
 
 
 def _mean_distance(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:

@@ -36,11 +36,14 @@ class SearchError:
     """What an index that is not exact costs: the relative change of the mean distance to the neighbours of held-out patches,
     by it against the exact search. It is never negative: a neighbour that is missed gives way to one farther away.
 
+    An index can be right on normal patches and miss on odd ones, so it is measured on both: on the patches as they are, and
+    with Gaussian noise of one usual deviation a feature. Defects may still differ from that noise.
+
     Attributes:
         images, patches: that it was measured on, at the fit.
-        mean: over all these patches.
-        most: of the patch that it changes most.
-        peak: of the largest distance in an image, which decides its score; the most over the images.
+        mean, odd_mean: over all these patches.
+        most, odd_most: of the patch that it changes most.
+        peak, odd_peak: of the largest distance in an image, which decides its score; the most over the images.
     """
 
     images: int
@@ -48,6 +51,9 @@ class SearchError:
     mean: float
     most: float
     peak: float
+    odd_mean: float
+    odd_most: float
+    odd_peak: float
 
 
 @dataclass(frozen=True)

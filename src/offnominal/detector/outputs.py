@@ -67,7 +67,8 @@ def warnings_of(model: Model) -> list[str]:
         found.append(
             f"The index {model.settings.index} may miss neighbours: the mean distance of held-out patches of {error.images} "
             f"images came out {error.mean:.2%} too large on average and {error.most:.1%} at most, the largest of an image by "
-            f"up to {error.peak:.1%}; {exact}."
+            f"up to {error.peak:.1%}; with noise, to be odd, by {error.odd_mean:.2%}, {error.odd_most:.1%} and "
+            f"{error.odd_peak:.1%}; {exact}."
         )
     if model.left_out:
         worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
