@@ -152,8 +152,8 @@ def main() -> None:
             table(columns, [row for name, one in found.items() for row in rows_of(name, one)]),
             "*Stated by the model*: relative change of the mean distance to the 3 nearest that the fit measured on held-out "
             "patches: over all, of the patch that changes most, of the largest distance in an image; then the same with noise "
-            "of one deviation a feature, since an index can be right on normal patches and miss on odd ones. Image scores are in "
-            "standard deviations of held-out normal patches; thresholds are the same, since held-out scores are exact.",
+            "of one deviation a feature, since an index can be right on normal patches and miss on odd ones. Image scores are "
+            "in standard deviations of held-out normal patches; thresholds are the same, since held-out scores are exact.",
         ],
         {"machine": here.as_json(), "sets": found},
     )

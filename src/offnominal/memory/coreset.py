@@ -133,17 +133,25 @@ class _Greedy:
         self.patches, self.n = patches, n
         self.dtype = torch.float64 if patches.dtype == torch.float64 else torch.float32
         # Distances do not change when all patches are moved; around their mean the products round least.
-        self.shift = torch.stack([block.mean(0, dtype=torch.float64) for block in patches.blocks(ROWS)]).mean(0)
-        self.square = torch.cat([self._moved(block).square().sum(1) for block in patches.blocks(ROWS)])
+        # Sums are written in place: thousands of small results kept among large passing ones leave gigabytes of holes.
+        self.shift = torch.zeros(patches.shape[1], dtype=torch.float64)
+        for block in patches.blocks(ROWS):
+            self.shift += block.sum(0, dtype=torch.float64)
+        self.shift /= len(patches)
+        self.square = torch.empty(len(patches), dtype=self.dtype)
+        for block, square in zip(patches.blocks(ROWS), self.square.split(ROWS), strict=True):
+            torch.sum(self._moved(block).square(), 1, out=square)
         require(bool(self.square.isfinite().all()), "patches must be finite")
         #: Rounding of a D-term product, relative to the lengths multiplied (random-walk growth, with a margin of 4).
         self.rounding = 4 * torch.finfo(self.dtype).eps * (patches.shape[1] + 4) ** 0.5
         self.centres = torch.empty((n, patches.shape[1]), dtype=self.dtype)
+        self.lengths = torch.empty(n, dtype=self.dtype)
         self.exact_centres = torch.empty((n, patches.shape[1]), dtype=torch.float64)
         self.chosen: list[int] = []
         self.bound = torch.full((len(patches),), torch.inf, dtype=self.dtype)
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
-        self.product = torch.empty(ROWS * CENTRES, dtype=self.dtype)
+        # Room for products, which grow as they come.
+        self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
         first = [start]
         if resume is not None:
             require(len(resume.bound) == len(patches), f"{len(patches)} patches, a state of {len(resume.bound)} to resume")
@@ -201,15 +209,16 @@ class _Greedy:
         """Take patches as centres; `points` are they as they were read."""
         done = len(self.chosen)
         self.exact_centres[done : done + len(indices)] = self._exactly(points)
-        self.centres[done : done + len(indices)] = self._moved(points)
+        moved = self._moved(points)
+        self.centres[done : done + len(indices)] = moved
+        self.lengths[done : done + len(indices)] = moved.square().sum(1)
         self.chosen += indices
         self.bound[indices] = _TAKEN
 
     def _renew(self, rows: Tensor) -> None:
         """Bring the bounds of some patches (rising rows) up to date with all centres, rounding error added."""
         count = len(self.chosen)
-        centres = self.centres[:count]
-        lengths = centres.square().sum(1)
+        centres, lengths = self.centres[:count], self.lengths[:count]
         seen = self.seen[rows]
         for done in torch.unique(seen).tolist():
             if done == count:
@@ -280,9 +289,10 @@ class _Greedy:
         return _rounded(torch.cat([self._part_to_centres(part) for part in parts]))
 
     def _part_to_centres(self, points: Tensor) -> Tensor:
-        centres, rough = self.centres[: len(self.chosen)], points.to(self.dtype)
+        count, rough = len(self.chosen), points.to(self.dtype)
         lengths = rough.square().sum(1)
-        squared = torch.addmm(centres.square().sum(1)[None], rough, centres.T, alpha=-2).add_(lengths[:, None])
+        squared = self.product[: len(points) * count].view(len(points), count)
+        torch.addmm(self.lengths[None, :count], rough, self.centres[:count].T, alpha=-2, out=squared).add_(lengths[:, None])
         least = squared.amin(1).clamp_(min=0)
         margin = 2 * self.rounding * (2 * lengths.sqrt() + least.sqrt()).square()
         near = torch.nonzero(squared <= (least + margin)[:, None])
