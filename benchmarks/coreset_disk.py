@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,16 +30,19 @@ from tables import arguments, machine, now, table, use_threads, write, yes
 
 DIMENSIONS, START = 152, 0
 LIMIT_GB, LIMIT_MINUTES = 1.5, 10
-PROVED = 2_000
+PROVED = 500
 
 
 def resident() -> dict[str, float]:
-    """GB of this process in memory now: its own (`RssAnon`) and of files (`RssFile`); empty where the system does not say."""
+    """GB of this process in memory: its own (`RssAnon`), of files (`RssFile`), and the most of both so far (`VmHWM`).
+
+    Empty where the system does not say. `ru_maxrss` would count what the process that started this one had in memory.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return {}
-    named = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Rss")}
+    named = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("Rss", "VmHWM"))}
     return {name: int(kilobytes) * 1024 / 1e9 for name, kilobytes in named.items()}
 
 
@@ -101,7 +103,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             "wall": perf_counter() - began,
             "before": before,
             "most": peaks.stop(),
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6),
+            "peak": resident().get("VmHWM", float("nan")),
             "marks": marks[:: max(1, len(marks) // 20)],
         }
 
@@ -183,8 +185,8 @@ def main() -> None:
             f"{PROVED:,} ({ties} near-ties). One float32 product of all patches with all centres would take {product:.0f} s "
             "at the machine's best rate. The file that a stopped run leaves has "
             f"{runs['from disk, stopped']['partial_mb']:.0f} MB. "
-            "*Peak resident* is what the system counts for the process (`ru_maxrss`), pages of the mapped file included; its "
-            "cache of the file, which it drops when memory is short, is not in it: the file was in that cache here, and a "
+            "*Peak resident* is the most that the system counted for the process (`VmHWM`), pages of the mapped file included; "
+            "its cache of the file, which it drops when memory is short, is not in it: the file was in that cache here, and a "
             "slow disk with less memory would add its reading time.",
             table(
                 ("goal", "found", "met?"),
