@@ -1,4 +1,4 @@
-"""Greedy k-center against the naive loop."""
+"""Greedy k-center against the naive loop: in memory, from disk, and stopped on the way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offnominal.memory import coreset, greedy_kcenter, kcenter
+from offnominal.memory import PatchRows, PatchStore, Unfinished, coreset, greedy_kcenter, kcenter, store
 
 
 def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
@@ -27,6 +27,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreset, "RENEWED", 64)
     monkeypatch.setattr(coreset, "EXACT", 8)
     monkeypatch.setattr(coreset, "MOST_EXACT", 32)
+    monkeypatch.setattr(coreset, "ROWS", 48)
+    monkeypatch.setattr(coreset, "CENTRES", 7)
 
 
 def cases() -> dict[str, np.ndarray]:
@@ -81,3 +83,76 @@ def test_wrong_arguments_are_refused(shape: tuple[int, ...], n: int, start: int)
         greedy_kcenter(np.zeros(shape, np.float32), n, start=start)
     with pytest.raises(ValueError, match="finite"):
         greedy_kcenter(np.full((4, 2), np.nan, np.float32), 2)
+
+
+def on_disk(patches: np.ndarray) -> PatchStore:
+    kept = PatchStore(*patches.shape, limit=0)
+    assert kept.on_disk
+    kept.patches.copy_(torch.from_numpy(patches))
+    kept.release()
+    return kept
+
+
+@pytest.mark.parametrize("name", cases())
+def test_from_disk_the_choice_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WINDOW", 5000)
+    patches = cases()[name].astype(np.float32)
+    n = min(len(patches), 60)
+    with on_disk(patches) as kept:
+        assert kcenter(kept.rows(len(patches)), n, 0).indices.tolist() == naive(patches, n, 0).tolist()
+
+
+@pytest.mark.parametrize("window", [1, 100, 10**9])
+def test_rows_of_a_file_are_those_written(window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WINDOW", window)
+    patches = np.random.default_rng(4).normal(size=(101, 3)).astype(np.float32)
+    at = torch.tensor([0, 0, 7, 8, 8, 99])
+    with on_disk(patches) as kept:
+        for rows in (kept.rows(100), PatchRows(torch.from_numpy(patches[:100]))):
+            assert len(rows) == 100
+            assert rows[at].numpy().tolist() == patches[at].tolist()
+            assert rows[at[:0]].shape == (0, 3)
+            blocks = [block.clone() for block in rows.blocks(8)]
+            assert [len(block) for block in blocks] == [8] * 12 + [4]
+            assert torch.cat(blocks).numpy().tolist() == patches[:100].tolist()
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_run_that_was_stopped_goes_on_to_the_same_choice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreset, "WORTH_KEEPING", -1.0)
+    patches = torch.from_numpy(cases()[name].astype(np.float32))
+    n = min(len(patches), 60)
+    whole = kcenter(patches, n, 0)
+    kept: list[Unfinished] = []
+
+    def stop(done: int) -> None:
+        if done > (len(kept[-1].indices) if kept else 1):
+            raise KeyboardInterrupt
+
+    while True:  # stopped at every tick that chose something
+        try:
+            found = kcenter(patches, n, 0, tick=stop, resume=kept[-1] if kept else None, keep=kept.append)
+            break
+        except KeyboardInterrupt:
+            assert kept[-1].indices.tolist() == whole.indices[: len(kept[-1].indices)].tolist()
+    assert len(kept) > 0 or n == 1
+    assert found.indices.tolist() == whole.indices.tolist()
+    assert found.radius == pytest.approx(whole.radius, abs=1e-12)
+
+
+def test_a_kept_state_serves_other_sizes_and_refuses_other_patches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreset, "KEPT_EVERY", -1.0)
+    patches = np.random.default_rng(5).normal(size=(500, 6)).astype(np.float32)
+    kept: list[Unfinished] = []
+    kcenter(torch.from_numpy(patches), 40, 3, keep=kept.append)
+    for n in (1, 20, 40, 70):
+        found = kcenter(torch.from_numpy(patches), n, 3, resume=kept[-1])
+        assert found.indices.tolist() == naive(patches, n, 3).tolist()
+    with pytest.raises(ValueError, match="a state of 500"):
+        kcenter(torch.from_numpy(patches[:400]), 40, 3, resume=kept[-1])
+    with pytest.raises(ValueError, match="start is 4"):
+        kcenter(torch.from_numpy(patches), 40, 4, resume=kept[-1])
+    state = kept[-1]
+    for broken in ({"indices": state.indices - 500}, {"indices": state.indices * 0}, {"seen": state.seen + 500}):
+        with pytest.raises(ValueError, match=r"index|centres"):
+            Unfinished(**{**vars(state), **broken})

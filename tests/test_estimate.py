@@ -6,6 +6,8 @@ import pytest
 
 from conftest import texture
 from offnominal import Detector
+from offnominal.cli import console
+from offnominal.cli.console import seconds_to_go
 from offnominal.detector import Estimate, fit
 from offnominal.types import silent
 
@@ -21,3 +23,23 @@ def test_the_rest_is_estimated_once(settled: float, monkeypatch: pytest.MonkeyPa
     assert min(estimate.features, estimate.scoring) > 0
     to_go = (8 - estimate.measured) * estimate.features + 8 * estimate.scoring
     assert estimate.seconds == pytest.approx(to_go)
+
+
+def test_what_is_left_grows_with_the_work() -> None:
+    assert seconds_to_go("features", 10, 0, 20, 80) == pytest.approx(30)
+    assert seconds_to_go("features", 10, 20, 40, 80) == pytest.approx(20)
+    # A centre costs as the square root of how many there are: the first quarter is an eighth of the work.
+    assert seconds_to_go("memory bank", 10, 0, 20, 80) == pytest.approx(70)
+    assert seconds_to_go("memory bank", 10, 20, 80, 80) == 0
+
+
+def test_a_bar_tells_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 0.0, 7.5, 0.0, 10.0, 0.0, 10.0])
+    monkeypatch.setattr(console, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    shown: list[str] = []
+    monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, *, rest, **_: shown.append(rest))
+    with console.progress_bars() as progress:
+        for done in (0, 10, 20, 80):
+            progress("memory bank", done, 80)
+    assert shown == ["0:02:42", "0:01:10", "0:00:00"]

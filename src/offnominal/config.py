@@ -69,6 +69,7 @@ def _share(value: object) -> object:
     return share
 
 
+SearchIndex = Literal["auto", "flat", "fp16", "sq8", "ivf", "hnsw"]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
@@ -109,6 +110,7 @@ class Settings(BaseModel):
     resize: Literal["squash", "keep"] = Field("keep", description="keep the aspect, or squash to a size")
     bank: Annotated[float | int, BeforeValidator(_bank)] = Field(0.01, gt=0, description="share or number of patches")
     sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
+    index: SearchIndex = Field("auto", description="how the bank is searched; all but auto and flat may miss neighbours")
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
     distance_neighbors: int = Field(2, ge=1, le=100, description="K of the mean distance")
     fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))

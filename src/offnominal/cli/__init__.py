@@ -48,6 +48,13 @@ def fit(
     resize: Annotated[str | None, typer.Option(help="keep the aspect, or squash to height x width. [default: keep]")] = None,
     bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="How the bank is searched: auto or flat (exact), fp16, sq8, ivf or hnsw (may miss neighbours; info says what "
+            "that costs). [default: auto]"
+        ),
+    ] = None,
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
     head: Annotated[
         str | None,
@@ -104,7 +111,14 @@ def fit(
 
     detector = detector_from(options, config, weights)
     with progress_bars() as progress:
-        detector.fit(data, progress=progress, announce=announce, foretell=foretell)
+        detector.fit(
+            data,
+            progress=progress,
+            announce=announce,
+            foretell=foretell,
+            partial=out.with_name(f"{out.name}.partial"),
+            tell=say,
+        )
     detector.save(out)
     known = facts(detector.model)
     for warning in warnings_of(detector.model):

@@ -19,6 +19,7 @@ from offnominal.detector.fit import Estimate, Fitting, Plan
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
+from offnominal.detector.partial import PartialBank
 from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError
@@ -72,22 +73,28 @@ class Detector:
         progress: Progress = silent,
         announce: Callable[[Plan], None] = lambda plan: None,
         foretell: Callable[[Estimate], None] = lambda rest: None,
+        partial: str | Path | None = None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
 
         `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
+        A long choice of the bank is kept in the file `partial` now and then and when Ctrl-C stops it; the next fit of the same
+        images with the same settings goes on from there to the same model, and removes the file. `tell` is given a line
+        where that happens, or the file is of no use.
 
         Raises:
             InputError: fewer than two readable images.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
         given = _named(data)
+        bank = PartialBank(None if partial is None else Path(partial), tell)
         engine = FeatureEngine(self.settings, self._weights)
         learn, held = split(len(given), self.settings)
         started = perf_counter()
         head = judged_head([given[at][1] for at in learn], self.settings, engine)
         tried = perf_counter() - started
-        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, head)
+        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank, head)
         announce(fitting.plan)
         self._inspector = Inspector(fitting.run(), engine)
         self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
@@ -148,10 +155,11 @@ class Detector:
         engine: FeatureEngine,
         progress: Progress,
         foretell: Callable[[Estimate], None],
+        partial: PartialBank | None = None,
         head: HeadVerdict = NO_HEAD,
     ) -> Fitting:
         names, sources = [name for name, _ in given], [source for _, source in given]
-        return Fitting(sources, names, self.settings, engine, progress, foretell, head)
+        return Fitting(sources, names, self.settings, engine, progress, foretell, partial, head)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.

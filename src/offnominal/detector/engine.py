@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from offnominal.config import Settings
+from offnominal.config import SearchIndex, Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
 from offnominal.images import Geometry, ImageBatch
@@ -74,12 +74,21 @@ class PatchSignals:
 
 
 class SignalEngine:
-    """A bank and how to look at it: standardised patches -> distance, influence length, response, and what the heads say."""
+    """A bank and how to look at it: standardised patches -> distance, influence length, response, and what the heads say.
+
+    The search is exact unless another `index` is given, whatever the settings say: what is held out is searched exactly.
+    """
 
     def __init__(
-        self, bank: Tensor, settings: Settings, usual: UsualDistance | None, device: torch.device, heads: Sequence[Head] = ()
+        self,
+        bank: Tensor,
+        settings: Settings,
+        usual: UsualDistance | None,
+        device: torch.device,
+        heads: Sequence[Head] = (),
+        index: SearchIndex = "auto",
     ) -> None:
-        self._search = NearestPatches(bank.to(device))
+        self._search = NearestPatches(bank.to(device), index)
         self._settings = settings
         self._usual = usual
         self._heads = heads

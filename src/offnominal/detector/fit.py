@@ -16,7 +16,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from offnominal.config import Settings
@@ -29,10 +28,13 @@ from offnominal.detector.hold_out import (
     USUAL_IMAGES,
     cross_fitted_heads,
     held_out_signals,
+    search_error,
     usual_distance,
 )
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
+from offnominal.detector.partial import PartialBank
+from offnominal.detector.placed import Placed, whence, without
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import (
@@ -49,7 +51,7 @@ from offnominal.images import (
     read_header,
     thumbnail,
 )
-from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchStore, SourceImage, kcenter, random_coreset
+from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchRows, PatchStore, SourceImage, random_coreset
 from offnominal.noising import Head
 from offnominal.scoring import grid_of
 from offnominal.types import Depth, Float, Index, Progress
@@ -88,17 +90,6 @@ class Estimate:
     scoring: float
 
 
-@dataclass(frozen=True)
-class _Placed:
-    """Where an image's patches stand in the store, and its picture among those kept."""
-
-    source: int
-    picture: int
-    rows: slice
-    original: tuple[int, int]
-    network: tuple[int, int]
-
-
 class Fitting:
     """One fit; `plan` is there before `run`, so that a door can announce it. `foretell` is called while it runs."""
 
@@ -110,8 +101,10 @@ class Fitting:
         engine: FeatureEngine,
         progress: Progress,
         foretell: Callable[[Estimate], None],
+        partial: PartialBank | None = None,
         head: HeadVerdict = NO_HEAD,
     ) -> None:
+        self._partial = partial or PartialBank(None)
         self._sources, self._names, self._head = sources, names, head
         self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
         self._skipped: dict[int, str] = {}
@@ -130,23 +123,25 @@ class Fitting:
         with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
             placed, patches, standard = self._standardised(store, pictures)
             appearance = self._appearance.build()
-            coreset = self._coreset(patches)
+            coreset = self._coreset(store.rows(len(patches)))
             left_out: tuple[LeftOut, ...] = ()
             if settings.contamination != 0:
-                found = self._audited(patches, placed, coreset)
+                found = self._audited(store, patches, placed, coreset)
                 suspects = found.suspects(settings.contamination)
                 if suspects.any():
                     left_out = found.listed(suspects)
-                    placed, patches = _without(patches, placed, suspects)
+                    placed, patches = without(patches, placed, suspects)
                     self._require_enough(len(placed))
-                    coreset = self._coreset(patches)
+                    coreset = self._coreset(store.rows(len(patches)))
             usual, signals, banks, heads = self._hold_out(patches, placed, coreset)
+            error = search_error(banks, len(placed), settings)
             bank = self._bank(patches, placed, coreset)
             stand_ins = self._stand_ins(patches, placed, banks)
             thumbnails = self._thumbnails(pictures, placed, bank) if settings.thumbnails else None
         started = perf_counter()
         normal, scores = usual_and_scores(signals, [place.network for place in placed], settings, head=bool(heads))
         self.seconds["calibration"] = perf_counter() - started
+        self._partial.remove()
         return Model(
             settings,
             self._engine.identity,
@@ -165,13 +160,14 @@ class Fitting:
             self.skipped,
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
             thumbnails,
+            error,
         )
 
     def audit(self) -> Audit:
         """Scores of all images against what many of the others support. Raises `InputError` as `run`."""
         with PatchStore(self.plan.patches, self.plan.dimensions, self._settings.memory) as store, ThumbnailStore() as pictures:
             placed, patches, _ = self._standardised(store, pictures)
-            found = self._audited(patches, placed, self._coreset(patches))
+            found = self._audited(store, patches, placed, self._coreset(store.rows(len(patches))))
         return replace(found, values=self._values, skipped=self.skipped)
 
     @property
@@ -179,7 +175,7 @@ class Fitting:
         """Images that could not be read, with the reason; complete after `run` or `audit`."""
         return tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items()))
 
-    def _standardised(self, store: PatchStore, pictures: ThumbnailStore) -> tuple[list[_Placed], torch.Tensor, ChannelStandard]:
+    def _standardised(self, store: PatchStore, pictures: ThumbnailStore) -> tuple[list[Placed], torch.Tensor, ChannelStandard]:
         """Where every image's patches stand, all patches, standardised, and the standardisation."""
         started = perf_counter()
         placed = self._extract(store, pictures)
@@ -188,12 +184,13 @@ class Fitting:
         standard = channel_standard(patches)
         for place in placed:
             patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
+        store.release()
         self.seconds["features"] = perf_counter() - started
         return placed, patches, standard
 
-    def _audited(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> Audit:
+    def _audited(self, store: PatchStore, patches: torch.Tensor, placed: list[Placed], coreset: Coreset) -> Audit:
         if np.isnan(coreset.radius):  # a random bank covers nothing for sure
-            coreset = self._coreset(patches, "greedy")
+            coreset = self._coreset(store.rows(len(patches)), "greedy")
         started = perf_counter()
         found = audit(
             patches,
@@ -258,9 +255,9 @@ class Fitting:
         grids = self._engine.grids(self._engine.geometry.network_size(original))
         return sum(height * width for height, width in grids)
 
-    def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[_Placed]:
+    def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
         kept = list(self._originals)
-        placed: list[_Placed] = []
+        placed: list[Placed] = []
         row = 0
         started, told = perf_counter(), False
         found = batches(
@@ -276,7 +273,7 @@ class Fitting:
             for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
                 rows = slice(row, row + len(image))
                 store.patches[rows] = image.cpu()
-                placed.append(_Placed(kept[place], len(placed), rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
+                placed.append(Placed(kept[place], len(placed), rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
                 row = rows.stop
                 if self._settings.thumbnails:
                     pictures.add(thumbnail(pixels, original))
@@ -308,20 +305,20 @@ class Fitting:
             scoring = 2 * scoring + (multiplied - scored)
         return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
-    def _coreset(self, patches: torch.Tensor, sampler: str | None = None) -> Coreset:
+    def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:
         started = perf_counter()
         settings, size = self._settings, self._settings.bank_size(len(patches))
         if (sampler or settings.sampler) == "random":
             coreset = Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
         else:
             start = int(np.random.default_rng(settings.seed).integers(len(patches)))
-            coreset = kcenter(patches, size, start, tick=lambda done: self._progress("memory bank", done, size))
+            coreset = self._partial.kcenter(patches, size, start, lambda done: self._progress("memory bank", done, size))
         self._progress("memory bank", size, size)
         self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
         return coreset
 
     def _hold_out(
-        self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset
+        self, patches: torch.Tensor, placed: list[Placed], coreset: Coreset
     ) -> tuple[UsualDistance, list[Float], HeldOutBanks, tuple[Head, ...]]:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
@@ -347,12 +344,12 @@ class Fitting:
         self.seconds["held-out scores"] = perf_counter() - started
         return usual, signals, banks, heads
 
-    def _thumbnails(self, pictures: ThumbnailStore, placed: list[_Placed], bank: MemoryBank) -> Thumbnails:
+    def _thumbnails(self, pictures: ThumbnailStore, placed: list[Placed], bank: MemoryBank) -> Thumbnails:
         """Pictures of those placed, empty where an image has no patch in the bank."""
         shown = {placed[image].picture for image in np.unique(bank.image).tolist()}
         return pictures.only(shown, [place.picture for place in placed])
 
-    def _bank(self, patches: torch.Tensor, placed: list[_Placed], coreset: Coreset) -> MemoryBank:
+    def _bank(self, patches: torch.Tensor, placed: list[Placed], coreset: Coreset) -> MemoryBank:
         image, place = self._whence(coreset.indices, placed)
         return MemoryBank(
             patches[torch.from_numpy(coreset.indices)].clone(),
@@ -362,37 +359,16 @@ class Fitting:
             None if np.isnan(coreset.radius) else coreset.radius,
         )
 
-    def _stand_ins(self, patches: torch.Tensor, placed: list[_Placed], banks: HeldOutBanks) -> StandIns:
+    def _stand_ins(self, patches: torch.Tensor, placed: list[Placed], banks: HeldOutBanks) -> StandIns:
         found = [banks.stand_in_rows(image).numpy() for image in range(len(placed))]
         rows = np.concatenate(found)
         replaces = np.repeat(np.arange(len(placed)), [len(one) for one in found])
         return StandIns(patches[torch.from_numpy(rows)].clone(), replaces, *self._whence(rows, placed))
 
-    def _whence(self, rows: Index, placed: list[_Placed]) -> tuple[Index, Index]:
+    def _whence(self, rows: Index, placed: list[Placed]) -> tuple[Index, Index]:
         """(n,) rows among all patches -> (n,) image of each, and (n, 3) its place there."""
         grids = [self._engine.grids(place.network) for place in placed]
         return whence(rows, np.array([place.rows.start for place in placed]), grids)
-
-
-def whence(rows: Index, starts: Index, grids: Sequence[Sequence[tuple[int, int]]]) -> tuple[Index, Index]:
-    """(n,) rows among patches of images that begin at `starts` -> (n,) image of each, and (n, 3) segment, row and column."""
-    image = np.searchsorted(starts, rows, side="right") - 1
-    places = [_place(int(row), grids[at]) for row, at in zip(rows - starts[image], image, strict=True)]
-    return image.astype(np.int64), np.array(places, dtype=np.int64).reshape(-1, 3)
-
-
-def _without(patches: torch.Tensor, placed: list[_Placed], leave: npt.NDArray[np.bool_]) -> tuple[list[_Placed], torch.Tensor]:
-    """The images that are not left out, their patches moved together at the beginning of the store."""
-    kept: list[_Placed] = []
-    row = 0
-    for place, out in zip(placed, leave, strict=True):
-        if out:
-            continue
-        rows = slice(row, row + place.rows.stop - place.rows.start)
-        patches[rows] = patches[place.rows].clone()
-        kept.append(replace(place, rows=rows))
-        row = rows.stop
-    return kept, patches[:row]
 
 
 def _size_and_depth(source: Source) -> tuple[tuple[int, int], Depth]:
@@ -401,15 +377,6 @@ def _size_and_depth(source: Source) -> tuple[tuple[int, int], Depth]:
         return header.size, header.depth
     pixels = pixels_of(source)
     return (pixels.shape[0], pixels.shape[1]), depth_of(pixels)
-
-
-def _place(row: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
-    """Row among an image's patches -> (segment, row, column)."""
-    for segment, (height, width) in enumerate(grids):
-        if row < height * width:
-            return segment, row // width, row % width
-        row -= height * width
-    raise AssertionError("a patch outside its image")
 
 
 def _version(name: str) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from offnominal.config import Settings
 from offnominal.detector.engine import SignalEngine
-from offnominal.detector.model import UsualDistance
-from offnominal.memory import HeldOutBanks
+from offnominal.detector.model import SearchError, UsualDistance
+from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches
 from offnominal.noising import STEPS, Head, train_head
 from offnominal.scoring import SIGNALS
 from offnominal.types import Float
@@ -35,6 +35,44 @@ def usual_distance(banks: HeldOutBanks, images: int, settings: Settings, device:
     distances = torch.cat(found)
     deviation = float(distances.std(unbiased=False))
     return UsualDistance(float(distances.mean()), deviation if deviation > 0 else 1.0)
+
+
+def search_error(banks: HeldOutBanks, images: int, settings: Settings) -> SearchError | None:
+    """What the index of the settings costs, on the CPU and on held-out patches of up to 16 images; None where it is exact.
+
+    Patches are left out whose next neighbours in the bank are nearly all of their own image, or copies of them.
+    """
+    if settings.index in EXACT_INDEXES:
+        return None
+    bank, k = banks.bank.cpu(), min(settings.distance_neighbors, len(banks.bank))
+    exact, tried = NearestPatches(bank), NearestPatches(bank, settings.index)
+    random = torch.Generator().manual_seed(settings.seed)
+    chosen = range(0, images, max(1, images // USUAL_IMAGES))
+    found: list[tuple[int, float, float, float]] = []
+    for noise in (0.0, 1.0):
+        changes, peaks = [torch.zeros(0)], [0.0]
+        for image in chosen:
+            points = banks.patches(image).cpu()
+            points = points + noise * torch.randn(points.shape, generator=random)
+            (right, enough), (rows, also) = (banks.found_by(search, image, points, k) for search in (exact, tried))
+            kept = (enough & also).cpu()
+            before, after = (_mean_distance(points[kept], bank, some.cpu()[kept]) for some in (right, rows))
+            before, after = before[before > 0], after[before > 0]
+            if len(before):
+                changes.append(after / before - 1)
+                peaks.append(float(after.max() / before.max()) - 1)
+        # The same neighbours in another order sum up to distances that differ in rounding.
+        change = torch.cat(changes).clamp(min=0)
+        some = len(change) > 0
+        found.append((len(change), float(change.mean()) if some else 0.0, float(change.max()) if some else 0.0, max(peaks)))
+    (patches, *usual), (_, *odd) = found
+    return SearchError(len(chosen), patches, *usual, *odd)
+
+
+def _mean_distance(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    """(n, D) patches and the (n, K) rows of their neighbours -> (n,) float32."""
+    distances: Tensor = torch.linalg.vector_norm(points[:, None] - bank[rows], dim=2)
+    return distances.mean(1)
 
 
 def held_out_signals(

@@ -47,7 +47,9 @@ class Inspector:
     def __init__(self, model: Model, engine: FeatureEngine) -> None:
         self.model = model
         self.engine = engine
-        self._signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
+        self._signals = SignalEngine(
+            model.bank.patches, model.settings, model.usual_distance, engine.device, model.heads, model.settings.index
+        )
         self._evidence = EvidenceMaker(model, engine, self._signals)
 
     def inspect(

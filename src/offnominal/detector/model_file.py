@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from offnominal.config import Settings
 from offnominal.decisions import Appearance, Calibration
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns
-from offnominal.detector.model import BackboneIdentity, HeadVerdict, Model, UsualDistance
+from offnominal.detector.model import BackboneIdentity, HeadVerdict, Model, SearchError, UsualDistance
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
@@ -201,6 +201,7 @@ def _description(model: Model) -> dict[str, Any]:
         "left_out": [dataclasses.asdict(entry) for entry in model.left_out],
         "skipped": [list(entry) for entry in model.skipped],
         "versions": model.versions,
+        **({} if model.search_error is None else {"search_error": dataclasses.asdict(model.search_error)}),
     }
 
 
@@ -240,6 +241,7 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),
+        search_error=SearchError(**stored["search_error"]) if "search_error" in stored else None,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from offnominal.decisions import SPLIT
 from offnominal.detector import Detector, Evaluation
 from offnominal.detector.alarms import calibration_facts, calibration_warnings, drift_facts, promise
 from offnominal.detector.drift_watch import DriftWatch
@@ -48,6 +49,11 @@ def facts(model: Model) -> dict[str, Any]:
             "reason": model.head.reason,
             "gain_on_pseudo_anomalies": model.head.gain,
         },
+        "search": {
+            "index": model.settings.index,
+            "exact": model.search_error is None,
+            "distance_error": None if model.search_error is None else asdict(model.search_error),
+        },
         "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
         "calibration": calibration_facts(model.calibration),
         "promise": promise(model.calibration),
@@ -60,6 +66,15 @@ def facts(model: Model) -> dict[str, Any]:
 def warnings_of(model: Model) -> list[str]:
     """What a user of the model must know, one sentence each."""
     found = calibration_warnings(model.calibration)
+    if model.search_error is not None:
+        error = model.search_error
+        exact = "the threshold is that of an exact search" if model.calibration.method != SPLIT else "the threshold knows it"
+        found.append(
+            f"The index {model.settings.index} may miss neighbours: the mean distance of held-out patches of {error.images} "
+            f"images came out {error.mean:.2%} too large on average and {error.most:.1%} at most, the largest of an image by "
+            f"up to {error.peak:.1%}; with noise, to be odd, by {error.odd_mean:.2%}, {error.odd_most:.1%} and "
+            f"{error.odd_peak:.1%}; {exact}."
+        )
     if model.left_out:
         worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
         found.append(

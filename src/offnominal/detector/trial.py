@@ -81,7 +81,7 @@ class Trial:
         """
         small = settings.model_copy(update={"thumbnails": False, "contamination": 0.0, "calibration": "leave-one-out"})
         names = [str(at) for at in range(len(self._learn))]
-        fitting = Fitting(self._learn, names, small, engine, silent, lambda rest: None, head)
+        fitting = Fitting(self._learn, names, small, engine, silent, lambda rest: None, head=head)
         return Inspector(fitting.run(), engine)
 
     def judge(self, inspector: Inspector) -> Verdict:

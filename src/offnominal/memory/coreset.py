@@ -8,29 +8,35 @@ the patch farthest from those taken. Done naively, each centre costs one pass ov
 * Bounds come from float32 matrix products with a known rounding error. Among the few that could be the farthest, the
   distances are worked out in float64 and the greedy order is followed exactly, as long as its leader lies above every
   bound outside. So the choice is the naive one: the farthest patch, the lowest index among equals.
+
+Any upper bounds give the same choice, so a run that was stopped goes on from its centres and bounds to the same end. Patches
+on disk are read by rising rows and in blocks (`PatchRows`); what is kept of each is its length, its bound and an age.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from time import perf_counter
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offnominal.memory.store import PatchRows
 from offnominal.types import Index, require
-
-Array = TypeVar("Array", npt.NDArray[Any], Tensor)
 
 #: Patches whose bounds are renewed together, and those among them whose order is worked out exactly.
 RENEWED = 16384
 EXACT = 512
 MOST_EXACT = 4096
-#: Rows that are moved to the mean at once: few, so that they stay in the processor's cache.
+#: Patches and centres that are multiplied at once: few, so that patches and products stay in the processor's cache.
 ROWS = 1024
+CENTRES = 2048
+#: Seconds between two times that the state is given to be kept, and of work that is worth keeping when it is stopped.
+KEPT_EVERY, WORTH_KEEPING = 20.0, 2.0
 _TAKEN = -1.0
 _NOTHING = -2.0
 
@@ -41,6 +47,25 @@ class Coreset:
 
     indices: Index
     radius: float
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run on its way: `indices` (m,) int64 chosen so far, in order; of every patch `bound` (N,) float, an upper bound of its
+    squared distance to them (-1: chosen), and `seen` (N,) int32, how many of them that accounts for."""
+
+    indices: Index
+    bound: npt.NDArray[Any]
+    seen: npt.NDArray[np.int32]
+
+    def __post_init__(self) -> None:
+        count, chosen = len(self.bound), len(self.indices)
+        require(self.bound.shape == self.seen.shape == (count,), f"bound and seen differ: {count}, {self.seen.shape}")
+        require(0 < chosen <= count, f"{chosen} indices of {count} patches")
+        require(len(np.unique(self.indices)) == chosen, "an index was chosen twice")
+        require(bool(self.indices.min() >= 0 and self.indices.max() < count), "an index lies outside the patches")
+        require(bool(self.seen.min() >= 0 and self.seen.max() <= chosen), "a patch has seen more centres than there are")
+        require(not np.isnan(self.bound).any(), "a bound is not a number")
 
 
 @overload
@@ -79,86 +104,147 @@ def random_coreset(count: int, n: int, seed: int) -> Index:
 
 
 def kcenter(
-    patches: Tensor,
+    patches: Tensor | PatchRows,
     n: int,
     start: int,
     *,
     tick: Callable[[int], None] = lambda done: None,
+    resume: Unfinished | None = None,
+    keep: Callable[[Unfinished], None] | None = None,
 ) -> Coreset:
-    """The greedy choice among (N, D) patches; `tick(done)` as it goes."""
-    return _Greedy(patches, n, start).run(tick)
+    """The greedy choice among (N, D) patches.
+
+    Args:
+        tick: `tick(done)` is called as it goes.
+        resume: where a run with the same patches, `n` or another, and `start` had come to; the choice is the same.
+        keep: is given the state now and then, when Ctrl-C stops a run, and at the end of a long one.
+
+    Raises:
+        ValueError: patches that are not finite, or a state to resume of other patches, as far as that can be seen.
+    """
+    rows = patches if isinstance(patches, PatchRows) else PatchRows(patches)
+    return _Greedy(rows, n, start, resume).run(tick, keep)
 
 
 class _Greedy:
     """State of one run: an upper bound of the squared distance of every patch, and how many centres it accounts for."""
 
-    def __init__(self, patches: Tensor, n: int, start: int) -> None:
+    def __init__(self, patches: PatchRows, n: int, start: int, resume: Unfinished | None) -> None:
         self.patches, self.n = patches, n
         self.dtype = torch.float64 if patches.dtype == torch.float64 else torch.float32
         # Distances do not change when all patches are moved; around their mean the products round least.
-        self.shift = torch.stack([block.mean(0, dtype=torch.float64) for block in patches.split(ROWS)]).mean(0)
-        self.square = torch.cat([self._moved(block).square().sum(1) for block in patches.split(ROWS)])
+        # Sums are written in place: thousands of small results kept among large passing ones leave gigabytes of holes.
+        self.shift = torch.zeros(patches.shape[1], dtype=torch.float64)
+        for block in patches.blocks(ROWS):
+            self.shift += block.sum(0, dtype=torch.float64)
+        self.shift /= len(patches)
+        self.square = torch.empty(len(patches), dtype=self.dtype)
+        for block, square in zip(patches.blocks(ROWS), self.square.split(ROWS), strict=True):
+            torch.sum(self._moved(block).square(), 1, out=square)
         require(bool(self.square.isfinite().all()), "patches must be finite")
         #: Rounding of a D-term product, relative to the lengths multiplied (random-walk growth, with a margin of 4).
         self.rounding = 4 * torch.finfo(self.dtype).eps * (patches.shape[1] + 4) ** 0.5
         self.centres = torch.empty((n, patches.shape[1]), dtype=self.dtype)
+        self.lengths = torch.empty(n, dtype=self.dtype)
         self.exact_centres = torch.empty((n, patches.shape[1]), dtype=torch.float64)
         self.chosen: list[int] = []
         self.bound = torch.full((len(patches),), torch.inf, dtype=self.dtype)
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
-        self._take([start])
+        # Room for products, which grow as they come.
+        self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
+        first = [start]
+        if resume is not None:
+            require(len(resume.bound) == len(patches), f"{len(patches)} patches, a state of {len(resume.bound)} to resume")
+            require(int(resume.indices[0]) == start, f"start is {start}, that of the state to resume {resume.indices[0]}")
+            first = resume.indices[:n].tolist()
+            if len(first) == len(resume.indices):
+                self.bound.copy_(torch.from_numpy(resume.bound))
+                self.seen.copy_(torch.from_numpy(resume.seen))
+        order = torch.tensor(first).sort()
+        self._take(first, self.patches[order.values][order.indices.argsort()])
 
-    def run(self, tick: Callable[[int], None]) -> Coreset:
+    def run(self, tick: Callable[[int], None], keep: Callable[[Unfinished], None] | None) -> Coreset:
+        began = kept = perf_counter()
         exact = EXACT
-        while len(self.chosen) < self.n:
-            rows, outside = _largest(self.bound, RENEWED)
-            self._renew(rows)
-            fresh = self.bound[rows]
-            if float(fresh.max()) < outside:
-                continue  # the renewed bounds fell below the others: those are next
-            places, inside = _largest(fresh, exact)
-            taken = self._take_block(rows[places].sort().values, max(outside, inside))
-            if taken == 0 and exact < MOST_EXACT:
-                exact *= 2  # more near-ties than the block holds
-            elif taken == 0:
-                self._take_farthest()
-            tick(len(self.chosen))
-        return Coreset(np.array(self.chosen, dtype=np.int64), self._radius())
+        try:
+            while len(self.chosen) < self.n:
+                rows, outside = _largest(self.bound, RENEWED)
+                self._renew(rows)
+                fresh = self.bound[rows]
+                if float(fresh.max()) < outside:
+                    continue  # the renewed bounds fell below the others: those are next
+                places, inside = _largest(fresh, exact)
+                taken = self._take_block(rows[places].sort().values, max(outside, inside))
+                if taken == 0 and exact < MOST_EXACT:
+                    exact *= 2  # more near-ties than the block holds
+                elif taken == 0:
+                    self._take_farthest()
+                tick(len(self.chosen))
+                if keep is not None and perf_counter() - kept > KEPT_EVERY:
+                    keep(self._state())
+                    kept = perf_counter()
+            coreset = Coreset(np.array(self.chosen, dtype=np.int64), self._radius())
+        except KeyboardInterrupt:
+            if keep is not None and perf_counter() - began > WORTH_KEEPING:
+                keep(self._state())
+            raise
+        if keep is not None and perf_counter() - began > KEPT_EVERY:
+            keep(self._state())
+        return coreset
+
+    def _state(self) -> Unfinished:
+        """What can be gone on from, at whatever instruction a run was stopped: bounds are never below the distances."""
+        indices = np.array(self.chosen, dtype=np.int64)
+        bound = self.bound.numpy().copy()
+        bound[indices] = _TAKEN
+        return Unfinished(indices, bound, self.seen.numpy().copy())
 
     def _moved(self, block: Tensor) -> Tensor:
         return block.to(self.dtype) - self.shift.to(self.dtype)
 
-    def _exactly(self, indices: Tensor | list[int]) -> Tensor:
-        return self.patches[indices].double() - self.shift
+    def _exactly(self, points: Tensor) -> Tensor:
+        return points.double() - self.shift
 
-    def _take(self, indices: list[int]) -> None:
+    def _take(self, indices: list[int], points: Tensor) -> None:
+        """Take patches as centres; `points` are they as they were read."""
         done = len(self.chosen)
-        self.exact_centres[done : done + len(indices)] = self._exactly(indices)
-        self.centres[done : done + len(indices)] = self._moved(self.patches[indices])
+        self.exact_centres[done : done + len(indices)] = self._exactly(points)
+        moved = self._moved(points)
+        self.centres[done : done + len(indices)] = moved
+        self.lengths[done : done + len(indices)] = moved.square().sum(1)
         self.chosen += indices
         self.bound[indices] = _TAKEN
 
     def _renew(self, rows: Tensor) -> None:
-        """Bring the bounds of some patches up to date with all centres, rounding error added."""
+        """Bring the bounds of some patches (rising rows) up to date with all centres, rounding error added."""
         count = len(self.chosen)
-        centres = self.centres[:count]
-        lengths = centres.square().sum(1)
+        centres, lengths = self.centres[:count], self.lengths[:count]
         seen = self.seen[rows]
         for done in torch.unique(seen).tolist():
             if done == count:
                 continue
-            for part in rows[seen == done].split(4096):
+            for part in rows[seen == done].split(ROWS):
                 points = self._moved(self.patches[part])
-                near = torch.addmm(lengths[None, done:], points, centres[done:].T, alpha=-2).amin(1)
+                near = self._nearest(points, centres[done:], lengths[done:])
                 near = near.add_(self.square[part]).clamp_(min=0)
                 # A centre at distance d from a patch of length r is no longer than r + d, which bounds what is rounded.
                 near += self.rounding * (2 * self.square[part].sqrt() + near.sqrt()).square()
                 self.bound[part] = torch.minimum(self.bound[part], near)
         self.seen[rows] = count
 
+    def _nearest(self, points: Tensor, centres: Tensor, lengths: Tensor) -> Tensor:
+        """(n,) least of squared length less twice the product over the centres, in pieces that stay in the cache."""
+        least = torch.full((len(points),), torch.inf, dtype=self.dtype)
+        for some, long in zip(centres.split(CENTRES), lengths.split(CENTRES), strict=True):
+            product = self.product[: len(points) * len(some)].view(len(points), len(some))
+            torch.addmm(long[None], points, some.T, alpha=-2, out=product)
+            torch.minimum(least, product.amin(1), out=least)
+        return least
+
     def _take_block(self, block: Tensor, limit: float) -> int:
         """Follow the greedy order inside the block (rising indices) exactly, while its leader lies above `limit`."""
-        points = self._exactly(block)
+        raw = self.patches[block]
+        points = self._exactly(raw)
         distance = self._to_centres(points)
         distance[self.bound[block].numpy() < 0] = _TAKEN
         between = squared_distances(points, points)
@@ -170,7 +256,7 @@ class _Greedy:
             picks.append(place)
             np.minimum(distance, between[place], out=distance)
             distance[place] = _TAKEN
-        self._take([int(block[place]) for place in picks])
+        self._take(block[picks].tolist(), raw[picks])
         return len(picks)
 
     def _take_farthest(self) -> None:
@@ -182,33 +268,39 @@ class _Greedy:
         for part in order.split(8192):
             if float(self.bound[part[0]]) < best:
                 break
-            distance = self._to_centres(self._exactly(part))
+            part = part.sort().values
+            distance = self._to_centres(self._exactly(self.patches[part]))
             top = float(distance.max())
             first = int(part[torch.from_numpy(distance == top)].min())
             if top > best or (top == best and first < at):
                 best, at = top, first
         if best == 0:  # nothing but copies of the centres is left
-            self._take(free[: self.n - len(self.chosen)].tolist())
+            rest = free[: self.n - len(self.chosen)]
+            self._take(rest.tolist(), self.patches[rest])
         else:
-            self._take([at])
+            self._take([at], self.patches[torch.tensor([at])])
 
     def _to_centres(self, points: Tensor) -> npt.NDArray[np.float64]:
         """Exact squared distances of float64 points to their nearest centres.
 
         Products of the working precision leave one or two centres that may be the nearest; these are worked out in float64.
         """
-        count = len(self.chosen)
-        centres, rough = self.centres[:count], points.to(self.dtype)
+        parts = points.split(max(1, len(self.product) // len(self.chosen)))
+        return _rounded(torch.cat([self._part_to_centres(part) for part in parts]))
+
+    def _part_to_centres(self, points: Tensor) -> Tensor:
+        count, rough = len(self.chosen), points.to(self.dtype)
         lengths = rough.square().sum(1)
-        squared = torch.addmm(centres.square().sum(1)[None], rough, centres.T, alpha=-2).add_(lengths[:, None])
+        squared = self.product[: len(points) * count].view(len(points), count)
+        torch.addmm(self.lengths[None, :count], rough, self.centres[:count].T, alpha=-2, out=squared).add_(lengths[:, None])
         least = squared.amin(1).clamp_(min=0)
         margin = 2 * self.rounding * (2 * lengths.sqrt() + least.sqrt()).square()
         near = torch.nonzero(squared <= (least + margin)[:, None])
         nearest = torch.full((len(points),), torch.inf, dtype=torch.float64)
-        for row, centre in (part.unbind(1) for part in near.split(65536)):
+        for row, centre in (part.unbind(1) for part in near.split(16384)):
             exact = (points[row] - self.exact_centres[centre]).square_().sum(1)
             nearest.scatter_reduce_(0, row, exact, "amin")
-        return _rounded(nearest)
+        return nearest
 
     def _radius(self) -> float:
         """Distance of the farthest patch to its nearest centre: the largest bounds are renewed until one is certain."""
@@ -217,18 +309,18 @@ class _Greedy:
             self._renew(rows)
             if float(self.bound[rows].max()) >= outside:
                 top = rows[int(self.bound[rows].argmax())][None]
-                farthest = self._to_centres(self._exactly(top))
+                farthest = self._to_centres(self._exactly(self.patches[top]))
                 return float(np.sqrt(farthest[0]))
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:
-    """Places of the `count` largest values, and the largest value outside them (below every value when there is none)."""
+    """Places of the `count` largest values, rising, and the largest value outside them (when there is none, below all)."""
     if count >= len(values):
         return torch.arange(len(values)), _NOTHING
     top = torch.topk(values, count + 1, sorted=False)
     least = int(top.values.argmin())
     keep = torch.arange(count + 1) != least
-    return top.indices[keep], float(top.values[least])
+    return top.indices[keep].sort().values, float(top.values[least])
 
 
 def squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:

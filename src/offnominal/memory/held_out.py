@@ -65,8 +65,7 @@ class HeldOutBanks:
         K is `k`, or less where the bank holds fewer of others. What stands in for the image's own is not among them.
         """
         points = self.patches(image)
-        squared, rows = self._search(points, k + SPARE)
-        own = self._owner[rows] == image
+        squared, rows, own = self._found(self._search, image, points, k)
         self._note(squared.masked_fill(own, torch.inf), rows, int(self._starts[image]))
         others = torch.nonzero(self._owner != image).flatten()
         k = min(k, len(others))
@@ -77,6 +76,13 @@ class HeldOutBanks:
             squared[short], found = NearestPatches(self.bank[others])(points[short], k)
             rows[short] = others[found]
         return squared, rows
+
+    def found_by(self, search: NearestPatches, image: int, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """As `neighbours`, by another search of the same bank and for any (n, D) points in place of the image's patches:
+        (n, k) rows, and (n,) whether these are all of other images."""
+        _, rows, own = self._found(search, image, points, k)
+        order = own.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
+        return rows.gather(1, order), ~own.gather(1, order).any(1)
 
     def stand_ins(self, image: int) -> Tensor:
         """(s, D) patches of other images that stand in for the image's own.
@@ -100,6 +106,12 @@ class HeldOutBanks:
     def without(self, image: int) -> Tensor:
         """(m, D), m at least 1: the bank less the image's own patches, with what stands in for them."""
         return torch.cat([self.bank[self._owner != image], self.stand_ins(image)])
+
+    def _found(self, search: NearestPatches, image: int, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, K + some) squared distances, rows, and whether they are the image's own."""
+        squared, rows = search(points.to(search.bank.device), k + SPARE)
+        squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
+        return squared, rows, self._owner[rows] == image
 
     def _note(self, squared: Tensor, rows: Tensor, first: int) -> None:
         """Remember, for every bank patch, the nearest of the patches (from row `first` on) that found it."""

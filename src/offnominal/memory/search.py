@@ -1,25 +1,51 @@
-"""The K nearest bank patches, exactly, by FAISS: the only file that imports it."""
+"""The K nearest bank patches by FAISS, exactly unless another index is asked for: the only file that imports it.
+
+Indexes of Douze et al., "The Faiss library" (2024); `ivf` after Jégou et al. (2011), `hnsw` after Malkov and Yashunin (2020).
+"""
 
 from __future__ import annotations
+
+from typing import Any, get_args
 
 import faiss
 import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.config import SearchIndex
 from offnominal.types import require
+
+EXACT_INDEXES = ("auto", "flat")
+#: Compressed indexes look for this many times K candidates, which exact distances put in order.
+CANDIDATES = 2
+#: Lists of the inverted file that are searched, of sqrt(M).
+PROBES = 8
+#: Links of a patch in the graph, and patches that a search keeps in view.
+LINKS, EFFORT = 32, 64
+#: Candidates whose differences are worked out at once, in numbers.
+_AT_ONCE = 8_000_000
 
 
 class NearestPatches:
-    """Exact search over a bank (M, D). On a GPU the same result comes from one matrix product in torch."""
+    """Search over a bank (M, D), by one of these indexes:
 
-    def __init__(self, bank: Tensor) -> None:
+    - `auto`: exact, `flat` on a CPU and one matrix product in torch on a GPU. A CPU might do better by the product, but which
+      is faster by the clock must not decide between results that differ in rounding; `benchmarks/indexes.py` compares them.
+    - `flat`: FAISS's exact search.
+    - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
+    - `ivf`: sqrt(M) lists around k-means centres, the nearest 8 are searched, exactly.
+    - `hnsw`: a graph of near patches that is followed, 64 kept in view; distances are exact.
+
+    What the last four miss is replaced by patches farther away, so distances come out too large, never too small. A patch for
+    which they find fewer than K is searched exactly. On a GPU every index is the exact product.
+    """
+
+    def __init__(self, bank: Tensor, index: SearchIndex = "auto") -> None:
         require(bank.ndim == 2 and len(bank) > 0, f"bank must be (M, D) with M > 0, got {tuple(bank.shape)}")
+        require(index in get_args(SearchIndex), f"index must be one of {', '.join(get_args(SearchIndex))}, got {index}")
         self.bank = bank.float().contiguous()
-        self._index = None
-        if self.bank.device.type == "cpu":
-            self._index = faiss.IndexFlatL2(self.bank.shape[1])
-            self._index.add(self.bank.numpy())
+        self._kind = index
+        self._index = _built(self.bank.numpy(), index) if self.bank.device.type == "cpu" else None
 
     def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -38,10 +64,55 @@ class NearestPatches:
         if self._index is None:
             parts = [self._by_product(block, k) for block in patches.split(8192)]
             return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-        squared, indices = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), k)
-        return torch.from_numpy(squared).clamp_(min=0), torch.from_numpy(indices)
+        compressed = self._kind in ("fp16", "sq8")
+        wanted = min(CANDIDATES * k, len(self.bank)) if compressed else k
+        found = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), wanted)
+        squared, indices = torch.from_numpy(found[0]).clamp_(min=0), torch.from_numpy(found[1])
+        if compressed:
+            squared, indices = self._in_order(patches.float(), indices, k)
+        missing = torch.nonzero((indices < 0).any(1)).flatten()
+        if len(missing):
+            squared[missing], indices[missing] = self._by_product(patches[missing].float(), k)
+        return squared, indices
 
     def _by_product(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         squared = torch.addmm(self.bank.square().sum(1)[None], patches, self.bank.T, alpha=-2)
         nearest = squared.topk(k, largest=False)
         return (nearest.values + patches.square().sum(1, keepdim=True)).clamp_(min=0), nearest.indices
+
+    def _in_order(self, patches: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The nearest `k` of (N, C) candidates by exact differences."""
+        squared = torch.empty(candidates.shape, dtype=torch.float32)
+        step = max(1, _AT_ONCE // max(1, candidates.shape[1] * patches.shape[1]))
+        for at in range(0, len(patches), step):
+            rows = slice(at, at + step)
+            squared[rows] = (patches[rows, None] - self.bank[candidates[rows]]).square_().sum(2)
+        order = squared.argsort(dim=1, stable=True)[:, :k]
+        return squared.gather(1, order), candidates.gather(1, order)
+
+
+def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> Any:
+    """The FAISS index of a bank; built on one thread, since a graph that several build depends on who comes first."""
+    count, dimensions = bank.shape
+    index: Any
+    if kind in ("fp16", "sq8"):
+        width = faiss.ScalarQuantizer.QT_fp16 if kind == "fp16" else faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexScalarQuantizer(dimensions, width, faiss.METRIC_L2)
+    elif kind == "ivf":
+        lists = max(1, round(count**0.5))
+        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dimensions), dimensions, lists)
+        index.nprobe = min(PROBES, lists)
+        index.cp.min_points_per_centroid = 1  # a small bank is no reason to warn
+    elif kind == "hnsw":
+        index = faiss.IndexHNSWFlat(dimensions, LINKS)
+        index.hnsw.efSearch = EFFORT
+    else:
+        index = faiss.IndexFlatL2(dimensions)
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        index.train(bank)
+        index.add(bank)
+    finally:
+        faiss.omp_set_num_threads(threads)
+    return index

@@ -1,8 +1,10 @@
-"""All normal patches while a model is fitted: in memory, or beyond a limit in a temporary file."""
+"""All normal patches while a model is fitted: in memory, or beyond a limit in a temporary file, read a part at a time."""
 
 from __future__ import annotations
 
+import mmap
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -12,6 +14,53 @@ from torch import Tensor
 
 from offnominal.errors import unwritable
 
+#: Bytes of a mapped file that are read before what was read is given back.
+WINDOW = 128_000_000
+
+
+class PatchRows:
+    """(N, D) patches for reading by rows and in blocks; of a file that is mapped into memory only little stays resident.
+
+    What was read of the file stays in the system's cache as long as there is room, so reading it again is quick, but it is
+    no memory of this process.
+
+    Args:
+        patches: (N, D).
+        mapped: the map that holds them, None where they lie in memory.
+    """
+
+    def __init__(self, patches: Tensor, mapped: mmap.mmap | None = None) -> None:
+        self._patches, self._mapped = patches, mapped
+        self.shape, self.dtype = (len(patches), patches.shape[1]), patches.dtype
+        self._rows = max(1, WINDOW // max(1, patches.shape[1] * patches.element_size()))
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """(n,) int64 rows, rising where the patches lie on disk, or they are read slowly -> (n, D), a copy."""
+        if self._mapped is None:
+            return self._patches[rows]
+        found = torch.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        # Neighbours in the file are mapped along with what is read, so its windows are gone through one after another.
+        _, counts = torch.unique_consecutive(rows // self._rows, return_counts=True)
+        for part, target in zip(rows.split(counts.tolist()), found.split(counts.tolist()), strict=True):
+            torch.index_select(self._patches, 0, part, out=target)
+            release(self._mapped)
+        return found
+
+    def blocks(self, rows: int) -> Iterator[Tensor]:
+        """All patches in order, `rows` at a time, each to be used before the next."""
+        for window in self._patches.split(max(rows, self._rows // rows * rows)):
+            yield from window.split(rows)
+            release(self._mapped)
+
+
+def release(mapped: mmap.mmap | None) -> None:
+    """Give back the memory that reading or writing a mapped file took; its content stays."""
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
 
 class PatchStore:
     """(N, D) float32 patches. Use as a context manager: the temporary file goes when it closes."""
@@ -19,17 +68,28 @@ class PatchStore:
     def __init__(self, count: int, dimensions: int, limit: int) -> None:
         self.on_disk = count * dimensions * 4 > limit
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._mapped: mmap.mmap | None = None
         if self.on_disk:
             self._folder = tempfile.TemporaryDirectory(prefix="offnominal-")
             path = Path(self._folder.name) / "patches"
             try:
-                array = np.memmap(path, np.float32, "w+", shape=(count, dimensions))
+                with path.open("w+b") as file:
+                    file.truncate(count * dimensions * 4)
+                    self._mapped = mmap.mmap(file.fileno(), 0)
             except OSError as error:
                 self._folder.cleanup()
                 raise unwritable(path, error) from None
-            self.patches: Tensor = torch.from_numpy(array)
+            self.patches: Tensor = torch.from_numpy(np.frombuffer(self._mapped, np.float32).reshape(count, dimensions))
         else:
             self.patches = torch.empty((count, dimensions), dtype=torch.float32)
+
+    def rows(self, count: int) -> PatchRows:
+        """The first `count` patches for reading."""
+        return PatchRows(self.patches[:count], self._mapped)
+
+    def release(self) -> None:
+        """Give back the memory that reading or writing patches on disk took."""
+        release(self._mapped)
 
     def __enter__(self) -> PatchStore:
         return self
