@@ -193,9 +193,13 @@ def test_too_few_images_and_no_wish_are_said() -> None:
 def test_a_trial_finds_what_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "MOST_JUDGED", 5)
     settings = settings_from(**SMALL)
-    tried = Trial([texture(seed) for seed in range(20)], 0)
+    monkeypatch.setattr(trial, "MOST_PIXELS", 64)
+    images: list[Any] = [texture(seed) for seed in range(24)]
+    images[3] = "missing.png"
+    tried = Trial(images, 0)
+    assert all(min(pixels.shape[:2]) == 64 for pixels in tried._clean)
     verdict = tried.judge(tried.fit(settings, FeatureEngine(settings)))
-    assert verdict.detection.shape == verdict.localisation.shape == (len(KINDS), 5)
+    assert verdict.detection.shape == verdict.localisation.shape == (len(KINDS), len(tried._clean))
     assert verdict.detection.mean() > 0.6
     assert verdict.merits == pytest.approx((verdict.detection + verdict.localisation).mean(0) / 2)
     with pytest.raises(InputError, match="6 good images are too few for a trial: 12 or more"):

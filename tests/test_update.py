@@ -39,7 +39,7 @@ def fitted(**settings: object) -> Detector:
 
 def scores_of(model: Model) -> np.ndarray:
     networks = [model.geometry.network_size(source.size) for source in model.bank.sources]
-    return usual_and_scores(model.learnt.signals, networks, model.settings)[1]
+    return usual_and_scores(model.learnt.signals, networks, model.settings, head=bool(model.heads))[1]
 
 
 def patches_of(detector: Detector, image: np.ndarray) -> torch.Tensor:

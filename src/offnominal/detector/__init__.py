@@ -92,7 +92,7 @@ class Detector:
         engine = FeatureEngine(self.settings, self._weights)
         learn, held = split(len(given), self.settings)
         started = perf_counter()
-        head = judged_head([given[at][1] for at in learn], self.settings, engine)
+        head = judged_head([given[at][1] for at in learn], self.settings, engine, progress)
         tried = perf_counter() - started
         fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank, head)
         announce(fitting.plan)

@@ -13,15 +13,17 @@ from offnominal.detector.fit import FEWEST_IMAGES, Fitting
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.model import NO_HEAD, HeadVerdict
 from offnominal.errors import ImageError, InputError
-from offnominal.images import KINDS, Source, depth_of, pixels_of, pseudo_anomaly
+from offnominal.images import KINDS, Source, depth_of, pixels_of, pseudo_anomaly, resize
 from offnominal.images.decode import Pixels
 from offnominal.metrics import auroc, average_precision, rank
-from offnominal.types import Float, Inspection, Mask, silent
+from offnominal.types import Float, Mask, Progress, silent
 
 #: Most images that a trial learns from, and that it judges by; of few images a third judges.
 MOST_LEARNT, MOST_JUDGED = 60, 20
 #: Fewer held-out images than this say nothing.
 FEWEST_JUDGED = 4
+#: Judging images are no larger than this on the shorter side; the network sees less of them.
+MOST_PIXELS = 768
 #: With `head = auto` fewer good images are not worth a trial.
 ENOUGH_FOR_HEAD = 50
 #: A head may cost a kind of made defect this much image AUROC.
@@ -53,12 +55,14 @@ class Trial:
     Args:
         sources: readable and other good images; those that cannot be read are passed over.
         seed: which of them learn, which judge, and what is made of these.
+        progress: told of the fit and of the judging.
 
     Raises:
         InputError: too few of them can be read.
     """
 
-    def __init__(self, sources: Sequence[Source], seed: int) -> None:
+    def __init__(self, sources: Sequence[Source], seed: int, progress: Progress = silent) -> None:
+        self._progress = progress
         rng = np.random.default_rng([seed, len(sources)])
         order = rng.permutation(len(sources))
         judged = max(FEWEST_JUDGED, min(MOST_JUDGED, len(sources) // 3))
@@ -81,26 +85,41 @@ class Trial:
         """
         small = settings.model_copy(update={"thumbnails": False, "contamination": 0.0, "calibration": "leave-one-out"})
         names = [str(at) for at in range(len(self._learn))]
-        fitting = Fitting(self._learn, names, small, engine, silent, lambda rest: None, head=head)
+        fitting = Fitting(self._learn, names, small, engine, self._progress, lambda rest: None, head=head)
         return Inspector(fitting.run(), engine)
 
     def judge(self, inspector: Inspector) -> Verdict:
         """How well a fitted model finds what was made, held against the clean images."""
-        clean = np.array([found.score for _, found in _inspected(inspector, self._clean)])
-        scores, precisions = [], []
-        for at, found in _inspected(inspector, [pixels for pixels, _ in self._made]):
-            mask = self._made[at][1]
-            scores.append(found.score)
-            precisions.append(_precision(found.anomaly_map, mask))
+        none = np.zeros(0, bool)
+        clean = np.array([score for score, _ in self._found(inspector, [(pixels, none) for pixels in self._clean])])
+        found = self._found(inspector, self._made)
         grid = (len(KINDS), len(self._clean))
-        detection = [auroc(np.append(clean, score), np.arange(len(clean) + 1) == len(clean)) for score in scores]
+        detection = [auroc(np.append(clean, score), np.arange(len(clean) + 1) == len(clean)) for score, _ in found]
         return Verdict(
             np.array(detection, dtype=np.float32).reshape(grid),
-            np.array(precisions, dtype=np.float32).reshape(grid),
+            np.array([precision for _, precision in found], dtype=np.float32).reshape(grid),
         )
 
+    def _found(self, inspector: Inspector, images: Sequence[tuple[Pixels, Mask]]) -> list[tuple[float, float]]:
+        """Score and pixel average precision of every image; 0 where nothing is masked."""
 
-def judged_head(sources: Sequence[Source], settings: Settings, engine: FeatureEngine) -> HeadVerdict:
+        def fail(index: int, error: ImageError) -> None:
+            raise error
+
+        found = {}
+        for at, inspection, _ in inspector.inspect([pixels for pixels, _ in images], fail):
+            mask = images[at][1]
+            precision = (
+                average_precision(rank(inspection.anomaly_map[mask], inspection.anomaly_map[~mask])) if mask.any() else 0.0
+            )
+            found[at] = inspection.score, precision
+            self._progress("trial", len(found), len(images))
+        return [found[at] for at in range(len(images))]
+
+
+def judged_head(
+    sources: Sequence[Source], settings: Settings, engine: FeatureEngine, progress: Progress = silent
+) -> HeadVerdict:
     """Whether heads trained on noise help, told by a trial on good images and made defects alone.
 
     They are kept where the mean gain over the judging images exceeds twice its standard error (about 2.5 % of useless heads
@@ -112,7 +131,7 @@ def judged_head(sources: Sequence[Source], settings: Settings, engine: FeatureEn
     if settings.head == "auto" and len(sources) < ENOUGH_FOR_HEAD:
         return HeadVerdict(False, f"not tried: {len(sources)} good images, from {ENOUGH_FOR_HEAD} on it is worth a trial", None)
     try:
-        trial = Trial(sources, settings.seed)
+        trial = Trial(sources, settings.seed, progress)
         inspector = trial.fit(settings, engine, HeadVerdict(True, "on trial", None))
     except InputError as error:
         return HeadVerdict(False, f"not tried: {error}", None)
@@ -130,21 +149,14 @@ def judged_head(sources: Sequence[Source], settings: Settings, engine: FeatureEn
 
 
 def _decoded(sources: Sequence[Source]) -> list[Pixels]:
+    """Those that can be read, made smaller where the shorter side exceeds `MOST_PIXELS`."""
     found = []
     for source in sources:
         try:
-            found.append(pixels_of(source))
+            pixels = pixels_of(source)
         except ImageError:
             continue
+        height, width = pixels.shape[:2]
+        scale = min(1.0, MOST_PIXELS / min(height, width))
+        found.append(resize(pixels, (max(1, round(height * scale)), max(1, round(width * scale)))))
     return found
-
-
-def _inspected(inspector: Inspector, images: Sequence[Pixels]) -> list[tuple[int, Inspection]]:
-    def fail(index: int, error: ImageError) -> None:
-        raise error
-
-    return sorted(((at, found) for at, found, _ in inspector.inspect(images, fail)), key=lambda pair: pair[0])
-
-
-def _precision(anomaly_map: Float, mask: Mask) -> float:
-    return average_precision(rank(anomaly_map[mask], anomaly_map[~mask])) if mask.any() else 0.0
