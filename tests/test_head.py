@@ -204,3 +204,5 @@ def test_a_trial_finds_what_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdict.merits == pytest.approx((verdict.detection + verdict.localisation).mean(0) / 2)
     with pytest.raises(InputError, match="6 good images are too few for a trial: 12 or more"):
         Trial([texture(seed) for seed in range(6)], 0)
+    with pytest.raises(InputError, match="of 4 good images to judge by 0 can be read"):
+        Trial(["missing.png"] * 12, 0)

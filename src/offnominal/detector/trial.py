@@ -9,7 +9,7 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.fit import FEWEST_IMAGES, Fitting
+from offnominal.detector.fit import Fitting
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.model import NO_HEAD, HeadVerdict
 from offnominal.errors import ImageError, InputError
@@ -65,11 +65,13 @@ class Trial:
         self._progress = progress
         rng = np.random.default_rng([seed, len(sources)])
         order = rng.permutation(len(sources))
-        judged = max(FEWEST_JUDGED, min(MOST_JUDGED, len(sources) // 3))
+        judged = min(MOST_JUDGED, len(sources) // 3)
         self._clean = _decoded([sources[at] for at in order[:judged]])
         self._learn: list[Source] = [sources[at] for at in order[judged : judged + MOST_LEARNT]]
-        if len(self._clean) < FEWEST_JUDGED or len(self._learn) < 2 * FEWEST_IMAGES:
+        if len(sources) < 3 * FEWEST_JUDGED:
             raise InputError(f"{len(sources)} good images are too few for a trial: {3 * FEWEST_JUDGED} or more are needed")
+        if len(self._clean) < FEWEST_JUDGED:
+            raise InputError(f"of {judged} good images to judge by {len(self._clean)} can be read: {FEWEST_JUDGED} are needed")
         self._made: list[tuple[Pixels, Mask]] = []
         for kind in KINDS:
             for at, pixels in enumerate(self._clean):
