@@ -26,7 +26,9 @@ Weights = Annotated[Path | None, typer.Option(help="Weights file of a backbone t
 RuntimeOption = Annotated[str | None, typer.Option(help="auto, torch or openvino. [default: auto]")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto = float32]")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")]
-BatchOption = Annotated[int | None, typer.Option(help="Images that go through the network together. [default: 16]")]
+BatchOption = Annotated[
+    int | None, typer.Option(help="Images that go through the network together; more pay on a GPU. [default: 4]")
+]
 
 
 @app.command()
