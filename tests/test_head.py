@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _banks(changed: int | None = None) -> tuple[HeldOutBanks, int]:
 
 
 def test_the_head_of_a_fold_has_not_seen_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head.train_head, "__kwdefaults__", {**head.train_head.__kwdefaults__, "steps": 4})
+    monkeypatch.setattr(hold_out, "train_head", partial(train_head, steps=4))
     settings = settings_from(neighbors=3)
     before, after = (cross_fitted_heads(*_banks(changed), settings) for changed in (None, 2))
     assert torch.equal(before[0].inner, after[0].inner)  # image 2 belongs to fold 0
@@ -121,6 +122,7 @@ def with_head() -> Detector:
     """Fitted with heads, whatever a trial would say of them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(room, "judged_head", lambda *given: KEPT)
+        patch.setattr(hold_out, "train_head", partial(train_head, steps=40))
         return Detector(**SMALL, head="noise").fit([texture(seed) for seed in range(14)])
 
 
@@ -174,6 +176,7 @@ def test_a_head_is_kept_only_for_a_sure_gain(
     monkeypatch: pytest.MonkeyPatch, with_it: Verdict, without: Verdict, kept: bool, says: str
 ) -> None:
     settings = settings_from(**SMALL, head="noise")
+    monkeypatch.setattr(hold_out, "train_head", partial(train_head, steps=2))
     monkeypatch.setattr(Trial, "judge", lambda self, inspector: with_it if inspector.model.heads else without)
     found = judged_head([texture(seed) for seed in range(14)], settings, FeatureEngine(settings))
     assert found.kept is kept
