@@ -17,8 +17,8 @@ from typing import Any
 from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.images import batches, labelled_images
-from sets import image_sets
-from tables import Timing, apart, arguments, machine, now, points, spread, table, timed, use_threads, write
+from sets import image_sets, set_arguments
+from tables import Timing, apart, machine, now, points, spread, table, timed, use_threads, write
 
 OLD, NEW = "old, D = 112", "new, D = 112"
 #: The two layers of EfficientNet-Lite0 have 40 and 112 channels: D is the one's number, the other's, or all.
@@ -104,11 +104,7 @@ def gains(name: str, found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=50, help="training images of a set, at most")
-    given = parser.parse_args()
+    given = set_arguments(__doc__, seeds=3, most=50).parse_args()
     use_threads(given.threads)
     here = machine()
     found = {}

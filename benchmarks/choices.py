@@ -22,8 +22,8 @@ from offnominal.images import Item, batches, labelled_images, read_mask, to_orig
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float
-from sets import image_sets
-from tables import arguments, machine, table, use_threads, write
+from sets import image_sets, set_arguments
+from tables import machine, table, use_threads, write
 
 Weights = tuple[float, float, float, float]
 #: Weights of distance, influence length and response; each is standardised on held-out normals before.
@@ -74,10 +74,7 @@ def measure(data: str, resize: str, neighbours: int, fusions: dict[str, Weights]
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--most", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser = set_arguments(__doc__, seeds=2, most=100)
     parser.add_argument("--cells", action="store_true")
     given = parser.parse_args()
     use_threads(given.threads)

@@ -27,8 +27,8 @@ from offnominal.detector.model import HeadVerdict
 from offnominal.detector.trial import judged_head
 from offnominal.images import normal_images
 from offnominal.noising import train_head
-from sets import image_sets
-from tables import arguments, machine, spread, table, use_threads, write
+from sets import image_sets, set_arguments
+from tables import machine, spread, table, use_threads, write
 
 SHARES = (0.0, 0.7, 1.0)
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "false_alarm_rate")
@@ -64,11 +64,7 @@ def measure(data: Path, seed: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--most", type=int, default=50)
-    given = parser.parse_args()
+    given = set_arguments(__doc__, seeds=3, most=50).parse_args()
     use_threads(given.threads)
     here = machine()
     rows, kept = [], {}

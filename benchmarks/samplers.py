@@ -19,8 +19,8 @@ import numpy as np
 
 from offnominal import Detector
 from offnominal.images import normal_images
-from sets import ImageSet, image_sets
-from tables import Timing, apart, arguments, machine, points, spread, table, use_threads, write
+from sets import ImageSet, image_sets, set_arguments
+from tables import Timing, apart, machine, points, spread, table, use_threads, write
 
 BANKS = (0.001, 0.01, 0.1)
 SAMPLERS = ("random", "greedy")
@@ -81,11 +81,7 @@ def gains(name: str, found: dict[float, dict[str, list[dict[str, Any]]]]) -> lis
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--most", type=int, default=50, help="training images of a set, at most")
-    given = parser.parse_args()
+    given = set_arguments(__doc__, seeds=5, most=50).parse_args()
     use_threads(given.threads)
     here = machine()
     found: dict[str, Any] = {}

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import csv
+from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 
 from offnominal import Detector
 from offnominal.images import labelled_images, normal_images
+from tables import arguments
+
+
+def set_arguments(doc: str | None, *, seeds: int, most: int) -> ArgumentParser:
+    """`tables.arguments` with the folder of sets, how many seeds, and how large a set may be."""
+    parser = arguments(doc)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--most", type=int, default=most, help="training images of a set, at most")
+    return parser
 
 
 @dataclass(frozen=True)

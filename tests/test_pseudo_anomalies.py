@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from conftest import texture
-from offnominal.images import KINDS, pseudo_anomaly
+from offnominal.images import PSEUDO_ANOMALIES, pseudo_anomaly
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PSEUDO_ANOMALIES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_a_region_changes_and_nothing_else(kind: str, dtype: type) -> None:
     good, other = (np.repeat(texture(seed)[:, :, :1], 3, axis=2).astype(dtype) for seed in (1, 2))
@@ -31,7 +31,7 @@ def test_the_same_numbers_make_the_same_defect() -> None:
     assert not np.array_equal(first, third)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", PSEUDO_ANOMALIES)
 def test_flat_and_tiny_images_come_through(kind: str) -> None:
     for size in ((40, 60), (1, 1), (2, 90)):
         flat = np.full((*size, 3), 7, np.uint8)

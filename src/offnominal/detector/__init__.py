@@ -17,7 +17,7 @@ from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.fit import Estimate, Fitting, Plan
 from offnominal.detector.inspector import Explanation, Inspector
-from offnominal.detector.model import NO_HEAD, HeadVerdict, Model
+from offnominal.detector.model import Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.trial import judged_head
@@ -91,12 +91,12 @@ class Detector:
         bank = PartialBank(None if partial is None else Path(partial), tell)
         engine = FeatureEngine(self.settings, self._weights)
         learn, held = split(len(given), self.settings)
+        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank)
+        announce(fitting.plan)
         started = perf_counter()
         head = judged_head([given[at][1] for at in learn], self.settings, engine, progress)
         tried = perf_counter() - started
-        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank, head)
-        announce(fitting.plan)
-        self._inspector = Inspector(fitting.run(), engine)
+        self._inspector = Inspector(fitting.run(head), engine)
         self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
         if len(held):
             started = perf_counter()
@@ -156,10 +156,9 @@ class Detector:
         progress: Progress,
         foretell: Callable[[Estimate], None],
         partial: PartialBank | None = None,
-        head: HeadVerdict = NO_HEAD,
     ) -> Fitting:
         names, sources = [name for name, _ in given], [source for _, source in given]
-        return Fitting(sources, names, self.settings, engine, progress, foretell, partial, head)
+        return Fitting(sources, names, self.settings, engine, progress, foretell, partial)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.

@@ -102,10 +102,9 @@ class Fitting:
         progress: Progress,
         foretell: Callable[[Estimate], None],
         partial: PartialBank | None = None,
-        head: HeadVerdict = NO_HEAD,
     ) -> None:
         self._partial = partial or PartialBank(None)
-        self._sources, self._names, self._head = sources, names, head
+        self._sources, self._names = sources, names
         self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
         self._skipped: dict[int, str] = {}
         self.seconds: dict[str, float] = {}
@@ -117,8 +116,8 @@ class Fitting:
         size = total * engine.dimensions * 4
         self.plan = Plan(len(counts), total, engine.dimensions, settings.bank_size(total), size, on_disk=size > settings.memory)
 
-    def run(self) -> Model:
-        """Raises `InputError` when fewer than two images can be read, or are left."""
+    def run(self, head: HeadVerdict = NO_HEAD) -> Model:
+        """The model, with heads where `head` is kept. Raises `InputError` where fewer than two images can be read."""
         settings = self._settings
         with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
             placed, patches, standard = self._standardised(store, pictures)
@@ -133,7 +132,7 @@ class Fitting:
                     placed, patches = without(patches, placed, suspects)
                     self._require_enough(len(placed))
                     coreset = self._coreset(store.rows(len(patches)))
-            usual, signals, banks, heads = self._hold_out(patches, placed, coreset)
+            usual, signals, banks, heads = self._hold_out(patches, placed, coreset, with_heads=head.kept)
             error = search_error(banks, len(placed), settings)
             bank = self._bank(patches, placed, coreset)
             stand_ins = self._stand_ins(patches, placed, banks)
@@ -152,7 +151,7 @@ class Fitting:
             usual,
             normal,
             calibrate(scores, settings.false_alarm_rate),
-            self._head,
+            head if heads or not head.kept else HeadVerdict(False, "all of the bank is one image's own", head.gain),
             heads,
             appearance,
             Learnt(tuple(signals), stand_ins, bank.radius),
@@ -318,7 +317,7 @@ class Fitting:
         return coreset
 
     def _hold_out(
-        self, patches: torch.Tensor, placed: list[Placed], coreset: Coreset
+        self, patches: torch.Tensor, placed: list[Placed], coreset: Coreset, *, with_heads: bool
     ) -> tuple[UsualDistance, list[Float], HeldOutBanks, tuple[Head, ...]]:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
@@ -327,7 +326,7 @@ class Fitting:
         banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device)
         usual = usual_distance(banks, len(placed), settings, device)
         heads: tuple[Head, ...] = ()
-        if self._head.kept:
+        if with_heads:
             heads = cross_fitted_heads(banks, len(placed), settings, lambda done: self._progress("head", done, HEAD_STEPS))
             self.seconds["head"] = perf_counter() - started
             started = perf_counter()

@@ -13,7 +13,7 @@ from offnominal.detector.fit import Fitting
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.model import NO_HEAD, HeadVerdict
 from offnominal.errors import ImageError, InputError
-from offnominal.images import KINDS, Source, depth_of, pixels_of, pseudo_anomaly, resize
+from offnominal.images import PSEUDO_ANOMALIES, Source, depth_of, pixels_of, pseudo_anomaly, resize
 from offnominal.images.decode import Pixels
 from offnominal.metrics import auroc, average_precision, rank
 from offnominal.types import Float, Mask, Progress, silent
@@ -73,7 +73,7 @@ class Trial:
         if len(self._clean) < FEWEST_JUDGED:
             raise InputError(f"of {judged} good images to judge by {len(self._clean)} can be read: {FEWEST_JUDGED} are needed")
         self._made: list[tuple[Pixels, Mask]] = []
-        for kind in KINDS:
+        for kind in PSEUDO_ANOMALIES:
             for at, pixels in enumerate(self._clean):
                 others = [other for i, other in enumerate(self._clean) if i != at and depth_of(other) == depth_of(pixels)]
                 other = others[int(rng.integers(len(others)))] if others else pixels
@@ -87,15 +87,15 @@ class Trial:
         """
         small = settings.model_copy(update={"thumbnails": False, "contamination": 0.0, "calibration": "leave-one-out"})
         names = [str(at) for at in range(len(self._learn))]
-        fitting = Fitting(self._learn, names, small, engine, self._progress, lambda rest: None, head=head)
-        return Inspector(fitting.run(), engine)
+        fitting = Fitting(self._learn, names, small, engine, self._progress, lambda rest: None)
+        return Inspector(fitting.run(head), engine)
 
     def judge(self, inspector: Inspector) -> Verdict:
         """How well a fitted model finds what was made, held against the clean images."""
         none = np.zeros(0, bool)
         clean = np.array([score for score, _ in self._found(inspector, [(pixels, none) for pixels in self._clean])])
         found = self._found(inspector, self._made)
-        grid = (len(KINDS), len(self._clean))
+        grid = (len(PSEUDO_ANOMALIES), len(self._clean))
         detection = [auroc(np.append(clean, score), np.arange(len(clean) + 1) == len(clean)) for score, _ in found]
         return Verdict(
             np.array(detection, dtype=np.float32).reshape(grid),
@@ -142,11 +142,12 @@ def judged_head(
     gain, unsure = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
     by_kind = (with_head.detection - without.detection).mean(1)
     worst = int(by_kind.argmin())
+    kind = list(PSEUDO_ANOMALIES)[worst]
     said = f"with it made defects are found {gain:+.3f} (standard error {unsure:.3f}) better"
     if gain <= 2 * unsure:
         return HeadVerdict(False, f"no sure gain: {said}", gain)
     if by_kind[worst] < -MOST_LOST:
-        return HeadVerdict(False, f"{list(KINDS)[worst]} ones detected {by_kind[worst]:+.3f}, though on average {said}", gain)
+        return HeadVerdict(False, f"{kind} ones detected {by_kind[worst]:+.3f}, though on average {said}", gain)
     return HeadVerdict(True, said, gain)
 
 

@@ -6,7 +6,7 @@ from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import profiles
-from offnominal.images.pseudo_anomalies import KINDS, pseudo_anomaly
+from offnominal.images.pseudo_anomalies import PSEUDO_ANOMALIES, pseudo_anomaly
 from offnominal.images.sources import GOOD, Item, any_images, labelled_images, normal_images
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
@@ -15,7 +15,7 @@ __all__ = [
     "DISTURBANCES",
     "EIGHT_BIT",
     "GOOD",
-    "KINDS",
+    "PSEUDO_ANOMALIES",
     "Geometry",
     "Header",
     "ImageBatch",

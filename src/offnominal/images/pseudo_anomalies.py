@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from offnominal.images.decode import Pixels
+from offnominal.images.geometry import resize
 from offnominal.types import Float, Mask, require
 
 #: Smallest and largest radius of a region, as a share of the shorter side; drawn evenly on a logarithmic scale.
@@ -28,7 +29,10 @@ VISIBLE, TRIES = 0.04, 8
 #: The mask holds what is changed by at least this share of the full change.
 MARKED = 0.3
 
-Maker = Callable[[np.random.Generator, Float, Float, Float, float], Float]
+#: (rng, (H, W), radius) -> (H, W) share of the change, 0 to 1.
+Region = Callable[[np.random.Generator, tuple[int, int], float], Float]
+#: (rng, good, other, share, radius) -> (H, W, 3): what the region becomes.
+Change = Callable[[np.random.Generator, Float, Float, Float, float], Float]
 
 
 def pseudo_anomaly(pixels: Pixels, other: Pixels, kind: str, rng: np.random.Generator) -> tuple[Pixels, Mask]:
@@ -37,7 +41,7 @@ def pseudo_anomaly(pixels: Pixels, other: Pixels, kind: str, rng: np.random.Gene
     Args:
         pixels: (H, W, 3) stored values of a good image, any depth.
         other: (H', W', 3) stored values of another one of the same depth, where pieces come from.
-        kind: one of `KINDS`.
+        kind: one of `PSEUDO_ANOMALIES`.
         rng: says where, how large and how strong.
 
     Returns:
@@ -46,17 +50,16 @@ def pseudo_anomaly(pixels: Pixels, other: Pixels, kind: str, rng: np.random.Gene
     Raises:
         ValueError: an unknown kind.
     """
-    require(kind in KINDS, f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    require(kind in PSEUDO_ANOMALIES, f"kind must be one of {', '.join(PSEUDO_ANOMALIES)}, got {kind!r}")
     good = pixels.astype(np.float32)
     low, high = float(good.min()), max(float(good.max()), float(good.min()) + 1e-6)
-    source = cv2.resize(other, good.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    source = resize(other, good.shape[:2]).astype(np.float32)
+    region, change = PSEUDO_ANOMALIES[kind]
     most, found = -1.0, (pixels, np.zeros(pixels.shape[:2], bool))
     for _ in range(TRIES):
         radius = float(np.exp(rng.uniform(*np.log(RADII)))) * min(good.shape[:2])
-        share = _line(rng, good.shape[:2], radius) if kind == "scratched" else _blot(rng, good.shape[:2], radius)
-        if kind == "textured":
-            share = share * (_smooth_noise(rng, good.shape[:2], radius / 2) > 0)
-        changed = np.clip(KINDS[kind](rng, good, source, share, radius), low, high)
+        share = region(rng, good.shape[:2], radius)
+        changed = np.clip(change(rng, good, source, share, radius), low, high)
         mixed = good + share[:, :, None] * (changed - good)
         mask = (share >= MARKED) & (np.abs(mixed - good).max(2) > 0)
         seen = float(np.abs(mixed - good)[mask].mean()) / (high - low) if mask.any() else 0.0
@@ -88,6 +91,12 @@ def _line(rng: np.random.Generator, size: tuple[int, int], radius: float) -> Flo
     line = np.zeros(size, np.uint8)
     cv2.polylines(line, [np.rint(points * 8).astype(np.int32)], False, 255, max(1, round(radius / 6)), cv2.LINE_AA, 3)
     return np.asarray(cv2.GaussianBlur(line, (0, 0), 0.7), dtype=np.float32) / np.float32(255)
+
+
+def _patchy(rng: np.random.Generator, size: tuple[int, int], radius: float) -> Float:
+    """(H, W) 0 to 1: a blot where smooth noise, which varies over half a radius, is above its mean."""
+    share: Float = _blot(rng, size, radius) * (_smooth_noise(rng, size, radius / 2) > 0)
+    return share
 
 
 def _smooth_noise(rng: np.random.Generator, size: tuple[int, int], scale: float) -> Float:
@@ -136,12 +145,12 @@ def _shaded(rng: np.random.Generator, good: Float, other: Float, share: Float, r
     return shaded
 
 
-#: Name -> what the region becomes; it is then laid over the image by the region's share.
-KINDS: dict[str, Maker] = {
-    "pasted": _pasted,
-    "textured": _textured,
-    "blurred": _blurred,
-    "warped": _warped,
-    "scratched": _shaded,
-    "stained": _shaded,
+#: Name -> its region, and what this becomes; the change is laid over the image by the region's share.
+PSEUDO_ANOMALIES: dict[str, tuple[Region, Change]] = {
+    "pasted": (_blot, _pasted),
+    "textured": (_patchy, _textured),
+    "blurred": (_blot, _blurred),
+    "warped": (_blot, _warped),
+    "scratched": (_line, _shaded),
+    "stained": (_blot, _shaded),
 }
