@@ -17,6 +17,7 @@ from offnominal.config import settings_from
 from offnominal.detector import fit, hold_out, trial
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.hold_out import cross_fitted_heads, held_out_signals, usual_distance
+from offnominal.detector.learnt import usual_and_scores
 from offnominal.detector.model import HeadVerdict
 from offnominal.detector.trial import Trial, Verdict, judged_head
 from offnominal.errors import InputError
@@ -130,6 +131,9 @@ def test_a_kept_head_scores_and_is_saved(with_head: Detector, tmp_path: Path) ->
     model = with_head.model
     assert len(model.heads) == hold_out.FOLDS
     assert model.fusion_weights[3] > 0
+    networks = [model.geometry.network_size(source.size) for source in model.bank.sources]
+    scores = usual_and_scores(model.learnt.signals, networks, model.settings, head=True)[1]
+    assert np.sort(model.calibration.scores) == pytest.approx(np.sort(scores))  # calibrated with the head
     assert with_head.inspect(damaged(200)[0]).anomalous
     with_head.save(tmp_path / "m")
     again = load(tmp_path / "m")
