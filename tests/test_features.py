@@ -36,8 +36,8 @@ def test_runtimes_agree(aggregation: str, size: tuple[int, int]) -> None:
     dimensions = None if aggregation == "align" else 64
     extractor = PatchExtractor(load_backbone("efficientnet-lite0"), aggregation, dimensions).eval()
     images = np.random.default_rng(0).random((2, 3, *size), dtype=np.float32)
-    ours = make_runtime(extractor, "torch", "float32", CPU, "key")(images)
-    theirs = make_runtime(extractor, "openvino", "float32", CPU, repr(size) + aggregation)(images)
+    ours = make_runtime(extractor.with_network, "torch", "float32", CPU, "key")(images)
+    theirs = make_runtime(extractor.with_network, "openvino", "float32", CPU, repr(size) + aggregation)(images)
     assert [tuple(m.shape[2:]) for m in ours] == list(extractor.grids(size))
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, atol=2e-2 * float(a.abs().mean()) + 1e-3)
@@ -47,7 +47,7 @@ def test_the_reference_configuration_has_its_shapes() -> None:
     backbone = load_backbone("wide_resnet50_2", pretrained=False)
     assert (backbone.layers, backbone.channels) == (("layer2", "layer3"), (512, 1024))
     extractor = PatchExtractor(backbone, dimensions=1024).eval()
-    (patches,) = make_runtime(extractor, "torch", "auto", CPU, "key")(np.zeros((1, 3, 256, 256), np.float32))
+    (patches,) = make_runtime(extractor.with_network, "torch", "auto", CPU, "key")(np.zeros((1, 3, 256, 256), np.float32))
     assert patches.shape == (1, 1024, 32, 32)
 
 

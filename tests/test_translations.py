@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from offnominal.features import openvino_runtime
-from offnominal.features.openvino_runtime import IN_PROCESS, KEPT, OpenVinoRuntime, cache_folder
+from offnominal.features.cache import cache_folder
+from offnominal.features.openvino_runtime import IN_PROCESS, KEPT, OpenVinoRuntime
 
 IMAGES = np.random.default_rng(0).random((2, 3, 64, 96), dtype=np.float32)
 
@@ -46,7 +47,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 def run(factor: float, key: str, *, anew: bool = False) -> None:
     if anew:
         openvino_runtime._in_process.clear()
-    (result,) = OpenVinoRuntime(Scaled(factor), "float32", key)(IMAGES)
+    (result,) = OpenVinoRuntime(lambda: Scaled(factor), "float32", key)(IMAGES)
     assert torch.allclose(result, torch.from_numpy(IMAGES * np.float32(factor)), rtol=1e-5)
 
 

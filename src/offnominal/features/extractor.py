@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -28,18 +31,21 @@ class PatchExtractor(nn.Module):
 
     def __init__(self, backbone: Backbone, aggregation: str = "align", dimensions: int | None = None) -> None:
         super().__init__()
-        self.network = backbone.network
+        self._backbone = backbone
         self.strides = backbone.strides
         self.layer_channels = backbone.channels
         self.aggregation = aggregation
         self.dimensions = dimensions
-        self.multiple = (
-            math.lcm(*self.strides, 32) if all(32 % stride == 0 for stride in self.strides) else math.lcm(*self.strides)
-        )
+        self.multiple = _multiple(self.strides)
         self.margin = math.ceil(MIRRORED / self.multiple) * self.multiple
         self.channels = dimensions if dimensions is not None else sum(backbone.channels)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
+
+    def with_network(self) -> Self:
+        """This extractor, able to run; until then only its shapes are known."""
+        self.network = self._backbone.network
+        return self
 
     def grids(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """The grid (h, w) of every segment for a network size."""
@@ -85,6 +91,12 @@ class PatchExtractor(nn.Module):
     @staticmethod
     def _inner(feature: Tensor, border: int) -> Tensor:
         return feature[:, :, border : feature.shape[2] - border, border : feature.shape[3] - border]
+
+
+def _multiple(strides: Sequence[int | Fraction]) -> int:
+    """What network sizes are multiples of: 32 where every map then has whole places, else the least that does."""
+    multiple = math.lcm(*(stride.numerator for stride in strides))
+    return 32 if 32 % multiple == 0 else multiple
 
 
 def local_mean(feature: Tensor) -> Tensor:

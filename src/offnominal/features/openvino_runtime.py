@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import openvino
 import torch
 from torch import nn
 
+from offnominal.features.cache import cache_folder
 from offnominal.types import Float
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -34,13 +36,13 @@ class OpenVinoRuntime:
     """Runs the module on batches of any size and shape.
 
     Args:
-        module: (B, 3, H, W) -> segments.
+        build: gives the module, (B, 3, H, W) -> segments; called where no translation is kept.
         precision: float32, bfloat16 or float16.
         key: what tells this module from all others, its weights among it; with the same key a translation is used again.
     """
 
-    def __init__(self, module: nn.Module, precision: str, key: str) -> None:
-        compiled = _compiled(module, precision, key)
+    def __init__(self, build: Callable[[], nn.Module], precision: str, key: str) -> None:
+        compiled = _compiled(build, precision, key)
         self._outputs: Any = compiled.outputs
         self._request: Any = compiled.create_infer_request()  # one each, so that detectors may work side by side
 
@@ -50,12 +52,12 @@ class OpenVinoRuntime:
         return [torch.from_numpy(np.array(results[output], dtype=np.float32)) for output in self._outputs]
 
 
-def _compiled(module: nn.Module, precision: str, key: str) -> Any:
+def _compiled(build: Callable[[], nn.Module], precision: str, key: str) -> Any:
     """The module, compiled; the last few stay in this process."""
     at = _name(key), precision
     if at not in _in_process:
         hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.Core().compile_model(_translated(module, at[0]), "CPU", hints)
+        compiled = openvino.Core().compile_model(_translated(build, at[0]), "CPU", hints)
         for oldest in list(_in_process)[: 1 - IN_PROCESS]:
             del _in_process[oldest]
         _in_process[at] = compiled
@@ -70,25 +72,17 @@ def _name(key: str) -> str:
     return told.hexdigest()[:32]
 
 
-def _translated(module: nn.Module, name: str) -> Any:
+def _translated(build: Callable[[], nn.Module], name: str) -> Any:
     folder = cache_folder()
     if folder is None:
-        return _translate(module)
+        return _translate(build())
     model = _read(folder / name)
     if model is None:
-        made = _translate(module)
+        made = _translate(build())
         with contextlib.suppress(OSError, RuntimeError):  # a full disk, a folder that is not ours: then without
             _keep(made, folder / name)
         model = _read(folder / name) or made
     return model
-
-
-def cache_folder() -> Path | None:
-    """Where translations are kept: `offnominal` in the user's cache folder; None for a user who has no home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offnominal"
-    except RuntimeError:
-        return None
 
 
 def _read(place: Path) -> Any | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
@@ -43,8 +44,8 @@ def choose_runtime(runtime: str, device: torch.device) -> str:
     return runtime
 
 
-def make_runtime(module: nn.Module, runtime: str, precision: str, device: torch.device, key: str) -> Runtime:
-    """The module on the chosen runtime. Precision `auto` is float32: the scores of all runtimes then agree.
+def make_runtime(build: Callable[[], nn.Module], runtime: str, precision: str, device: torch.device, key: str) -> Runtime:
+    """The module that `build` gives, on the chosen runtime. Precision `auto` is float32: the scores of all runtimes then agree.
 
     `key` tells the module from all others, its weights among it.
     """
@@ -52,8 +53,8 @@ def make_runtime(module: nn.Module, runtime: str, precision: str, device: torch.
     if choose_runtime(runtime, device) == "openvino":
         from offnominal.features.openvino_runtime import OpenVinoRuntime
 
-        return OpenVinoRuntime(module, precision, key)
-    return TorchRuntime(module, precision, device)
+        return OpenVinoRuntime(build, precision, key)
+    return TorchRuntime(build(), precision, device)
 
 
 class TorchRuntime:
