@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offnominal.config import SearchIndex, Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
-from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbone, make_runtime
+from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbones, make_runtime
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches
 from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
@@ -23,11 +23,11 @@ class FeatureEngine:
 
     def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
         self.device = choose_device(settings.device)
-        backbone = load_backbone(settings.backbone, settings.layers, weights, pretrained=pretrained)
+        backbone = load_backbones(settings.backbone, settings.layers, weights, pretrained=pretrained)
         self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
         key = repr((backbone.name, backbone.layers, backbone.digest, settings.aggregation, settings.dimensions))
-        self._runtime = make_runtime(self._extractor, settings.runtime, settings.precision, self.device, key)
+        self._runtime = make_runtime(self._extractor.with_network, settings.runtime, settings.precision, self.device, key)
         self.dimensions = self._extractor.channels
         self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}

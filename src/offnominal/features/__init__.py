@@ -2,6 +2,7 @@
 
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
 from offnominal.features.extractor import PatchExtractor, align, local_mean, reduce_channels
+from offnominal.features.joined import load_backbones
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
 from offnominal.features.standardise import ChannelStandard, channel_standard
 
@@ -16,6 +17,7 @@ __all__ = [
     "choose_device",
     "choose_runtime",
     "load_backbone",
+    "load_backbones",
     "local_mean",
     "make_runtime",
     "reduce_channels",

@@ -1,0 +1,97 @@
+"""Backbones side by side: the maps of each, aligned into one patch, on every runtime."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from offnominal import Detector, load
+from offnominal.errors import BackboneError
+from offnominal.features import PatchExtractor, align, load_backbone, load_backbones, local_mean, make_runtime
+from offnominal.features.joined import joined
+
+ONE, OTHER = "efficientnet-lite0", "efficientnet-lite2"
+CPU = torch.device("cpu")
+
+
+def plain(name: str, images: torch.Tensor, scale: float) -> list[torch.Tensor]:
+    """The naive twin: mirror, enlarge, run, mean of 3 x 3, cut the mirror off."""
+    backbone = load_backbone(name)
+    mirrored = torch.nn.functional.pad(images - 0.498, (32, 32, 32, 32), mode="reflect") / 0.502
+    larger = torch.nn.functional.interpolate(mirrored, scale_factor=scale, mode="bilinear", align_corners=False)
+    cuts = [int(32 * scale) // stride for stride in (8, 16)]
+    return [local_mean(m)[:, :, cut:-cut, cut:-cut] for m, cut in zip(backbone.network(larger), cuts, strict=True)]
+
+
+@pytest.mark.parametrize("scale", ["1", "1.5", "2"])
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_a_joined_patch_is_both_patches(scale: str, runtime: str) -> None:
+    name = f"{ONE}+{OTHER}" + ("" if scale == "1" else f"@{scale}")
+    extractor = PatchExtractor(load_backbones(name)).eval()
+    images = np.random.default_rng(0).random((2, 3, 96, 128), dtype=np.float32)
+    (found,) = make_runtime(extractor.with_network, runtime, "float32", CPU, name)(images)
+    one, other = plain(ONE, torch.from_numpy(images), 1), plain(OTHER, torch.from_numpy(images), float(scale))
+    maps = [one[0], other[0], one[1], other[1]] if scale == "1" else [*one, *other]
+    assert tuple(found.shape[2:]) == extractor.grids((96, 128))[0] == (12, 16)
+    assert torch.allclose(found, align(maps), atol=1e-3 * float(found.abs().max()))
+    (inside,) = extractor.inside((96, 128))
+    assert inside.shape == (1, *found.shape[1:])
+    assert torch.allclose(extractor.layer_weights().sum(1), torch.ones(1, found.shape[1]))
+
+
+def test_each_input_is_normalised_as_its_network_wants_it() -> None:
+    one, other = load_backbone(ONE), load_backbone("resnet18", pretrained=False)
+    assert one.mean != other.mean
+    images = torch.rand(1, 3, 64, 64)
+    given = (images - torch.tensor(one.mean).view(1, 3, 1, 1)) / torch.tensor(one.std).view(1, 3, 1, 1)
+    wanted = (images - torch.tensor(other.mean).view(1, 3, 1, 1)) / torch.tensor(other.std).view(1, 3, 1, 1)
+    both = joined([(one, Fraction(1)), (other, Fraction(1))])
+    found = dict(zip(both.layers, both.network(given), strict=True))
+    for layer, right in zip(other.layers, other.network(wanted), strict=True):
+        assert torch.allclose(found[f"resnet18:{layer}"], right, atol=1e-4)
+
+
+def test_other_parts_are_another_backbone() -> None:
+    names = [ONE, f"{ONE}+{OTHER}", f"{OTHER}+{ONE}", f"{ONE}@1.5", f"{ONE}@2", f"{ONE}+{ONE}@1.5"]
+    assert len({load_backbones(name).digest for name in names}) == len(names)
+    assert [load_backbones(name).name for name in names] == names
+
+
+def test_strides_of_an_enlarged_image() -> None:
+    extractor = PatchExtractor(load_backbones(f"{ONE}@1.25"))
+    assert extractor.strides == (Fraction(32, 5), Fraction(64, 5))
+    assert extractor.multiple == 64
+    assert extractor.grids((128, 192)) == ((20, 30),)
+
+
+@pytest.mark.parametrize("name", [f"{ONE}@", f"{ONE}@0.5", f"{ONE}@5", f"{ONE}@1.3", f"{ONE}@x", f"{ONE}@1/0"])
+def test_a_wrong_enlargement_is_refused(name: str) -> None:
+    if name.endswith("@"):
+        assert load_backbones(name).name == ONE
+        return
+    with pytest.raises(BackboneError, match="1 to 4 in steps of"):
+        load_backbones(name)
+
+
+def test_what_cannot_be_joined_is_refused() -> None:
+    with pytest.raises(BackboneError, match="twice"):
+        load_backbones(f"{ONE}+{ONE}")
+    with pytest.raises(BackboneError, match="by itself"):
+        load_backbones(f"{ONE}+{OTHER}", ("blocks.2",))
+    with pytest.raises(BackboneError, match="unknown backbone ''"):
+        load_backbones(f"{ONE}+")
+
+
+def test_a_model_with_both_is_saved_and_read(tmp_path: Path, parts: Path) -> None:
+    detector = Detector(preset="accurate", image_size=96).fit(parts)
+    assert detector.settings.backbone == f"{ONE}+{OTHER}"
+    detector.save(tmp_path / "both.safetensors")
+    bad = next((parts / "test/blotch").glob("*.png"))
+    found, again = detector.inspect(bad, evidence=True), load(tmp_path / "both.safetensors").inspect(bad, evidence=True)
+    assert found.anomalous
+    assert found.score == pytest.approx(again.score, rel=1e-4)
+    assert np.allclose(found.anomaly_map, again.anomaly_map, atol=1e-3)
