@@ -12,6 +12,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from offnominal.errors import InputError, SettingsError, nearest
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
+#: The bank `auto`: this share of the patches, and at least so many.
+AUTO_SHARE, AUTO_FEWEST = 0.01, 1000
+#: What a preset sets where nothing else is given; `benchmarks/presets.py` measures them.
+PRESETS: dict[str, dict[str, Any]] = {
+    "fast": {"image_size": 192},
+    "balanced": {},
+    "accurate": {"backbone": "efficientnet-lite0+efficientnet-lite2"},
+}
 
 
 def _size(value: object) -> object:
@@ -45,11 +53,12 @@ def _names(value: object) -> object:
 
 
 def _bank(value: object) -> object:
-    if isinstance(value, str):
+    """`"auto"`, a share or a number of patches (as text too)."""
+    if isinstance(value, str) and value != "auto":
         try:
             value = float(value) if "." in value or "e" in value.lower() else int(value)
         except ValueError:
-            raise ValueError("give a share such as 0.01 or a number of patches such as 5000") from None
+            raise ValueError("give auto, a share such as 0.01, or a number of patches such as 5000") from None
     return value
 
 
@@ -102,13 +111,18 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    backbone: str = Field(DEFAULT_BACKBONE, min_length=1, description="efficientnet-lite0, -lite2, or any timm backbone")
+    preset: Literal["fast", "balanced", "accurate"] = Field("balanced", description="what the other settings are by default")
+    backbone: str = Field(
+        DEFAULT_BACKBONE, min_length=1, description="efficientnet-lite0, -lite2, a timm name, or a+b of these"
+    )
     layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
     aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")
     dimensions: int | None = Field(None, ge=1, description="channels after adaptive average pooling")
     image_size: Size = Field((256, 256), description="the short side, or height x width to squash to")
     resize: Literal["squash", "keep"] = Field("keep", description="keep the aspect, or squash to a size")
-    bank: Annotated[float | int, BeforeValidator(_bank)] = Field(0.01, gt=0, description="share or number of patches")
+    bank: Annotated[float | int | Literal["auto"], BeforeValidator(_bank)] = Field(
+        "auto", description="share or number of patches, or auto: 1 %, and at least 1,000"
+    )
     sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
     index: SearchIndex = Field("auto", description="how the bank is searched; all but auto and flat may miss neighbours")
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
@@ -134,8 +148,8 @@ class Settings(BaseModel):
     def _consistent(self) -> Settings:
         if min(self.image_size) < 64 or max(self.image_size) > 4096:
             raise ValueError("image_size must lie between 64 and 4096 pixels")
-        if isinstance(self.bank, float) and self.bank > 1 and not self.bank.is_integer():
-            raise ValueError("bank must be a share up to 1 or a whole number of patches")
+        if self.bank != "auto" and (self.bank <= 0 or (self.bank > 1 and self.bank != int(self.bank))):
+            raise ValueError("bank must be a share above 0 and up to 1, or a whole number of patches")
         if not 0 < self.noise_range[0] <= self.noise_range[1]:
             raise ValueError("noise_range must be two numbers, 0 < low <= high")
         if self.contamination != 0 and self.calibration == "split":
@@ -145,7 +159,13 @@ class Settings(BaseModel):
         return self
 
     def bank_size(self, patches: int) -> int:
-        """How many of `patches` the memory bank takes: a share below or at 1 (float), else a number; at least 1."""
+        """How many of `patches` the memory bank takes: a share below or at 1 (float), else a number; at least 1.
+
+        With `auto` a share of `AUTO_SHARE`, and at least `AUTO_FEWEST`: the few patches that a share leaves of a small set
+        depend much on where the greedy choice starts.
+        """
+        if self.bank == "auto":
+            return max(1, min(patches, max(round(AUTO_SHARE * patches), AUTO_FEWEST)))
         share = isinstance(self.bank, float) and self.bank <= 1
         return max(1, min(patches, round(self.bank * patches) if share else int(self.bank)))
 
@@ -153,7 +173,8 @@ class Settings(BaseModel):
 def settings_from(**values: Any) -> Settings:
     """`Settings` from loose values (strings as a command line gives them are understood).
 
-    Whoever gives height and width wants them, so `resize` is then squash where it is not given.
+    What is given goes before what the preset says. Whoever gives height and width wants them, so `resize` is then squash where
+    it is not given.
 
     Raises:
         SettingsError: a name is unknown (the nearest is suggested) or a value is out of its range.
@@ -161,6 +182,8 @@ def settings_from(**values: Any) -> Settings:
     for name in values:
         if name not in Settings.model_fields:
             raise SettingsError(f"unknown setting '{name}': {nearest(name, Settings.model_fields)}")
+    preset = values.get("preset")
+    values = {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
     if _height_and_width(values.get("image_size")):
         values = {"resize": "squash", **values}
     values = {name: _detuple(value) for name, value in values.items()}

@@ -35,8 +35,16 @@ BatchOption = Annotated[
 def fit(
     data: Annotated[str, typer.Argument(help="MVTec root, folder of good images, glob in quotes, or manifest.")],
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
+    preset: Annotated[
+        str | None,
+        typer.Option(help="fast, balanced or accurate: what the settings below are where not given. [default: balanced]"),
+    ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="efficientnet-lite0, -lite2, or a timm name. [default: efficientnet-lite0]")
+        str | None,
+        typer.Option(
+            help="efficientnet-lite0, -lite2, a timm name, several joined by +, or one that sees the image enlarged: NAME@1.5. "
+            "[default: efficientnet-lite0]"
+        ),
     ] = None,
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Feature maps, comma-separated. [default: strides 8 and 16]")] = None,
@@ -48,7 +56,9 @@ def fit(
         str | None, typer.Option(help="Network pixels: the short side, or height x width. [default: 256]")
     ] = None,
     resize: Annotated[str | None, typer.Option(help="keep the aspect, or squash to height x width. [default: keep]")] = None,
-    bank: Annotated[str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 0.01]")] = None,
+    bank: Annotated[
+        str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 1 %, and at least 1000]")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
     index: Annotated[
         str | None,
