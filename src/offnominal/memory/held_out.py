@@ -49,6 +49,7 @@ class HeldOutBanks:
         self._radius = math.inf if math.isnan(radius) else radius
         self._nearest = torch.full((len(centres),), torch.inf, device=device)
         self._stand_in = torch.zeros(len(centres), dtype=torch.int64, device=device)
+        self._known: dict[int, Tensor] = {}
 
     @property
     def bank(self) -> Tensor:
@@ -94,6 +95,11 @@ class HeldOutBanks:
 
     def stand_in_rows(self, image: int) -> Tensor:
         """(s,) int64, rising: the rows of `stand_ins` among all patches."""
+        if image not in self._known:
+            self._known[image] = self._stand_in_rows(image)
+        return self._known[image]
+
+    def _stand_in_rows(self, image: int) -> Tensor:
         own = self._owner == image
         rows: Tensor = self._stand_in[own & self._nearest.isfinite()].unique().cpu()
         if len(rows) == 0 or bool(own.all()):
@@ -115,6 +121,7 @@ class HeldOutBanks:
 
     def _note(self, squared: Tensor, rows: Tensor, first: int) -> None:
         """Remember, for every bank patch, the nearest of the patches (from row `first` on) that found it."""
+        self._known.clear()
         flat, found = squared.flatten(), rows.flatten()
         finder = torch.arange(first, first + len(rows), device=rows.device).repeat_interleave(rows.shape[1])
         least = torch.full_like(self._nearest, torch.inf).scatter_reduce_(0, found, flat, "amin")
