@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offnominal import Detector
+from offnominal.demo import write_manifest
 from offnominal.images import labelled_images, normal_images
 from tables import arguments
 
@@ -39,23 +40,34 @@ class ImageSet:
 def image_sets(folder: Path, most: int, lists: Path) -> list[ImageSet]:
     """The MVTec roots in a folder. One with more than `most` training images is thinned by a fixed step, its test images by
     the same; a manifest in `lists` says what is left."""
+    roots = sorted(path for path in folder.iterdir() if (path / "train" / "good").is_dir())
+    return [_thinned(root.name, root, most, lists) for root in roots]
+
+
+def cell_sets(most: int, lists: Path) -> list[ImageSet]:
+    """The solar cells of `elpv-dataset`, mono- and polycrystalline, thinned as the roots are."""
     found = []
-    for root in sorted(path for path in folder.iterdir() if (path / "train" / "good").is_dir()):
-        normal = normal_images(root)
-        step = -(-len(normal) // most)
-        train, test = normal[::step], labelled_images(root)[::step]
-        data = root
-        if step > 1:
-            data = lists / f"{root.name}.csv"
-            with data.open("w", newline="") as file:
-                writer = csv.writer(file)
-                writer.writerow(("path", "split", "label", "mask"))
-                writer.writerows((item.path.absolute(), "train", item.label, "") for item in train)
-                writer.writerows(
-                    (item.path.absolute(), "test", item.label, item.mask.absolute() if item.mask else "") for item in test
-                )
-        found.append(ImageSet(root.name, data, step, len(train), len(test)))
+    for kind in ("mono", "poly"):
+        whole = lists / f"elpv {kind}.csv"
+        write_manifest(whole, kind=kind)
+        found.append(_thinned(f"elpv {kind}", whole, most, lists))
     return found
+
+
+def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
+    normal = normal_images(data)
+    step = -(-len(normal) // most)
+    train, test = normal[::step], labelled_images(data)[::step]
+    if step > 1:
+        data = lists / f"{name}, thinned.csv"
+        with data.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("path", "split", "label", "mask"))
+            writer.writerows((item.path.absolute(), "train", item.label, "") for item in train)
+            writer.writerows(
+                (item.path.absolute(), "test", item.label, item.mask.absolute() if item.mask else "") for item in test
+            )
+    return ImageSet(name, data, step, len(train), len(test))
 
 
 def fitted(data: Path, model: Path) -> None:

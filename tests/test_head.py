@@ -212,9 +212,9 @@ def test_a_trial_finds_what_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     images: list[Any] = [texture(seed) for seed in range(24)]
     images[3] = "missing.png"
     tried = Trial(images, 0)
-    assert all(min(pixels.shape[:2]) == 64 for pixels in tried._clean)
+    assert all(min(pixels.shape[:2]) == 64 for pixels in tried.clean)
     verdict = tried.judge(tried.fit(settings, FeatureEngine(settings)))
-    assert verdict.detection.shape == verdict.localisation.shape == (len(PSEUDO_ANOMALIES), len(tried._clean))
+    assert verdict.detection.shape == verdict.localisation.shape == (len(PSEUDO_ANOMALIES), len(tried.clean))
     assert verdict.detection.mean() > 0.6
     assert verdict.merits == pytest.approx((verdict.detection + verdict.localisation).mean(0) / 2)
     with pytest.raises(InputError, match="6 good images are too few for a trial: 12 or more"):

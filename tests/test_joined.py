@@ -27,8 +27,7 @@ def plain(name: str, images: torch.Tensor, scale: float) -> list[torch.Tensor]:
     return [local_mean(m)[:, :, cut:-cut, cut:-cut] for m, cut in zip(backbone.network(larger), cuts, strict=True)]
 
 
-@pytest.mark.parametrize("scale", ["1", "1.5", "2"])
-@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize(("scale", "runtime"), [("1", "torch"), ("1.5", "torch"), ("2", "torch"), ("1.5", "openvino")])
 def test_a_joined_patch_is_both_patches(scale: str, runtime: str) -> None:
     name = f"{ONE}+{OTHER}" + ("" if scale == "1" else f"@{scale}")
     extractor = PatchExtractor(load_backbones(name)).eval()

@@ -111,7 +111,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    preset: Literal["fast", "balanced", "accurate"] = Field("balanced", description="what the other settings are by default")
+    preset: Literal["fast", "balanced", "accurate", "auto"] = Field(
+        "balanced", description="what the other settings are by default; auto tries the presets on some of the good images"
+    )
+    image_milliseconds: float | None = Field(None, gt=0, description="time that an image may take with preset auto")
     backbone: str = Field(
         DEFAULT_BACKBONE, min_length=1, description="efficientnet-lite0, -lite2, a timm name, or a+b of these"
     )

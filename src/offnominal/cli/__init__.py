@@ -37,7 +37,13 @@ def fit(
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     preset: Annotated[
         str | None,
-        typer.Option(help="fast, balanced or accurate: what the settings below are where not given. [default: balanced]"),
+        typer.Option(
+            help="What the settings below are where not given: fast, balanced, accurate, or auto (tried on some of the good "
+            "images with made defects). [default: balanced]"
+        ),
+    ] = None,
+    image_milliseconds: Annotated[
+        float | None, typer.Option(help="With --preset auto: time that an image may take, in milliseconds. [default: any]")
     ] = None,
     backbone: Annotated[
         str | None,

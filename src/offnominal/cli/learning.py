@@ -13,7 +13,17 @@ from offnominal import errors
 from offnominal.cli.console import emit, progress_bars, say
 from offnominal.cli.settings import detector_from
 
-_NOT_OF_AUDIT = ("data", "out", "json", "false_alarm_rate", "calibration", "thumbnails", "contamination", "index")
+_NOT_OF_AUDIT = (
+    "data",
+    "out",
+    "json",
+    "false_alarm_rate",
+    "calibration",
+    "thumbnails",
+    "contamination",
+    "index",
+    "image_milliseconds",
+)
 
 
 def register(app: typer.Typer, fit: Callable[..., None]) -> None:

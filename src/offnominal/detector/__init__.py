@@ -13,6 +13,7 @@ import numpy as np
 from offnominal.config import Settings, settings_from
 from offnominal.detector.audit import Audit
 from offnominal.detector.calibration import calibrated_by_split, split
+from offnominal.detector.choice import chosen_preset
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.fit import Estimate, Fitting, Plan
@@ -89,15 +90,23 @@ class Detector:
         """
         given = _named(data)
         bank = PartialBank(None if partial is None else Path(partial), tell)
-        engine = FeatureEngine(self.settings, self._weights)
         learn, held = split(len(given), self.settings)
+        choice, chosen_in = None, 0.0
+        if self.settings.preset == "auto":
+            started = perf_counter()
+            sources = [given[at][1] for at in learn]
+            self.settings, choice = chosen_preset(sources, self.settings, self._weights, progress)
+            chosen_in = perf_counter() - started
+            tell(f"preset {choice.chosen}: {choice.reason}")
+        engine = FeatureEngine(self.settings, self._weights)
         fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank)
         announce(fitting.plan)
         started = perf_counter()
         head = judged_head([given[at][1] for at in learn], self.settings, engine, progress)
         tried = perf_counter() - started
-        self._inspector = Inspector(fitting.run(head), engine)
+        self._inspector = Inspector(replace(fitting.run(head), choice=choice), engine)
         self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
+        self.seconds |= {} if choice is None else {"trial of the presets": chosen_in}
         if len(held):
             started = perf_counter()
             model = calibrated_by_split(

@@ -51,6 +51,26 @@ NO_HEAD = HeadVerdict(False, "not asked for", None)
 
 
 @dataclass(frozen=True)
+class PresetTried:
+    """A preset in the trial: milliseconds an image, how much better than what stood before it found made defects, and the
+    standard error of that."""
+
+    name: str
+    milliseconds: float
+    gain: float
+    error: float
+
+
+@dataclass(frozen=True)
+class PresetChoice:
+    """Which preset `auto` chose, why, and all that it tried."""
+
+    chosen: str
+    reason: str
+    tried: tuple[PresetTried, ...]
+
+
+@dataclass(frozen=True)
 class SearchError:
     """What an index that is not exact costs: the relative change of the mean distance to the neighbours of held-out patches,
     by it against the exact search. It is never negative: a neighbour that is missed gives way to one farther away.
@@ -95,6 +115,7 @@ class Model:
         skipped: training images that could not be read, with the reason.
         versions: of the libraries that made it.
         thumbnails: small pictures of the bank's sources, as many; None where the fit was to keep none.
+        choice: which preset was chosen; None where it was given.
         search_error: what the setting `index` costs; None where the search is exact.
     """
 
@@ -116,6 +137,7 @@ class Model:
     versions: dict[str, str]
     thumbnails: Thumbnails | None = None
     search_error: SearchError | None = None
+    choice: PresetChoice | None = None
 
     def __post_init__(self) -> None:
         if self.thumbnails is not None:

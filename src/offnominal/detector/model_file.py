@@ -25,7 +25,15 @@ from safetensors.numpy import save
 from offnominal.config import Settings
 from offnominal.decisions import Appearance, Calibration
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns
-from offnominal.detector.model import BackboneIdentity, HeadVerdict, Model, SearchError, UsualDistance
+from offnominal.detector.model import (
+    BackboneIdentity,
+    HeadVerdict,
+    Model,
+    PresetChoice,
+    PresetTried,
+    SearchError,
+    UsualDistance,
+)
 from offnominal.errors import ModelFileError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
@@ -202,6 +210,7 @@ def _description(model: Model) -> dict[str, Any]:
         "skipped": [list(entry) for entry in model.skipped],
         "versions": model.versions,
         **({} if model.search_error is None else {"search_error": dataclasses.asdict(model.search_error)}),
+        **({} if model.choice is None else {"choice": dataclasses.asdict(model.choice)}),
     }
 
 
@@ -242,6 +251,7 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),
         search_error=SearchError(**stored["search_error"]) if "search_error" in stored else None,
+        choice=_choice(stored["choice"]) if "choice" in stored else None,
     )
 
 
@@ -250,6 +260,10 @@ def _head(tensors: _Tensors, fold: int, dimensions: int) -> Head:
     if head.inner.shape[1] != 2 * dimensions:
         raise ValueError(f"head {fold} is for D={head.inner.shape[1] // 2}, the bank has D={dimensions}")
     return head
+
+
+def _choice(stored: dict[str, Any]) -> PresetChoice:
+    return PresetChoice(stored["chosen"], stored["reason"], tuple(PresetTried(**one) for one in stored["tried"]))
 
 
 def _thumbnails(tensors: _Tensors) -> Thumbnails | None:

@@ -49,6 +49,7 @@ def facts(model: Model) -> dict[str, Any]:
             "reason": model.head.reason,
             "gain_on_pseudo_anomalies": model.head.gain,
         },
+        "preset": preset_facts(model),
         "search": {
             "index": model.settings.index,
             "exact": model.search_error is None,
@@ -60,6 +61,18 @@ def facts(model: Model) -> dict[str, Any]:
         "drift": drift_facts(model),
         "settings": model.settings.model_dump(mode="json"),
         "versions": model.versions,
+    }
+
+
+def preset_facts(model: Model) -> dict[str, Any]:
+    """The preset in use; where it was chosen, why and what was tried: time an image, gain on made defects, its error."""
+    if model.choice is None:
+        return {"asked": model.settings.preset, "used": model.settings.preset, "reason": "given", "tried": []}
+    return {
+        "asked": "auto",
+        "used": model.choice.chosen,
+        "reason": model.choice.reason,
+        "tried": [asdict(one) for one in model.choice.tried],
     }
 
 

@@ -26,7 +26,7 @@ FEWEST_JUDGED = 4
 MOST_PIXELS = 768
 #: With `head = auto` fewer good images are not worth a trial.
 ENOUGH_FOR_HEAD = 50
-#: A head may cost a kind of made defect this much image AUROC.
+#: A gain on average may cost a kind of made defect this much image AUROC.
 MOST_LOST = 0.02
 
 
@@ -50,7 +50,7 @@ class Verdict:
 
 
 class Trial:
-    """The same images and the same made defects for every candidate.
+    """The same images and the same made defects for every candidate; `clean` are the images that judge.
 
     Args:
         sources: readable and other good images; those that cannot be read are passed over.
@@ -66,16 +66,16 @@ class Trial:
         rng = np.random.default_rng([seed, len(sources)])
         order = rng.permutation(len(sources))
         judged = min(MOST_JUDGED, len(sources) // 3)
-        self._clean = _decoded([sources[at] for at in order[:judged]])
+        self.clean = _decoded([sources[at] for at in order[:judged]])
         self._learn: list[Source] = [sources[at] for at in order[judged : judged + MOST_LEARNT]]
         if len(sources) < 3 * FEWEST_JUDGED:
             raise InputError(f"{len(sources)} good images are too few for a trial: {3 * FEWEST_JUDGED} or more are needed")
-        if len(self._clean) < FEWEST_JUDGED:
-            raise InputError(f"of {judged} good images to judge by {len(self._clean)} can be read: {FEWEST_JUDGED} are needed")
+        if len(self.clean) < FEWEST_JUDGED:
+            raise InputError(f"of {judged} good images to judge by {len(self.clean)} can be read: {FEWEST_JUDGED} are needed")
         self._made: list[tuple[Pixels, Mask]] = []
         for kind in PSEUDO_ANOMALIES:
-            for at, pixels in enumerate(self._clean):
-                others = [other for i, other in enumerate(self._clean) if i != at and depth_of(other) == depth_of(pixels)]
+            for at, pixels in enumerate(self.clean):
+                others = [other for i, other in enumerate(self.clean) if i != at and depth_of(other) == depth_of(pixels)]
                 other = others[int(rng.integers(len(others)))] if others else pixels
                 self._made.append(pseudo_anomaly(pixels, other, kind, rng))
 
@@ -93,9 +93,9 @@ class Trial:
     def judge(self, inspector: Inspector) -> Verdict:
         """How well a fitted model finds what was made, held against the clean images."""
         none = np.zeros(0, bool)
-        clean = np.array([score for score, _ in self._found(inspector, [(pixels, none) for pixels in self._clean])])
+        clean = np.array([score for score, _ in self._found(inspector, [(pixels, none) for pixels in self.clean])])
         found = self._found(inspector, self._made)
-        grid = (len(PSEUDO_ANOMALIES), len(self._clean))
+        grid = (len(PSEUDO_ANOMALIES), len(self.clean))
         detection = [auroc(np.append(clean, score), np.arange(len(clean) + 1) == len(clean)) for score, _ in found]
         return Verdict(
             np.array(detection, dtype=np.float32).reshape(grid),
@@ -124,9 +124,7 @@ def judged_head(
 ) -> HeadVerdict:
     """Whether heads trained on noise help, told by a trial on good images and made defects alone.
 
-    They are kept where the mean gain over the judging images exceeds twice its standard error (about 2.5 % of useless heads
-    would pass) and no kind of defect is detected worse by more than `MOST_LOST`. One fit serves both sides: heads change
-    none of the other signals.
+    They are kept where `sure_gain` says so. One fit serves both sides: heads change none of the other signals.
     """
     if settings.head == "none":
         return NO_HEAD
@@ -138,17 +136,35 @@ def judged_head(
     except InputError as error:
         return HeadVerdict(False, f"not tried: {error}", None)
     with_head, without = trial.judge(inspector), trial.judge(Inspector(replace(inspector.model, heads=()), engine))
-    gains = with_head.merits - without.merits
-    gain, unsure = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
-    by_kind = (with_head.detection - without.detection).mean(1)
+    gain = sure_gain(without, with_head)
+    return HeadVerdict(gain.sure, gain.told, gain.mean)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one side finds better than another: mean over the judging images, its standard error, whether that is sure, and all
+    this told to a person."""
+
+    mean: float
+    error: float
+    sure: bool
+    told: str
+
+
+def sure_gain(before: Verdict, after: Verdict) -> Gain:
+    """Sure is a mean gain that exceeds twice its standard error (about 2.5 % of useless changes would pass) where no kind of
+    defect is detected worse by more than `MOST_LOST`."""
+    gains = after.merits - before.merits
+    gain, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
+    by_kind = (after.detection - before.detection).mean(1)
     worst = int(by_kind.argmin())
-    kind = list(PSEUDO_ANOMALIES)[worst]
-    said = f"with it made defects are found {gain:+.3f} (standard error {unsure:.3f}) better"
-    if gain <= 2 * unsure:
-        return HeadVerdict(False, f"no sure gain: {said}", gain)
+    said = f"with it made defects are found {gain:+.3f} (standard error {error:.3f}) better"
+    if gain <= 2 * error:
+        return Gain(gain, error, False, f"no sure gain: {said}")
     if by_kind[worst] < -MOST_LOST:
-        return HeadVerdict(False, f"{kind} ones detected {by_kind[worst]:+.3f}, though on average {said}", gain)
-    return HeadVerdict(True, said, gain)
+        kind = list(PSEUDO_ANOMALIES)[worst]
+        return Gain(gain, error, False, f"{kind} ones detected {by_kind[worst]:+.3f}, though on average {said}")
+    return Gain(gain, error, True, said)
 
 
 def _decoded(sources: Sequence[Source]) -> list[Pixels]:

@@ -1,0 +1,134 @@
+"""What the presets gain and cost, beside other settings of image size, network and bank: accuracy against time an image.
+
+    python benchmarks/presets.py --data FOLDER_OF_SETS [--seeds 2] [--most 100] [--cells] [--threads 1]
+
+FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used. `--cells`
+adds the solar cells of `elpv-dataset`. The seed of the greedy choice is where it starts. An image takes the time from decoded
+pixels to verdict and map, of one image of the first set, the settings taking turns. Labels of these sets were looked at when
+the presets were made, so these figures are no proof for other sets.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from offnominal import Detector
+from offnominal.images import labelled_images, pixels_of
+from sets import ImageSet, cell_sets, image_sets, set_arguments
+from tables import Timing, apart, machine, points, spread, table, timed, use_threads, write
+
+BASE = "balanced"
+WAYS: dict[str, dict[str, Any]] = {
+    "fast": {"preset": "fast"},
+    BASE: {},
+    "accurate": {"preset": "accurate"},
+    "384 pixels": {"image_size": 384},
+    "Lite2 alone": {"backbone": "efficientnet-lite2"},
+    "with itself enlarged": {"backbone": "efficientnet-lite0+efficientnet-lite0@1.5"},
+    "a bank of 1 %": {"bank": 0.01},
+    "a bank of 3 %": {"bank": 0.03},
+}
+KEYS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.05")
+PRESETS, RUNS = ("fast", BASE, "accurate"), 9
+
+
+def run(data: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    detector = Detector(**settings).fit(data)
+    figures = detector.evaluate(data).figures
+    return {"bank": len(detector.model.bank.patches), **{key: figures[key] for key in KEYS}}
+
+
+def times(data: Path) -> dict[str, Timing]:
+    """Seconds for one image, the settings taking turns."""
+    pixels = pixels_of(labelled_images(data)[0].path)
+    detectors = [Detector(**settings).fit(data) for settings in WAYS.values()]
+    return dict(zip(WAYS, timed(*(lambda one=one: one.inspect(pixels) for one in detectors), runs=RUNS), strict=True))
+
+
+def overall(found: dict[str, dict[str, list[dict[str, Any]]]], way: str, key: str) -> float:
+    """Mean over the sets that have the figure, of the mean over seeds."""
+    means: list[float] = [mean(one[key] for one in ways[way]) for ways in found.values() if ways[way][0][key] is not None]
+    return float(mean(means))
+
+
+def rows_of(name: str, ways: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    return [[name, way, f"{runs[0]['bank']:,}", *(spread(runs, key) for key in KEYS)] for way, runs in ways.items()]
+
+
+def summary(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timing]) -> str:
+    rows = []
+    for way in WAYS:
+        gained = [f"{100 * (overall(found, way, key) - overall(found, BASE, key)):+.2f}" for key in KEYS]
+        least = min(found, key=lambda name: float(points(found[name][way], found[name][BASE], KEYS[0])))
+        worst = (points(found[least][way], found[least][BASE], KEYS[0]), least)
+        rows.append([way, *gained, " on ".join(worst), took[way], f"{took[way].middle / took[BASE].middle:.2f}"])
+    columns = ("settings", *(key.replace("_", " ") for key in KEYS), "least gain of image AUROC", "one image", "times balanced")
+    return table(columns, rows)
+
+
+def draw(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timing], place: Path) -> None:
+    """Mean image AUROC and mean pixel AP against the time of one image; the front is what nothing beats in both."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    for axes, key, name in zip(figure.subplots(1, 2), ("image_auroc", "pixel_ap"), ("image AUROC", "pixel AP"), strict=True):
+        at = {way: (1000 * took[way].middle, overall(found, way, key)) for way in WAYS}
+        front = [way for way, (x, y) in at.items() if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in at.values())]
+        line = sorted(at[way] for way in front)
+        axes.plot(*zip(*line, strict=True), color="0.7", drawstyle="steps-post", zorder=1)
+        for way, (x, y) in at.items():
+            chosen = way in PRESETS
+            axes.scatter(x, y, color="C0" if chosen else "0.5", zorder=2)
+            axes.annotate(way, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, weight="bold" if chosen else None)
+        axes.set_xlabel("ms an image, one at a time")
+        axes.set_ylabel(f"{name}, mean over sets")
+        axes.margins(x=0.2, y=0.15)
+        axes.grid(alpha=0.3)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "offnominal"}):
+        figure.savefig(place, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = set_arguments(__doc__, seeds=2, most=100)
+    parser.add_argument("--cells", action="store_true")
+    given = parser.parse_args()
+    use_threads(given.threads)
+    here = machine()
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    with tempfile.TemporaryDirectory() as lists:
+        sets: list[ImageSet] = image_sets(given.data, given.most, Path(lists))
+        sets += cell_sets(given.most, Path(lists)) if given.cells else []
+        for one in sets:
+            for way, settings in WAYS.items():
+                print(one, way, file=sys.stderr, flush=True)
+                seeds = [apart(given.threads, run, one.data, {**settings, "seed": seed}) for seed in range(given.seeds)]
+                found.setdefault(one.name, {})[way] = seeds
+        took = apart(given.threads, times, sets[0].data)
+    columns = ("set", "settings", "bank", *(key.replace("_", " ") for key in KEYS))
+    write(
+        given.out,
+        "presets",
+        [
+            "# Presets",
+            "; ".join(map(str, sets)) + ".",
+            f"Means over {given.seeds} seeds, with the least and the most.",
+            str(here),
+            table(columns, [row for name, ways in found.items() for row in rows_of(name, ways)]),
+            f"Points gained over `{BASE}`, mean over the sets with the figure, and the time of an image of {sets[0].name}:",
+            summary(found, took),
+            "![Accuracy against time an image](presets.svg)",
+        ],
+        {"machine": here, "sets": found, "seconds": took},
+    )
+    draw(found, took, given.out / "presets.svg")
+
+
+if __name__ == "__main__":
+    main()
