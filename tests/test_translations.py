@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from offnominal.errors import SettingsError
 from offnominal.features import openvino_runtime
 from offnominal.features.cache import cache_folder
 from offnominal.features.openvino_runtime import IN_PROCESS, KEPT, OpenVinoRuntime
@@ -112,3 +113,24 @@ def test_few_are_kept(translated: list[nn.Module]) -> None:
     shutil.rmtree(folder)
     run(1.0, "0", anew=True)
     assert len(translated) == KEPT + 3
+
+
+class OfAbilities:
+    """A processor that can what it is told to."""
+
+    def __init__(self, *able: str) -> None:
+        self.able = able
+
+    def get_property(self, device: str, name: str) -> tuple[str, ...]:
+        assert (device, name) == ("CPU", "OPTIMIZATION_CAPABILITIES")
+        return self.able
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_a_precision_that_the_processor_lacks_is_refused(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runtime.openvino, "Core", lambda: OfAbilities("FP32", "INT8"))
+    with pytest.raises(SettingsError, match=f"precision = {precision}: this processor does not"):
+        OpenVinoRuntime(lambda: Scaled(2.0), precision, "two")
+    monkeypatch.setattr(openvino_runtime.openvino, "Core", lambda: OfAbilities("FP32", "BF16", "FP16"))
+    openvino_runtime._require_able(precision)
+    openvino_runtime._require_able("float32")

@@ -23,10 +23,13 @@ import openvino
 import torch
 from torch import nn
 
+from offnominal.errors import SettingsError
 from offnominal.features.cache import cache_folder
 from offnominal.types import Float
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+#: What a processor must be able to, by OpenVINO's names; one that is not would run float32 without a word.
+_ABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 #: Translations that stay in the cache folder, and compiled ones in the process; the oldest go.
 KEPT, IN_PROCESS = 4, 2
 _in_process: dict[tuple[str, str], Any] = {}
@@ -39,6 +42,9 @@ class OpenVinoRuntime:
         build: gives the module, (B, 3, H, W) -> segments; called where no translation is kept.
         precision: float32, bfloat16 or float16.
         key: what tells this module from all others, its weights among it; with the same key a translation is used again.
+
+    Raises:
+        SettingsError: this processor does not multiply in the precision.
     """
 
     def __init__(self, build: Callable[[], nn.Module], precision: str, key: str) -> None:
@@ -56,12 +62,23 @@ def _compiled(build: Callable[[], nn.Module], precision: str, key: str) -> Any:
     """The module, compiled; the last few stay in this process."""
     at = _name(key), precision
     if at not in _in_process:
+        _require_able(precision)
         hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
         compiled = openvino.Core().compile_model(_translated(build, at[0]), "CPU", hints)
         for oldest in list(_in_process)[: 1 - IN_PROCESS]:
             del _in_process[oldest]
         _in_process[at] = compiled
     return _in_process[at]
+
+
+def _require_able(precision: str) -> None:
+    """Raises `SettingsError` where this processor does not multiply in the precision."""
+    wanted = _ABILITIES.get(precision)
+    if wanted is not None and wanted not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise SettingsError(
+            f"precision = {precision}: this processor does not multiply in it, so OpenVINO would run float32; "
+            "use --precision float32, or --runtime torch"
+        )
 
 
 def _name(key: str) -> str:
