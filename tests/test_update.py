@@ -239,4 +239,6 @@ def test_added_cookies_against_a_full_fit() -> None:
     assert grown.model.calibration.count == whole.model.calibration.count == 31
     for detector in (whole, grown):
         assert detector.evaluate(REAL_DATA / "aws_cookies").figures["image_auroc"] >= 0.99
-    assert grown.model.bank.radius == pytest.approx(whole.model.bank.radius, rel=0.05)
+    assert whole.model.bank.radius is not None
+    # The smaller set had as large a bank, and what is added comes on top: no worse a cover, and not a bank of everything.
+    assert 0.9 * whole.model.bank.radius <= grown.model.bank.radius <= 1.05 * whole.model.bank.radius
