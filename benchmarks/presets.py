@@ -83,14 +83,14 @@ def draw(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timi
         front = [way for way, (x, y) in at.items() if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in at.values())]
         line = sorted(at[way] for way in front)
         axes.plot(*zip(*line, strict=True), color="0.7", drawstyle="steps-post", zorder=1)
-        for way, (x, y) in at.items():
+        for number, (way, point) in enumerate(at.items()):
             chosen = way in PRESETS
-            axes.scatter(x, y, color="C0" if chosen else "0.5", zorder=2)
-            axes.annotate(way, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8, weight="bold" if chosen else None)
+            axes.scatter(*point, color=f"C{number}", marker="o" if chosen else "x", label=way, zorder=2)
         axes.set_xlabel("ms an image, one at a time")
         axes.set_ylabel(f"{name}, mean over sets")
-        axes.margins(x=0.2, y=0.15)
+        axes.margins(x=0.1, y=0.15)
         axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "offnominal"}):
         figure.savefig(place, metadata={"Date": None})
 
