@@ -44,7 +44,7 @@ def covering_radius(detector: Detector, normal: list[Path]) -> float:
 
     search = NearestPatches(detector.model.bank.patches)
     inspector = detector._ready()
-    found = [float(search(patches, 1)[0].max()) for _, _, patches in inspector.patches(normal, fail)]
+    found = [float(search(patches, 1)[0].max()) for _, _, patches, _ in inspector.patches(normal, fail)]
     return float(np.sqrt(max(found)))
 
 
