@@ -74,9 +74,7 @@ def measure(data: str, resize: str, neighbours: int, fusions: dict[str, Weights]
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=2, most=100)
-    parser.add_argument("--cells", action="store_true")
-    given = parser.parse_args()
+    given = set_arguments(__doc__, seeds=2, most=100, cells=True).parse_args()
     use_threads(given.threads)
     here = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}

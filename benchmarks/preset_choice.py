@@ -18,7 +18,7 @@ from typing import Any
 from offnominal.config import PRESETS, settings_from
 from offnominal.detector.choice import chosen_preset
 from offnominal.images import normal_images
-from sets import cell_sets, image_sets, set_arguments
+from sets import set_arguments, sets_asked_for
 from tables import apart, machine, now, table, use_threads, write
 
 KEYS = ("image_auroc", "pixel_ap")
@@ -44,16 +44,13 @@ def row(name: str, found: dict[str, Any], known: dict[str, list[dict[str, Any]]]
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=1, most=100)
-    parser.add_argument("--cells", action="store_true")
-    given = parser.parse_args()
+    given = set_arguments(__doc__, seeds=1, most=100, cells=True).parse_args()
     use_threads(given.threads)
     here = machine()
     known = json.loads((given.out / "presets.json").read_text())["sets"]
     found, rows = {}, []
     with tempfile.TemporaryDirectory() as lists:
-        sets = image_sets(given.data, given.most, Path(lists))
-        sets += cell_sets(given.most, Path(lists)) if given.cells else []
+        sets = sets_asked_for(given, Path(lists))
         for one in sets:
             print(one, file=sys.stderr, flush=True)
             found[one.name] = apart(given.threads, chosen, one.data)

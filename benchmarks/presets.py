@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from offnominal import Detector
 from offnominal.images import labelled_images, pixels_of
-from sets import ImageSet, cell_sets, image_sets, set_arguments
+from sets import set_arguments, sets_asked_for
 from tables import Timing, apart, machine, points, spread, table, timed, use_threads, write
 
 BASE = "balanced"
@@ -96,15 +96,12 @@ def draw(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timi
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=2, most=100)
-    parser.add_argument("--cells", action="store_true")
-    given = parser.parse_args()
+    given = set_arguments(__doc__, seeds=2, most=100, cells=True).parse_args()
     use_threads(given.threads)
     here = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with tempfile.TemporaryDirectory() as lists:
-        sets: list[ImageSet] = image_sets(given.data, given.most, Path(lists))
-        sets += cell_sets(given.most, Path(lists)) if given.cells else []
+        sets = sets_asked_for(given, Path(lists))
         for one in sets:
             for way, settings in WAYS.items():
                 print(one, way, file=sys.stderr, flush=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from offnominal.images import labelled_images, normal_images
 from tables import arguments
 
 
-def set_arguments(doc: str | None, *, seeds: int, most: int) -> ArgumentParser:
+def set_arguments(doc: str | None, *, seeds: int, most: int, cells: bool = False) -> ArgumentParser:
     """`tables.arguments` with the folder of sets, how many seeds, and how large a set may be."""
     parser = arguments(doc)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--most", type=int, default=most, help="training images of a set, at most")
+    if cells:
+        parser.add_argument("--cells", action="store_true", help="the solar cells of elpv-dataset too")
     return parser
 
 
@@ -52,6 +54,11 @@ def cell_sets(most: int, lists: Path) -> list[ImageSet]:
         write_manifest(whole, kind=kind)
         found.append(_thinned(f"elpv {kind}", whole, most, lists))
     return found
+
+
+def sets_asked_for(given: Namespace, lists: Path) -> list[ImageSet]:
+    """What the arguments of `set_arguments(cells=True)` ask for."""
+    return image_sets(given.data, given.most, lists) + (cell_sets(given.most, lists) if given.cells else [])
 
 
 def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
