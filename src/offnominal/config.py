@@ -134,6 +134,7 @@ class Settings(BaseModel):
     head: Literal["none", "noise", "auto"] = Field("none", description="train a head on noise; kept where it helps")
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
+    context: float = Field(1.0, ge=0, description="weight of weak evidence around a place, which shows broad stains")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
     calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
     contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(

@@ -129,7 +129,8 @@ class Inspector:
         model = self.model
         found = self._signals(patches, with_noise=True if maps else None)
         signals = grid_of(found.values, self.engine.grids(network))
-        anomaly = working_map(signals, model.normal, model.fusion_weights, network, model.settings.smoothing)
+        settings = model.settings
+        anomaly = working_map(signals, model.normal, model.fusion_weights, network, settings.smoothing, settings.context)
         score = image_score(anomaly)
         threshold = model.calibration.threshold
         regions = find_regions(anomaly, model.calibration, original)

@@ -82,8 +82,9 @@ def usual_and_maps(
     builder = NormalSignalsBuilder()
     for image in signals:
         builder.add(image)
+    weights = settings.fusion.weights(head=head)
     maps = [
-        working_map(image, builder.without(image), settings.fusion.weights(head=head), network, settings.smoothing)
+        working_map(image, builder.without(image), weights, network, settings.smoothing, settings.context)
         for image, network in zip(signals, networks, strict=True)
     ]
     return builder.build(), maps

@@ -12,6 +12,8 @@ from offnominal.types import Float, require
 
 #: Network pixels per place of the working map, on which is smoothed and decided.
 WORKING_STRIDE = 4
+#: Weak evidence around a place: values up to this many standard deviations, averaged by a Gaussian of so many network pixels.
+WEAK, AROUND = 1.0, 16.0
 
 
 def fuse(standardised: Float, weights: Sequence[float]) -> Float:
@@ -23,17 +25,24 @@ def fuse(standardised: Float, weights: Sequence[float]) -> Float:
 
 
 def working_map(
-    signals: Float, normal: NormalSignals, weights: Sequence[float], network: tuple[int, int], sigma: float
+    signals: Float,
+    normal: NormalSignals,
+    weights: Sequence[float],
+    network: tuple[int, int],
+    sigma: float,
+    context: float,
 ) -> Float:
-    """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed.
+    """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed, seen in their context.
 
-    `sigma` is the Gaussian's, in network pixels.
+    A broad stain is little off at every place, but at many beside each other: `context` times the mean around a place is
+    added to it. Values count there up to `WEAK`, so that a small bright defect does not spread over what surrounds it.
+    `sigma` is the Gaussian's that smooths, in network pixels.
     """
     fused = fuse(normal.standardise(signals), weights)
     size = max(1, network[0] // WORKING_STRIDE), max(1, network[1] // WORKING_STRIDE)
-    fine = cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR)
-    if sigma > 0:
-        fine = cv2.GaussianBlur(fine, (0, 0), sigma / WORKING_STRIDE, borderType=cv2.BORDER_REFLECT)
+    fine = _smoothed(cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR), sigma)
+    if context > 0:
+        fine = fine + context * _smoothed(np.minimum(fine, WEAK), AROUND)
     return np.asarray(fine, dtype=np.float32)
 
 
@@ -48,3 +57,11 @@ def grid_of(signals: Float, grids: Sequence[tuple[int, int]]) -> Float:
     parts = np.split(signals, ends[:-1])
     placed = [over_grid(part.reshape(*grid, -1), grids[0]) for part, grid in zip(parts, grids, strict=True)]
     return placed[0] if len(placed) == 1 else np.mean(placed, axis=0, dtype=np.float32)
+
+
+def _smoothed(values: Float, sigma: float) -> Float:
+    """(h, w) working map averaged by a Gaussian of `sigma` network pixels; 0 leaves it as it is."""
+    if sigma <= 0:
+        return values
+    smooth: Float = cv2.GaussianBlur(values, (0, 0), sigma / WORKING_STRIDE, borderType=cv2.BORDER_REFLECT)
+    return smooth
