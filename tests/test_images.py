@@ -14,6 +14,8 @@ from conftest import texture
 from offnominal.errors import ImageError, InputError
 from offnominal.images import (
     Geometry,
+    ImageBatch,
+    Source,
     ValueRange,
     any_images,
     batches,
@@ -136,6 +138,23 @@ def test_batches_group_shapes_and_set_failures_aside(tmp_path: Path) -> None:
     assert sorted(index for batch in found for index in batch.index) == [0, 2, 3]
     assert sorted(failures) == [1, 4]
     assert {batch.pixels.shape for batch in found} == {(2, 3, 64, 96), (1, 3, 64, 224)}
+
+
+def test_one_image_comes_as_it_would_among_others(tmp_path: Path) -> None:
+    geometry, values = Geometry((64, 64), "keep"), ValueRange("8-bit", 0, 255)
+    failures: dict[int, ImageError] = {}
+
+    def alone(source: Source) -> list[ImageBatch]:
+        return list(batches([source], geometry, values, batch_size=2, failed=failures.__setitem__, keep=True))
+
+    (one,) = alone(texture(2))
+    (two,) = batches([texture(0), texture(2)], geometry, values, batch_size=2, failed=failures.__setitem__, keep=True)
+    assert one.index == (0,)
+    assert one.original == two.original[1:]
+    assert np.array_equal(one.pixels[0], two.pixels[1])
+    assert np.array_equal(one.decoded[0], two.decoded[1])
+    assert alone(tmp_path / "missing.png") == []
+    assert list(failures) == [0]
 
 
 def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
-"""What is usual, place by place, and how patches at the border count."""
+"""What is usual, place by place, what lies around a place, and how patches at the border count."""
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
+import pytest
 import torch
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import ChannelStandard
-from offnominal.scoring import SIGNALS, NormalSignalsBuilder
+from offnominal.scoring import SIGNALS, NormalSignals, NormalSignalsBuilder, working_map
 
 
 def test_restless_places_have_their_own_level_and_calm_ones_do_not() -> None:
@@ -22,6 +24,38 @@ def test_restless_places_have_their_own_level_and_calm_ones_do_not() -> None:
     assert np.allclose(usual.mean[:, :6], np.median(usual.mean[:, 14:24], axis=(0, 1)), rtol=0.05)
     assert (usual.deviation[:, :6] >= 0.9 * np.median(usual.deviation[:, 14:24])).all()
     assert (usual.mean[:, 30:] > 2 * usual.mean[:, 14:15]).all()
+
+
+@pytest.mark.parametrize("grid", [(32, 40), (5, 9), (1, 1)])
+def test_the_working_map_is_the_plain_one(grid: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    signals = rng.normal(size=(*grid, 4)).astype(np.float32)
+    network = 8 * grid[0], 8 * grid[1]
+    found = working_map(signals, _as_they_are(), (1, 0, 0, 0), network, 0.0, 0.7)
+    fine = cv2.resize(signals[:, :, 0], (network[1] // 4, network[0] // 4))
+    reach = np.arange(-40, 41)
+    weight = np.exp(-(reach**2) / (2 * (16 / 4) ** 2))
+    wide = np.pad(np.minimum(fine, 1), 40, mode="symmetric")
+    for axis in (0, 1):
+        wide = np.apply_along_axis(np.convolve, axis, wide, weight / weight.sum(), mode="same")
+    np.testing.assert_allclose(found, fine + 0.7 * wide[40:-40, 40:-40], atol=2e-3)
+    assert np.array_equal(working_map(signals, _as_they_are(), (1, 0, 0, 0), network, 0.0, 0.0), fine)
+
+
+def test_a_broad_weak_stain_rises_and_a_small_strong_spot_keeps_its_shape() -> None:
+    stain, spot = np.zeros((32, 32, 4), np.float32), np.zeros((32, 32, 4), np.float32)
+    stain[8:24, 8:24, 0] = 1.0
+    spot[15:17, 15:17, 0] = 100.0
+    with_it, without = (
+        [working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 4.0, weight) for one in (stain, spot)]
+        for weight in (1.0, 0.0)
+    )
+    assert with_it[0][32, 32] > 1.9 * without[0][32, 32]
+    assert float((with_it[1] - without[1]).max()) < 1  # unclipped it would spread by many
+
+
+def _as_they_are() -> NormalSignals:
+    return NormalSignals(np.zeros((32, 32, 4), np.float32), np.ones((32, 32, 4), np.float32))
 
 
 def test_patches_at_the_border_are_drawn_to_the_mean() -> None:

@@ -123,6 +123,12 @@ def _prepared(
     workers: int,
     keep: bool,
 ) -> Iterator[tuple[int, Prepared]]:
+    if isinstance(sources, (list, tuple)) and len(sources) == 1:  # threads cost more than they save
+        try:
+            yield 0, prepare(sources[0], geometry, values, keep=keep)
+        except ImageError as error:
+            failed(0, error)
+        return
     queue: deque[tuple[int, Future[Prepared]]] = deque()
     largest = 0  # image so far, so that large ones are decoded less far ahead
 
