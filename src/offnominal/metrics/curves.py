@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from offnominal.metrics.ranking import Ranking
 
@@ -96,6 +96,6 @@ def reliability(p_values: Sequence[float], calibrated: int) -> Reliability:
     rates = np.arange(1, calibrated + 2) / (calibrated + 1)
     count = len(p_values)
     flagged = np.searchsorted(np.sort(np.asarray(p_values, dtype=np.float64)), rates + 1e-9, side="right")
-    low = np.where(flagged > 0, beta.ppf(0.025, np.maximum(flagged, 1), count - flagged + 1), 0.0)
-    high = np.where(flagged < count, beta.ppf(0.975, flagged + 1, np.maximum(count - flagged, 1)), 1.0)
+    low = np.where(flagged > 0, betaincinv(np.maximum(flagged, 1), count - flagged + 1, 0.025), 0.0)
+    high = np.where(flagged < count, betaincinv(flagged + 1, np.maximum(count - flagged, 1), 0.975), 1.0)
     return Reliability(rates, flagged / count, low, high)
