@@ -108,14 +108,17 @@ class SignalEngine:
         squared: Tensor,
         indices: Tensor,
         *,
+        bank: Tensor | None = None,
         with_noise: bool | None = None,
         fold: int | None = None,
     ) -> PatchSignals:
         """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows.
 
-        With `fold` only the head counts that has not seen the training images of this fold.
+        The rows are those of `bank`, where one is given in place of that which was searched. With `fold` only the head counts
+        that has not seen the training images of this fold.
         """
-        settings, bank = self._settings, self._search.bank
+        settings = self._settings
+        bank = self._search.bank if bank is None else bank
         if with_noise is None:
             with_noise = settings.fusion.response > 0
         k, wanted = settings.neighbors, settings.distance_neighbors
@@ -126,12 +129,13 @@ class SignalEngine:
         noise, response = None, torch.zeros_like(distance)
         if with_noise and self._usual is not None:
             noise, response = self.noising(around)
-        told = self._told(patches, around.indices[:, 0], fold) if self._heads else torch.zeros_like(distance)
+        told = torch.zeros_like(distance)
+        if self._heads:
+            told = self._told(patches, patches - bank[around.indices[:, 0]], fold)
         return PatchSignals(torch.stack([distance, length, response, told], dim=1).cpu().numpy(), around, noise)
 
-    def _told(self, patches: Tensor, nearest: Tensor, fold: int | None) -> Tensor:
+    def _told(self, patches: Tensor, residuals: Tensor, fold: int | None) -> Tensor:
         """(N,) mean of the heads, or what that of the fold says."""
-        residuals = patches - self._search.bank[nearest]
         heads = self._heads if fold is None else [self._heads[fold]]
         return torch.stack([head(patches, residuals) for head in heads]).mean(0)
 

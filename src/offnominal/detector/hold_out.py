@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -86,25 +86,48 @@ def held_out_signals(
     first: int = 0,
     heads: Sequence[Head] = (),
 ) -> list[Float]:
-    """(n, S) signals of the patches of every image from `first` on against `banks.without(image)`, by heads that missed it."""
+    """(n, S) signals of the patches of every image from `first` on, by heads that missed it.
+
+    Its own patches are not in the bank, and what stands in for them is.
+    """
     engine = SignalEngine(banks.bank, settings, usual, device, heads)
     wanted = engine.neighbours
     signals: list[Float] = []
-    reach: list[Tensor] = []
+    near: list[tuple[Tensor, Tensor]] = []
     for image in range(first, images):
         squared, rows = banks.neighbours(image, wanted)
-        # Whoever lacks neighbours takes any stand-in; the others one that is nearer than their last.
-        full = rows.shape[1] == wanted
-        reach.append(squared[:, -1].sqrt() if full else squared.new_full((len(rows),), torch.inf))
+        near.append((squared, rows.int()))
         if rows.shape[1]:
             signals.append(engine.of_neighbours(banks.patches(image), squared, rows, fold=fold_of(image, heads)).values)
         else:  # all of the bank is the image's own: what stands in follows below
             signals.append(np.zeros((len(rows), len(SIGNALS)), np.float32))
         tick(image + 1)
-    for image, touched in _touched(banks, reach, first):
-        again = SignalEngine(banks.without(image), settings, usual, device, heads)
-        signals[image - first][touched.cpu().numpy()] = again(banks.patches(image)[touched], fold=fold_of(image, heads)).values
+    for image, (squared, rows) in enumerate(near, first):
+        stand_ins = banks.stand_ins(image)
+        if len(stand_ins):
+            touched, squared, rows = _with_stand_ins(banks.patches(image), squared, rows, stand_ins, wanted, len(banks.bank))
+            if len(touched):
+                bank, patches = torch.cat([banks.bank, stand_ins]), banks.patches(image)[touched]
+                again = engine.of_neighbours(patches, squared, rows, bank=bank, fold=fold_of(image, heads)).values
+                signals[image - first][touched.cpu().numpy()] = again
     return signals
+
+
+def _with_stand_ins(
+    patches: Tensor, squared: Tensor, rows: Tensor, stand_ins: Tensor, wanted: int, first: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Which of (n, D) patches a stand-in is as near as their last neighbour, and the neighbours of these with stand-ins.
+
+    `squared` and `rows` (n, K) are the nearest without them, all that there are where K is below `wanted`; rows of the
+    (s, D) stand-ins count from `first` on. So the nearest of both are among the nearest of each, and nothing is searched anew.
+    """
+    away = torch.cdist(patches, stand_ins, compute_mode="use_mm_for_euclid_dist").square()
+    reach = squared[:, -1] if squared.shape[1] == wanted else squared.new_full((len(squared),), torch.inf)
+    touched = torch.nonzero(away.amin(1) <= reach).flatten()
+    numbers = torch.arange(first, first + len(stand_ins), device=rows.device).expand(len(touched), -1)
+    both, all_rows = torch.cat([squared[touched], away[touched]], 1), torch.cat([rows[touched].long(), numbers], 1)
+    nearest = both.topk(min(wanted, both.shape[1]), largest=False)
+    return touched, nearest.values, all_rows.gather(1, nearest.indices)
 
 
 def fold_of(image: int, heads: Sequence[Head]) -> int | None:
@@ -141,14 +164,3 @@ def cross_fitted_heads(
             )
         )
     return tuple(heads)
-
-
-def _touched(banks: HeldOutBanks, reach: list[Tensor], first: int) -> Iterator[tuple[int, Tensor]]:
-    """Images from `first` on of which a patch has a stand-in within its reach, and the rows of these patches."""
-    for image, distance in enumerate(reach, first):
-        stand_ins = banks.stand_ins(image)
-        if len(stand_ins):
-            near = torch.cdist(banks.patches(image), stand_ins, compute_mode="use_mm_for_euclid_dist").amin(1)
-            touched = torch.nonzero(near <= distance).flatten()
-            if len(touched):
-                yield image, touched

@@ -46,6 +46,7 @@ class HeldOutBanks:
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))
         self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
         self._search = NearestPatches(patches[torch.from_numpy(centres)].to(device))
+        self._lengths = self.bank.square().sum(1)
         self._radius = math.inf if math.isnan(radius) else radius
         self._nearest = torch.full((len(centres),), torch.inf, device=device)
         self._stand_in = torch.zeros(len(centres), dtype=torch.int64, device=device)
@@ -105,13 +106,10 @@ class HeldOutBanks:
         if len(rows) == 0 or bool(own.all()):
             return rows
         found = self._patches[rows].to(self.bank.device)
-        away = torch.cdist(found, self.bank[~own], compute_mode="use_mm_for_euclid_dist").amin(1)
+        squared = torch.addmm(self._lengths, found, self.bank.T, alpha=-2).masked_fill_(own, torch.inf).amin(1)
+        away = (squared + found.square().sum(1)).clamp_(min=0).sqrt_()
         uncovered: Tensor = rows[(away > self._radius).cpu()]
         return uncovered
-
-    def without(self, image: int) -> Tensor:
-        """(m, D), m at least 1: the bank less the image's own patches, with what stands in for them."""
-        return torch.cat([self.bank[self._owner != image], self.stand_ins(image)])
 
     def _found(self, search: NearestPatches, image: int, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """(n, K + some) squared distances, rows, and whether they are the image's own."""
