@@ -51,9 +51,9 @@ def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tenso
     """
     distances = squared.sqrt()
     weights = distances.reciprocal() / indices.shape[1]
-    summed = F.embedding_bag(indices, bank, per_sample_weights=weights, mode="sum")
-    gradient = torch.addcmul(-summed, patches, weights.sum(1, keepdim=True))
-    near = torch.nonzero(squared[:, 0] <= NEAR * patches.square().sum(1)).flatten()
+    summed = F.embedding_bag(indices, bank, per_sample_weights=-weights, mode="sum")
+    gradient = summed.addcmul_(patches, weights.sum(1, keepdim=True))  # in place: (N, D) is written once
+    near = torch.nonzero(distances[:, 0] <= NEAR**0.5 * torch.linalg.vector_norm(patches, dim=1)).flatten()
     if len(near):
         exact = from_differences(patches[near], bank, indices[near])
         indices = indices.clone()
