@@ -33,8 +33,15 @@ WAYS: dict[str, dict[str, Any]] = {
     "384 pixels": {"image_size": 384},
     "Lite2 alone": {"backbone": "efficientnet-lite2"},
     "with itself enlarged": {"backbone": "efficientnet-lite0+efficientnet-lite0@1.5"},
+    "Lite2 with itself enlarged": {"backbone": "efficientnet-lite2+efficientnet-lite2@1.5"},
     "a bank of 1 %": {"bank": 0.01},
-    "a bank of 3 %": {"bank": 0.03},
+    "no context": {"context": 0.0},
+    "as in the beginning": {
+        "bank": 0.01,
+        "context": 0.0,
+        "distance_neighbors": 3,
+        "fusion": {"distance": 2.0, "influence": 1.0},
+    },
 }
 KEYS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.05")
 PRESETS, RUNS = ("fast", BASE, "accurate"), 9
