@@ -180,7 +180,9 @@ def test_disturbances_keep_shape_and_do_what_they_say() -> None:
     assert np.array_equal(DISTURBANCES["sideways"](image)[:, :, :90], image[:, :, 2:92])
     assert np.array_equal(DISTURBANCES["upward"](image)[:, :60], image[:, 2:62])
     assert DISTURBANCES["brightness"](image).max() <= 1
-    assert profiles(image[None]).shape == (1, 128)
+    grey = cv2.resize(image.mean(axis=0), (64, 64), interpolation=cv2.INTER_AREA)
+    across = np.concatenate([np.median(grey, axis=0), np.median(grey, axis=1)]) - np.median(grey)
+    assert profiles(image[None]) == pytest.approx(across[None], abs=1e-5)
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------

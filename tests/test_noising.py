@@ -71,6 +71,21 @@ def test_neighbourhood_orders_and_curves(data: tuple[np.ndarray, np.ndarray]) ->
     assert torch.allclose(around.curvature[0], torch.diagonal(hessian), atol=1e-8)
 
 
+def test_long_patches_beside_a_neighbour_are_worked_out_from_differences() -> None:
+    rng = np.random.default_rng(0)
+    bank = 100 * rng.normal(size=(50, 20))
+    patches = bank + 0.05 * rng.normal(size=bank.shape)
+    bank, patches = bank.astype(np.float32).astype(np.float64), patches.astype(np.float32).astype(np.float64)
+    away = np.linalg.norm(patches - bank, axis=1)
+    found = neighbourhood(*(torch.from_numpy(one).float() for one in (patches, bank, away[:, None] ** 2 + 0.02)), _each(50))
+    assert found.distances[:, 0].numpy() == pytest.approx(away, rel=1e-4)
+    assert found.gradient.numpy() == pytest.approx((patches - bank) / away[:, None], abs=1e-3)
+
+
+def _each(count: int) -> torch.Tensor:
+    return torch.arange(count)[:, None]
+
+
 def test_noise_stays_in_its_range_and_rises_with_distance_and_influence() -> None:
     rng = np.random.default_rng(2)
     gradient = torch.from_numpy(rng.normal(size=(6, 50)))
