@@ -139,6 +139,7 @@ def test_a_rare_patch_that_two_images_share_does_not_look_alone() -> None:
     common[5] = common[25] = 100.0
     common[25, 0] += 0.1
     banks = HeldOutBanks(torch.from_numpy(common), np.array([0, 20, 40]), np.array([0, 5, 41]), 5.0, CPU)
+    assert len(banks.stand_ins(0)) == 0  # nothing was asked yet, and what is found later counts
     for image in range(3):
         banks.neighbours(image, 1)
     away = torch.linalg.vector_norm(banks.stand_ins(0) - torch.from_numpy(common[5]), dim=1)
