@@ -160,9 +160,9 @@ def test_a_model_with_heads_learns_on(with_head: Detector, tmp_path: Path) -> No
     assert more.model.calibration.count == 14
     assert all(np.abs(one[:, :, 3]).max() > 0 for one in more.model.learnt.signals)
     networks = [more.model.geometry.network_size(one.size) for one in more.model.bank.sources]
-    for head, same in ((True, True), (False, False)):
-        _, scores = usual_and_scores(more.model.learnt.signals, networks, more.model.settings, head=head)
-        assert np.allclose(np.sort(scores), np.sort(more.model.calibration.scores)) is same
+    for counted in (True, False):
+        _, scores = usual_and_scores(more.model.learnt.signals, networks, more.model.settings, head=counted)
+        assert np.allclose(np.sort(scores), np.sort(more.model.calibration.scores)) is counted
 
 
 def test_good_parts_are_flagged_no_more_often_than_promised(with_head: Detector) -> None:
