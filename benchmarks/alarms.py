@@ -145,9 +145,12 @@ def rebuilt(data: str) -> dict[str, Any]:
     """Leave-one-image-out scores beside those of a model fitted anew without the image."""
     images = [item.path for item in normal_images(data)]
     held: list[Any] = []
-    with mock.patch.object(
-        fitting, "calibrate", lambda scores, *rest: held.append(np.array(scores)) or calibrate(scores, *rest)
-    ):
+
+    def remembered(scores: Any, *rest: Any) -> Any:
+        held.append(np.array(scores))
+        return calibrate(scores, *rest)
+
+    with mock.patch.object(fitting, "calibrate", remembered):
         model = Detector(calibration="leave-one-out").fit(images).model
     (left_out,) = held
     anew = np.array(

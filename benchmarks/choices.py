@@ -63,7 +63,8 @@ def measure(data: str, resize: str, neighbours: int, fusions: dict[str, Weights]
     for name, fusion in fusions.items():
         judged = []
         for item, values, network, original in found:
-            anomaly = working_map(values, detector.model.normal, fusion, network, detector.settings.smoothing)
+            settings = detector.settings
+            anomaly = working_map(values, detector.model.normal, fusion, network, settings.smoothing, settings.context)
             mask = None if item.mask is None else read_mask(item.mask, original)
             judged.append(
                 Judged(item.good, item.label or "defect", image_score(anomaly), False, to_original(anomaly, original), mask)

@@ -68,7 +68,7 @@ def approximate(patches: Tensor, n: int, seed: int = 0) -> list[int]:
     flat = patches @ (torch.randn(patches.shape[1], 128, generator=random) / 128**0.5)
     starts = flat[torch.randperm(len(flat), generator=random)[:10]]
     least = torch.cdist(flat, starts).mean(1).square_()
-    away, chosen = by_turned(flat), []
+    away, chosen = by_turned(flat), list[int]()
     while len(chosen) < n:
         chosen.append(int(least.argmax()))
         torch.minimum(least, away(chosen[-1]), out=least)
@@ -83,7 +83,7 @@ def radius(patches: Tensor, chosen: Any) -> float:
     for block in (patches - middle).split(8192):
         least = torch.addmm(lengths, block, centres.T, alpha=-2).amin(1) + block.square().sum(1)
         farthest = max(farthest, float(least.max()))
-    return max(0.0, farthest) ** 0.5
+    return float(max(0.0, farthest) ** 0.5)
 
 
 def proved(patches: Tensor, chosen: Tensor) -> int:

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from unittest import mock
 
 from offnominal import Detector
 from offnominal import detector as room
@@ -35,7 +36,7 @@ FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "false_alarm_rate")
 FORCED = HeadVerdict(True, "forced by the benchmark", None)
 
 
-def figures(detector: Detector, data: Path) -> dict[str, float]:
+def figures(detector: Detector, data: Path) -> dict[str, Any]:
     found = detector.evaluate(data).figures
     return {name: found[name] for name in FIGURES} | {"promised": detector.model.calibration.rate}
 
@@ -48,18 +49,19 @@ def scored_by(detector: Detector, fusion: Fusion) -> Detector:
     return other
 
 
-def measure(data: Path, seed: int) -> dict[str, dict[str, float]]:
+def measure(data: Path, seed: int) -> dict[str, dict[str, Any]]:
     """Figures without a head and with one of each share."""
     found = {"none": figures(Detector(seed=seed, false_alarm_rate=0.05).fit(data), data)}
     for share in SHARES:
-        hold_out.train_head = partial(train_head, share=share)
-        room.judged_head = lambda *given: FORCED
-        detector = Detector(seed=seed, false_alarm_rate=0.05, head="noise").fit(data)
+        with (
+            mock.patch.object(hold_out, "train_head", partial(train_head, share=share)),
+            mock.patch.object(room, "judged_head", return_value=FORCED),
+        ):
+            detector = Detector(seed=seed, false_alarm_rate=0.05, head="noise").fit(data)
         found[f"{share:g}"] = figures(detector, data) | {"seconds": detector.seconds["head"]}
         if share == SHARES[1]:
             alone = scored_by(detector, Fusion(distance=1e-6, influence=0, response=0, head=1))
             found[f"{share:g}, head alone"] = figures(alone, data)
-    hold_out.train_head, room.judged_head = train_head, judged_head
     return found
 
 

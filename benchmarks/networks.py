@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def speed(backbone: str, ways: tuple[Way, ...], batch: int) -> tuple[float, dict
                 engine.patches(images)
             if way == EAGER:
                 operations = counter.get_total_flops() / batch
-            work[way] = lambda engine=engine: engine.patches(images)
+            work[way] = partial(engine.patches, images)
         except Exception as error:  # noqa: BLE001 - whatever a runtime says to a precision that it does not know
             refused[way] = refusal(error)
     times = dict(zip(work, timed(*work.values(), runs=5, warm=0), strict=True))

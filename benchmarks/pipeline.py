@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def whole(runs: list[dict[str, Any]], images: int) -> float:
-    return mean(one["fit"] + images * one["image"] for one in runs)
+    return float(mean(one["fit"] + images * one["image"] for one in runs))
 
 
 def time_of(seconds: float) -> str:

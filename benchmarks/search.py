@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import faiss
@@ -98,12 +99,15 @@ def recall(found: Tensor, right: Tensor) -> float:
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(right.numpy(), found.numpy(), strict=True)]))
 
 
+def _keep(searches: dict[str, Any], name: str, build: Callable[[Tensor], Any], bank: Tensor) -> None:
+    searches[name] = build(bank)
+
+
 def measure(patches: Tensor, bank: Tensor) -> dict[str, dict[str, Any]]:
     right = exactly(patches, bank)
     distances = {count: mean_distance(patches, bank, right, count) for count in (MEAN_OF, K)}
-    searches, built = {}, {}
-    for name, build in WAYS.items():
-        built[name] = seconds(lambda build=build, name=name: searches.__setitem__(name, build(bank)))
+    searches: dict[str, Any] = {}
+    built = {name: seconds(partial(_keep, searches, name, build, bank)) for name, build in WAYS.items()}
     product = torch.empty(len(patches), len(bank))
     times = timed(
         lambda: torch.mm(patches, bank.T, out=product),

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from offnominal.config import Settings
+from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.detector.appearances import DISTURBED, whole_images
 from offnominal.detector.engine import FeatureEngine
@@ -40,7 +40,7 @@ class Streams:
     """Features of whole images, disturbed and not, and streams drawn from them."""
 
     def __init__(self, good: list[Any], bad: list[Any], train: int) -> None:
-        engine = FeatureEngine(Settings())
+        engine = FeatureEngine(settings_from())
         pictures = [pixels_of(source) for source in good]
         rng = np.random.default_rng(5)
         self.train = train

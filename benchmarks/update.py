@@ -96,7 +96,7 @@ def main() -> None:
 
     few, grown, all_, shrunk = found
     against = {few: None, grown: found[all_], all_: None, shrunk: found[few]}
-    columns = (
+    columns: tuple[str, ...] = (
         "model",
         "n",
         "bank",
