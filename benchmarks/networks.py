@@ -88,12 +88,13 @@ def goal(found: Speeds) -> str:
     rows = []
     for batch in BATCHES:
         times = found[WIDE, batch][1]
-        ours, eager = times[REFERENCE], times[EAGER]
-        assert isinstance(ours, Timing), ours
+        eager = times[EAGER]
         assert isinstance(eager, Timing), eager
-        gain = eager.middle / ours.middle
-        rows.append([f"{batch} at once", f"{gain:.2f}", yes(gain >= GOAL)])
-    return table((f"{WIDE}, random weights", "OpenVINO over torch eager, float32", f"goal: {GOAL:g} times"), rows)
+        for (runtime, precision), ours in times.items():
+            if runtime == REFERENCE[0] and isinstance(ours, Timing):
+                gain = eager.middle / ours.middle
+                rows.append([f"{batch} at once", f"{runtime} in {precision}", f"{gain:.2f}", yes(gain >= GOAL)])
+    return table((f"{WIDE}, random weights", "by", "times torch eager in float32", f"goal: {GOAL:g} times"), rows)
 
 
 def as_json(found: Speeds) -> dict[str, Any]:

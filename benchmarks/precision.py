@@ -85,7 +85,7 @@ def measure(one: ImageSet, folder: Path, threads: int | None, hardware: set[str]
 
 
 def row(name: str, way: Way, result: dict[str, Any], hardware: set[str]) -> list[str]:
-    able = "yes" if way[1] in hardware else "no: runs float32" if way[0] == "openvino" else "no: emulated"
+    able = "yes" if way[1] in hardware else "no" if way[0] == "openvino" else "no: emulated"
     if "refused" in result:
         return [name, *way, able, result["refused"], "–", "–", "–", "–"]
     pairs = (" / ".join(f"{value:.0e}" for value in result[key]) for key in ("score", "map"))
@@ -114,8 +114,8 @@ def main() -> None:
         [
             "# Precision: float32, bfloat16, float16",
             str(here),
-            f"This processor has no {' and no '.join(lacks)} in hardware: OpenVINO then computes in float32 (asserted by the "
-            f"scores), torch emulates, slowly; {WIDE} is not timed so."
+            f"This processor has no {' and no '.join(lacks)} in hardware: with OpenVINO that is refused, since it would run "
+            f"float32, and torch emulates, slowly; {WIDE} is not timed so."
             if lacks
             else "This processor has all three in hardware.",
             f"The network, from images to patches, {SIDE} x {SIDE} pixels and a mirrored margin of 32 around them:",

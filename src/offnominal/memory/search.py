@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from offnominal.config import SearchIndex
+from offnominal.memory.screening import ScreenedBank, multiplies_bfloat16
 from offnominal.types import require
 
 EXACT_INDEXES = ("auto", "flat")
@@ -24,13 +25,17 @@ PROBES = 8
 LINKS, EFFORT = 32, 64
 #: Candidates whose differences are worked out at once, in numbers.
 _AT_ONCE = 8_000_000
+#: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
+SCREENED_BANKS = range(3000, 2**20)
+FEWEST_SCREENED, MOST_SCREENED = 64, 32
 
 
 class NearestPatches:
     """Search over a bank (M, D), by one of these indexes:
 
-    - `auto`: exact, `flat` on a CPU and one matrix product in torch on a GPU. A CPU might do better by the product, but which
-      is faster by the clock must not decide between results that differ in rounding; `benchmarks/indexes.py` compares them.
+    - `auto`: exact. On a CPU `flat`, or where the processor multiplies in bfloat16 and the bank is large, `memory.screening`,
+      which finds the same neighbours; on a GPU one matrix product in torch. By what there is, not by the clock: that must not
+      decide between results that differ in rounding. `benchmarks/search.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
     - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
     - `ivf`: sqrt(M) lists around k-means centres, the nearest 8 are searched, exactly.
@@ -45,7 +50,9 @@ class NearestPatches:
         require(index in get_args(SearchIndex), f"index must be one of {', '.join(get_args(SearchIndex))}, got {index}")
         self.bank = bank.float().contiguous()
         self._kind = index
-        self._index = _built(self.bank.numpy(), index) if self.bank.device.type == "cpu" else None
+        on_cpu = self.bank.device.type == "cpu"
+        self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
+        self._screened = ScreenedBank(self.bank) if on_cpu and index == "auto" and screens(len(bank)) else None
 
     def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -64,6 +71,15 @@ class NearestPatches:
         if self._index is None:
             parts = [self._by_product(block, k) for block in patches.split(8192)]
             return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        if self._screened is not None and k <= MOST_SCREENED and len(patches) >= FEWEST_SCREENED:
+            squared, rows, sure = self._screened(patches.float(), k)
+            unsure = torch.nonzero(~sure).flatten()
+            if len(unsure):
+                squared[unsure], rows[unsure] = self._by_index(patches[unsure], k)
+            return squared, rows
+        return self._by_index(patches, k)
+
+    def _by_index(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         compressed = self._kind in ("fp16", "sq8")
         wanted = min(CANDIDATES * k, len(self.bank)) if compressed else k
         found = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), wanted)
@@ -116,3 +132,8 @@ def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> An
     finally:
         faiss.omp_set_num_threads(threads)
     return index
+
+
+def screens(count: int) -> bool:
+    """Whether a bank of so many patches is screened in bfloat16 on this processor."""
+    return count in SCREENED_BANKS and multiplies_bfloat16()
