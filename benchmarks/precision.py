@@ -78,8 +78,6 @@ def measure(one: ImageSet, folder: Path, threads: int | None, hardware: set[str]
             right = found[REFERENCE]["scores"] if way != REFERENCE else result["scores"]
             result |= judged(items, result["scores"], here)
             result |= differences(items, result["scores"], right, here, folder / "-".join(REFERENCE))
-            if way[0] == "openvino" and way[1] not in hardware:
-                assert result["score"][0] < 1e-4, "OpenVINO computes in float32 what the processor cannot do"
         found[way] = result
     return found
 
