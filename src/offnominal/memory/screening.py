@@ -11,6 +11,7 @@ search.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,8 +41,8 @@ def multiplies_bfloat16() -> bool:
     return torch.backends.mkldnn.is_available() and bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-class Rows:
-    """(n, D) patches as rows of a product with `Columns`.
+class Rounded(NamedTuple):
+    """Patches in bfloat16 as one side of a product: that of rows with columns are the squared distances of rounded patches.
 
     Attributes:
         factor: (n, D + 6) bfloat16.
@@ -49,30 +50,32 @@ class Rows:
         square: (n,) squared lengths of the rounded patches.
     """
 
-    def __init__(self, patches: Tensor) -> None:
-        rounded = patches.bfloat16()
-        self.factor, self.error, self.square = _factor(patches, rounded, rounded, first=True)
+    factor: Tensor
+    error: Tensor
+    square: Tensor
 
 
-class Columns:
-    """(M, D) patches as columns: `rows.factor @ columns.factor.T`, in bfloat16, are the squared distances of rounded ones."""
-
-    def __init__(self, patches: Tensor) -> None:
-        rounded = patches.bfloat16()
-        self.factor, self.error, self.square = _factor(patches, rounded, -2 * rounded, first=False)
+def as_rows(patches: Tensor) -> Rounded:
+    """(n, D) float32: the patches, their squared lengths, and ones for those of the columns."""
+    rounded, error, square, lengths = _rounded(patches)
+    return Rounded(torch.cat([rounded, lengths, torch.ones_like(lengths)], 1), error, square)
 
 
-def _factor(patches: Tensor, rounded: Tensor, scaled: Tensor, *, first: bool) -> tuple[Tensor, Tensor, Tensor]:
-    whole = rounded.float()
-    square = whole.square().sum(1)
+def as_columns(patches: Tensor) -> Rounded:
+    """(n, D) float32: -2 times the patches, ones for the squared lengths of the rows, and their own."""
+    rounded, error, square, lengths = _rounded(patches)
+    return Rounded(torch.cat([-2 * rounded, torch.ones_like(lengths), lengths], 1), error, square)
+
+
+def _rounded(patches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """In bfloat16; length of what that took away; squared length of what is left, and the same as a sum of three bfloat16."""
+    rounded = patches.bfloat16()
+    square = rounded.float().square().sum(1)
     parts, rest = [], square
     for _ in range(3):  # three times 8 bits hold a float32
         parts.append(rest.bfloat16())
         rest = rest - parts[-1].float()
-    lengths = torch.stack(parts, 1)
-    ones = torch.ones_like(lengths)
-    factor = torch.cat([scaled, lengths, ones] if first else [scaled, ones, lengths], 1)
-    return factor, torch.linalg.vector_norm(patches - whole, dim=1), square
+    return rounded, torch.linalg.vector_norm(patches - rounded.float(), dim=1), square, torch.stack(parts, 1)
 
 
 class ScreenedBank:
@@ -81,7 +84,7 @@ class ScreenedBank:
     def __init__(self, bank: Tensor) -> None:
         require(len(bank) < 2**20, f"at most 1,048,575 patches, got {len(bank)}")
         self._bank = bank
-        columns = Columns(bank)
+        columns = as_columns(bank)
         short = -len(bank) % (GROUP * WIDTH)
         #: A group is every `_groups`-th patch; what is missing is filled up with what is far from everything.
         self._groups = (len(bank) + short) // GROUP
@@ -102,7 +105,7 @@ class ScreenedBank:
         return squared, rows, sure
 
     def _block(self, patches: Tensor, k: int, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, wanted = Rows(patches), k + k // 2 + SPARE
+        rows, wanted = as_rows(patches), k + k // 2 + SPARE
         torch.mm(rows.factor, self._columns.T, out=product)
         grouped = product.view(len(patches), GROUP, self._groups)
         least, groups = _smallest(grouped.amin(1), min(wanted, self._groups))
@@ -124,7 +127,7 @@ class ScreenedBank:
             sure &= value[:, -1] > limit
         return nearest.values, candidates.gather(1, nearest.indices), sure
 
-    def _limit(self, farthest: Tensor, rows: Rows) -> Tensor:
+    def _limit(self, farthest: Tensor, rows: Rounded) -> Tensor:
         """(n,) what the product of a patch as near as `farthest` (n,), a squared distance, cannot exceed."""
         lengths = rows.square.sqrt() + self._square**0.5
         summed = self._columns.shape[1] * torch.finfo(torch.float32).eps * lengths.square()
