@@ -70,6 +70,7 @@ def test_small_banks_and_what_fills_them_up(size: int) -> None:
     assert torch.equal(rows[sure], right_rows[sure])
     assert torch.allclose(squared[sure].double(), right[sure], rtol=1e-5)
     assert int(rows.max()) < size
+    assert sure.any()
 
 
 def test_what_is_not_finite_is_never_sure() -> None:

@@ -108,7 +108,7 @@ class ScreenedBank:
         rows, wanted = as_rows(patches), k + k // 2 + SPARE
         torch.mm(rows.factor, self._columns.T, out=product)
         grouped = product.view(len(patches), GROUP, self._groups)
-        least, groups = _smallest(grouped.amin(1), min(wanted, self._groups))
+        _, groups = _smallest(grouped.amin(1), min(wanted, self._groups))
         chosen = groups.shape[1]
         inside = grouped.gather(2, groups[:, None].expand(-1, GROUP, -1)).flatten(1)
         value, place = _smallest(inside, min(wanted, inside.shape[1]))
@@ -120,12 +120,8 @@ class ScreenedBank:
         squared[row, k + more] = self._exactly(patches[row], candidates[row, k + more])
         nearest = squared.topk(k, largest=False)
         limit = self._limit(nearest.values[:, -1], rows)
-        sure = limit.isfinite()
-        if chosen < self._groups:
-            sure &= least[:, -1] > limit
-        if value.shape[1] < inside.shape[1]:
-            sure &= value[:, -1] > limit
-        return nearest.values, candidates.gather(1, nearest.indices), sure
+        # As many groups were looked into: one that was not has nothing below the last value either.
+        return nearest.values, candidates.gather(1, nearest.indices), value[:, -1] > limit
 
     def _limit(self, farthest: Tensor, rows: Rounded) -> Tensor:
         """(n,) what the product of a patch as near as `farthest` (n,), a squared distance, cannot exceed."""
@@ -136,13 +132,13 @@ class ScreenedBank:
         return limit
 
     def _exactly(self, patches: Tensor, columns: Tensor) -> Tensor:
-        """(n, 1, D) and (n, C) columns, or without the middle -> their squared distances; of those that fill up, infinite."""
+        """(n, 1, D) and (n, C) columns, or without the middle -> their squared distances."""
         squared = torch.empty(columns.shape)
-        among = columns.clamp(max=len(self._bank) - 1)
+        among = columns.clamp(max=len(self._bank) - 1)  # what fills up comes into question only where nothing is finite
         step = max(1, IN_CACHE // max(1, columns[:1].numel() * patches.shape[-1]))
         for points, some, out in zip(patches.split(step), among.split(step), squared.split(step), strict=True):
             torch.sum(F.embedding(some, self._bank).sub_(points).square_(), -1, out=out)
-        return squared.masked_fill_(columns >= len(self._bank), torch.inf)
+        return squared
 
 
 def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
