@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import REAL_DATA
 from offnominal.noising import influence, nearest, neighbourhood, noise_response, propose_noise
 
 
@@ -111,30 +110,6 @@ def test_response_meets_monte_carlo(data: tuple[np.ndarray, np.ndarray]) -> None
         draws = torch.cat([draws, -draws])
         away = torch.cdist(x[i] + draws, m[around.indices[i]]).mean(1)
         assert float(expected[i]) == pytest.approx(float(away.mean() - around.distances[i].mean()), rel=0.05)
-
-
-@pytest.fixture(scope="module")
-def real() -> tuple[np.ndarray, np.ndarray]:
-    """Standardised patches of two photographs, and a bank from five others."""
-    from offnominal.config import Settings
-    from offnominal.detector.engine import FeatureEngine
-    from offnominal.features import channel_standard
-    from offnominal.images import EIGHT_BIT, batches, normal_images
-
-    def fail(index: int, error: Exception) -> None:
-        raise error
-
-    engine = FeatureEngine(Settings(image_size=(128, 128)))
-    paths = [item.path for item in normal_images(REAL_DATA / "aws_cookies")[:7]]
-    found = {
-        index: image
-        for batch in batches(paths, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail)
-        for index, image in zip(batch.index, engine.patches(batch), strict=True)
-    }
-    patches = [found[index] for index in range(len(paths))]
-    standard = channel_standard(torch.cat(patches))
-    patches = [standard(image) for image in patches]
-    return torch.cat(patches[:2]).numpy(), torch.cat(patches[2:]).numpy()
 
 
 @pytest.mark.realdata

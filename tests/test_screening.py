@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -59,6 +60,18 @@ def test_a_product_is_off_by_no_more_than_what_it_is_said_to_be(kind: str) -> No
     right, order = naive(patches, bank, 9)
     limit = screened._limit(right[:, 8].float(), rows)
     assert (product.gather(1, order) <= limit[:, None]).all(), "the nearest stay below the limit"
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("k", [1, 9, 16])
+def test_real_patches_are_searched_exactly(real: tuple[np.ndarray, np.ndarray], k: int) -> None:
+    patches, bank = (torch.from_numpy(part) for part in real)
+    squared, rows, sure = ScreenedBank(bank)(patches, k)
+    right, _ = naive(patches, bank, k)
+    own = (patches[:, None].double() - bank[rows].double()).square().sum(2)
+    assert torch.allclose(squared.double(), own, rtol=1e-5)
+    assert torch.allclose(own[sure], right[sure], rtol=1e-6)
+    assert sure.float().mean() > 0.98
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 100, 511, 513])

@@ -28,7 +28,7 @@ WIDTH = 32
 RESULT = 2.0**-8
 #: Groups and candidates kept of every patch beyond K: so many, and half of K.
 SPARE = 6
-#: Numbers of candidates whose differences are worked out at once.
+#: Differences that are worked out at once.
 IN_CACHE = 500_000
 #: Rows of patches that are multiplied at once, so that the product stays in the processor's cache.
 ROWS = 512
@@ -114,10 +114,10 @@ class ScreenedBank:
         value, place = _smallest(inside, min(wanted, inside.shape[1]))
         candidates = (place // chosen) * self._groups + groups.gather(1, place % chosen)
         squared = torch.full(candidates.shape, torch.inf)
-        squared[:, :k] = self._exactly(patches[:, None], candidates[:, :k])
+        squared[:, :k] = squared_differences(patches[:, None], self._bank, candidates[:, :k])
         limit = self._limit(squared[:, :k].amax(1), rows)
         row, more = (value[:, k:] <= limit[:, None]).nonzero(as_tuple=True)
-        squared[row, k + more] = self._exactly(patches[row], candidates[row, k + more])
+        squared[row, k + more] = squared_differences(patches[row], self._bank, candidates[row, k + more])
         nearest = squared.topk(k, largest=False)
         limit = self._limit(nearest.values[:, -1], rows)
         # As many groups were looked into: one that was not has nothing below the last value either.
@@ -131,14 +131,17 @@ class ScreenedBank:
         limit: Tensor = (rounded.square() + summed) * (1 + RESULT)
         return limit
 
-    def _exactly(self, patches: Tensor, columns: Tensor) -> Tensor:
-        """(n, 1, D) and (n, C) columns, or without the middle -> their squared distances."""
-        squared = torch.empty(columns.shape)
-        among = columns.clamp(max=len(self._bank) - 1)  # what fills up comes into question only where nothing is finite
-        step = max(1, IN_CACHE // max(1, columns[:1].numel() * patches.shape[-1]))
-        for points, some, out in zip(patches.split(step), among.split(step), squared.split(step), strict=True):
-            torch.sum(F.embedding(some, self._bank).sub_(points).square_(), -1, out=out)
-        return squared
+
+def squared_differences(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    """(n, 1, D) points and (n, C) rows of a bank (M, D), or both without the middle -> their squared distances, float32.
+
+    Worked out by differences, a cacheful at a time. A row outside the bank counts as the nearest one inside.
+    """
+    squared, inside = torch.empty(rows.shape), rows.clamp(0, len(bank) - 1)
+    step = max(1, IN_CACHE // max(1, rows[:1].numel() * bank.shape[1]))
+    for some, at, out in zip(points.split(step), inside.split(step), squared.split(step), strict=True):
+        torch.sum(F.embedding(at, bank).sub_(some).square_(), -1, out=out)
+    return squared
 
 
 def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from offnominal.config import SearchIndex
-from offnominal.memory.screening import ScreenedBank, multiplies_bfloat16
+from offnominal.memory.screening import ScreenedBank, multiplies_bfloat16, squared_differences
 from offnominal.types import require
 
 EXACT_INDEXES = ("auto", "flat")
@@ -23,11 +23,9 @@ CANDIDATES = 2
 PROBES = 8
 #: Links of a patch in the graph, and patches that a search keeps in view.
 LINKS, EFFORT = 32, 64
-#: Candidates whose differences are worked out at once, in numbers.
-_AT_ONCE = 8_000_000
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
 SCREENED_BANKS = range(3000, 2**20)
-FEWEST_SCREENED, MOST_SCREENED = 64, 32
+FEWEST_SCREENED, MOST_SCREENED = 64, 16
 
 
 class NearestPatches:
@@ -98,11 +96,7 @@ class NearestPatches:
 
     def _in_order(self, patches: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The nearest `k` of (N, C) candidates by exact differences."""
-        squared = torch.empty(candidates.shape, dtype=torch.float32)
-        step = max(1, _AT_ONCE // max(1, candidates.shape[1] * patches.shape[1]))
-        for at in range(0, len(patches), step):
-            rows = slice(at, at + step)
-            squared[rows] = (patches[rows, None] - self.bank[candidates[rows]]).square_().sum(2)
+        squared = squared_differences(patches[:, None], self.bank, candidates)
         order = squared.argsort(dim=1, stable=True)[:, :k]
         return squared.gather(1, order), candidates.gather(1, order)
 
