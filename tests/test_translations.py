@@ -134,3 +134,13 @@ def test_a_precision_that_the_processor_lacks_is_refused(precision: str, monkeyp
     monkeypatch.setattr(openvino_runtime.openvino, "Core", lambda: OfAbilities("FP32", "BF16", "FP16"))
     openvino_runtime._require_able(precision)
     openvino_runtime._require_able("float32")
+
+
+@pytest.mark.parametrize("threads_an_image", [1, 2, 1000])
+def test_a_batch_run_a_few_images_at_a_time_comes_back_whole(threads_an_image: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino_runtime, "THREADS_AN_IMAGE", threads_an_image)
+    runtime = OpenVinoRuntime(lambda: Scaled(2.0), "float32", "two")
+    images = np.random.default_rng(1).random((5, 3, 64, 96), dtype=np.float32)
+    (first,) = runtime(images)
+    runtime(images[:1] + 1)
+    assert torch.allclose(first, torch.from_numpy(2 * images), rtol=1e-5)  # and what came back is no view of the next
