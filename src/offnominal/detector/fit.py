@@ -106,6 +106,7 @@ class Fitting:
         self._partial = partial or PartialBank(None)
         self._sources, self._names = sources, names
         self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
+        self._release: Callable[[], None] = lambda: None
         self._skipped: dict[int, str] = {}
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
@@ -120,6 +121,7 @@ class Fitting:
         """The model, with heads where `head` is kept. Raises `InputError` where fewer than two images can be read."""
         settings = self._settings
         with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
+            self._release = store.release
             placed, patches, standard = self._standardised(store, pictures)
             appearance = self._appearance.build()
             coreset = self._coreset(store.rows(len(patches)))
@@ -165,6 +167,7 @@ class Fitting:
     def audit(self) -> Audit:
         """Scores of all images against what many of the others support. Raises `InputError` as `run`."""
         with PatchStore(self.plan.patches, self.plan.dimensions, self._settings.memory) as store, ThumbnailStore() as pictures:
+            self._release = store.release
             placed, patches, _ = self._standardised(store, pictures)
             found = self._audited(store, patches, placed, self._coreset(store.rows(len(patches))))
         return replace(found, values=self._values, skipped=self.skipped)
@@ -180,10 +183,10 @@ class Fitting:
         placed = self._extract(store, pictures)
         self._require_enough(len(placed))
         patches = store.patches[: placed[-1].rows.stop]
-        standard = channel_standard(patches)
+        standard = channel_standard(patches, done=store.release)
         for place in placed:
             patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
-        store.release()
+            store.release()
         self.seconds["features"] = perf_counter() - started
         return placed, patches, standard
 
@@ -199,10 +202,15 @@ class Fitting:
             self._engine,
             self._settings,
             [(self._names[place.source], place.source) for place in placed],
-            lambda done: self._progress("audit", done, len(placed)),
+            lambda done: self._tell("audit", done, len(placed)),
         )
         self.seconds["audit"] = perf_counter() - started
         return found
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        """How far it is; patches on disk that were read or written until then are given back to it."""
+        self._release()
+        self._progress(what, done, total)
 
     def _fail(self, index: int, error: ImageError) -> None:
         self._skipped[index] = str(error)
@@ -225,12 +233,12 @@ class Fitting:
         sizes: dict[int, tuple[int, int]] = {}
         depths: dict[int, Depth] = {}
         for index, source in enumerate(self._sources):
-            self._progress("survey", index, len(self._sources))
+            self._tell("survey", index, len(self._sources))
             try:
                 sizes[index], depths[index] = _size_and_depth(source)
             except ImageError as error:
                 self._fail(index, error)
-        self._progress("survey", len(self._sources), len(self._sources))
+        self._tell("survey", len(self._sources), len(self._sources))
         if not depths:
             return EIGHT_BIT, {}
         depth = Counter(depths.values()).most_common(1)[0][0]
@@ -276,7 +284,7 @@ class Fitting:
                 row = rows.stop
                 if self._settings.thumbnails:
                     pictures.add(thumbnail(pixels, original))
-            self._progress("features", len(placed), len(kept))
+            self._tell("features", len(placed), len(kept))
             passed = perf_counter() - started
             if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
                 told = True
@@ -311,8 +319,8 @@ class Fitting:
             coreset = Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
         else:
             start = int(np.random.default_rng(settings.seed).integers(len(patches)))
-            coreset = self._partial.kcenter(patches, size, start, lambda done: self._progress("memory bank", done, size))
-        self._progress("memory bank", size, size)
+            coreset = self._partial.kcenter(patches, size, start, lambda done: self._tell("memory bank", done, size))
+        self._tell("memory bank", size, size)
         self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
         return coreset
 
@@ -327,7 +335,7 @@ class Fitting:
         usual = usual_distance(banks, len(placed), settings, device)
         heads: tuple[Head, ...] = ()
         if with_heads:
-            heads = cross_fitted_heads(banks, len(placed), settings, lambda done: self._progress("head", done, HEAD_STEPS))
+            heads = cross_fitted_heads(banks, len(placed), settings, lambda done: self._tell("head", done, HEAD_STEPS))
             self.seconds["head"] = perf_counter() - started
             started = perf_counter()
         values = held_out_signals(
@@ -336,7 +344,7 @@ class Fitting:
             settings,
             usual,
             device,
-            lambda done: self._progress("held-out scores", done, len(placed)),
+            lambda done: self._tell("held-out scores", done, len(placed)),
             heads=heads,
         )
         signals = [as_kept(grid_of(one, self._engine.grids(place.network))) for one, place in zip(values, placed, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -29,16 +30,22 @@ class ChannelStandard:
         return (patches - self.mean.to(patches.device)) / self.scale.to(patches.device)
 
 
-def channel_standard(patches: Tensor, rows: int = 65536) -> ChannelStandard:
-    """Mean and scale of every channel of (N, D), accumulated in float64 in two passes.
+def channel_standard(patches: Tensor, rows: int = 65536, done: Callable[[], None] = lambda: None) -> ChannelStandard:
+    """Mean and scale of every channel of (N, D), accumulated in float64 in two passes; `done` is called after every `rows`.
 
     The scale is the square root of deviation times mean deviation, so that a standardised patch has a mean square of 1.
     Divided by its whole deviation, a channel that holds little but noise would be as loud as any; undivided, a few channels
     would speak alone. The square root lies between.
     """
     count = len(patches)
-    mean = torch.stack([block.sum(0, dtype=torch.float64) for block in patches.split(rows)]).sum(0) / count
-    square = torch.stack([(block - mean).square_().sum(0) for block in patches.split(rows)]).sum(0) / count
+
+    def blocks() -> Iterator[Tensor]:
+        for block in patches.split(rows):
+            yield block
+            done()
+
+    mean = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks()]).sum(0) / count
+    square = torch.stack([(block - mean).square_().sum(0) for block in blocks()]).sum(0) / count
     deviation = square.sqrt()
     floor = FLOOR * deviation.median()
     deviation = deviation.clamp(min=float(floor)) if floor > 0 else torch.where(deviation > 0, deviation, 1.0)
