@@ -36,7 +36,7 @@ COLUMNS = (
 )
 
 
-def measure(data: str, settings: dict[str, str], joined: list[str]) -> dict[str, Any]:
+def measure(data: str, settings: dict[str, Any], joined: list[str]) -> dict[str, Any]:
     """Fit and evaluate one set in this process; where it has all of the `joined` classes, these together as well."""
     from offnominal import Detector
     from offnominal.images import labelled_images, pixels_of
@@ -102,6 +102,15 @@ def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(columns), ["---"] * len(columns), *rows])
 
 
+def setting(pair: str) -> tuple[str, Any]:
+    """`seed=1` -> a name and a value: a number where it reads as one."""
+    name, _, value = pair.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -110,7 +119,7 @@ def main() -> None:
     parser.add_argument("--only", help="measure one set and print JSON (used by this program itself)")
     parser.add_argument("--joined", default="blowhole,crack", help="classes that are also judged together")
     given = parser.parse_args()
-    settings = dict(pair.split("=", 1) for pair in given.set)
+    settings = dict(map(setting, given.set))
     if given.only:
         print(json.dumps(measure(given.only, settings, given.joined.split(","))))
         return
@@ -119,8 +128,9 @@ def main() -> None:
         try:
             from offnominal.demo import write_manifest
 
-            write_manifest(Path(folder) / "cells.csv")
-            sets["elpv monocrystalline"] = str(Path(folder) / "cells.csv")
+            for kind in ("mono", "poly"):
+                write_manifest(Path(folder) / f"{kind}.csv", kind=kind)
+                sets[f"elpv {kind}crystalline"] = str(Path(folder) / f"{kind}.csv")
         except Exception as error:  # noqa: BLE001 - the demo's images are optional here
             print(f"without elpv-dataset: {error}", file=sys.stderr)
         found = {}
