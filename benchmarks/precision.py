@@ -116,7 +116,7 @@ def main() -> None:
             f"float32, and torch emulates, slowly; {WIDE} is not timed so."
             if lacks
             else "This processor has all three in hardware.",
-            f"The network, from images to patches, {SIDE} x {SIDE} pixels and a mirrored margin of 32 around them:",
+            f"The network, from images to patches, {SIDE} x {SIDE} pixels and a mirrored margin of 16 around them:",
             networks.as_table(speeds, here.product),
             "*Physical limit*: operations of the network over the machine's float32 matrix rate.",
             networks.goal(speeds),

@@ -18,12 +18,12 @@ ONE, OTHER = "efficientnet-lite0", "efficientnet-lite2"
 CPU = torch.device("cpu")
 
 
-def plain(name: str, images: torch.Tensor, scale: float) -> list[torch.Tensor]:
+def plain(name: str, images: torch.Tensor, scale: float, margin: int) -> list[torch.Tensor]:
     """The naive twin: mirror, enlarge, run, mean of 3 x 3, cut the mirror off."""
     backbone = load_backbone(name)
-    mirrored = torch.nn.functional.pad(images - 0.498, (32, 32, 32, 32), mode="reflect") / 0.502
+    mirrored = torch.nn.functional.pad(images - 0.498, (margin, margin, margin, margin), mode="reflect") / 0.502
     larger = torch.nn.functional.interpolate(mirrored, scale_factor=scale, mode="bilinear", align_corners=False)
-    cuts = [int(32 * scale) // stride for stride in (8, 16)]
+    cuts = [int(margin * scale) // stride for stride in (8, 16)]
     return [local_mean(m)[:, :, cut:-cut, cut:-cut] for m, cut in zip(backbone.network(larger), cuts, strict=True)]
 
 
@@ -33,7 +33,8 @@ def test_a_joined_patch_is_both_patches(scale: str, runtime: str) -> None:
     extractor = PatchExtractor(load_backbones(name)).eval()
     images = np.random.default_rng(0).random((2, 3, 96, 128), dtype=np.float32)
     (found,) = make_runtime(extractor.with_network, runtime, "float32", CPU, name)(images)
-    one, other = plain(ONE, torch.from_numpy(images), 1), plain(OTHER, torch.from_numpy(images), float(scale))
+    one = plain(ONE, torch.from_numpy(images), 1, extractor.margin)
+    other = plain(OTHER, torch.from_numpy(images), float(scale), extractor.margin)
     maps = [one[0], other[0], one[1], other[1]] if scale == "1" else [*one, *other]
     assert tuple(found.shape[2:]) == extractor.grids((96, 128))[0] == (12, 16)
     assert torch.allclose(found, align(maps), atol=1e-3 * float(found.abs().max()))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from fractions import Fraction
 from typing import Self
 
 import torch
@@ -13,9 +11,10 @@ from torch import Tensor, nn
 
 from offnominal.features.backbones import Backbone
 
-#: The border of the image is mirrored over this many network pixels (rounded up to whole strides), so that a patch at the
-#: edge sees texture and not the zeros that a network pads with; otherwise the edges of good parts look anomalous.
-MIRRORED = 32
+#: The border of the image is mirrored over this many network pixels (rounded up to whole places), so that a patch at the
+#: edge sees texture and not the zeros that a network pads with; otherwise the edges of good parts look anomalous. More would
+#: cost time (32: a quarter more) and hide what is off at the border behind its mirror image.
+MIRRORED = 16
 
 
 class PatchExtractor(nn.Module):
@@ -36,8 +35,9 @@ class PatchExtractor(nn.Module):
         self.layer_channels = backbone.channels
         self.aggregation = aggregation
         self.dimensions = dimensions
-        self.multiple = _multiple(self.strides)
-        self.margin = math.ceil(MIRRORED / self.multiple) * self.multiple
+        whole = math.lcm(*(stride.numerator for stride in self.strides))  # so many pixels are whole places of every map
+        self.multiple = 32 if 32 % whole == 0 else whole
+        self.margin = math.ceil(MIRRORED / whole) * whole
         self.channels = dimensions if dimensions is not None else sum(backbone.channels)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
@@ -91,12 +91,6 @@ class PatchExtractor(nn.Module):
     @staticmethod
     def _inner(feature: Tensor, border: int) -> Tensor:
         return feature[:, :, border : feature.shape[2] - border, border : feature.shape[3] - border]
-
-
-def _multiple(strides: Sequence[int | Fraction]) -> int:
-    """What network sizes are multiples of: 32 where every map then has whole places, else the least that does."""
-    multiple = math.lcm(*(stride.numerator for stride in strides))
-    return 32 if 32 % multiple == 0 else multiple
 
 
 def local_mean(feature: Tensor) -> Tensor:
