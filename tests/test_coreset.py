@@ -112,6 +112,8 @@ def test_rows_of_a_file_are_those_written(window: int, monkeypatch: pytest.Monke
             assert len(rows) == 100
             assert rows[at].numpy().tolist() == patches[at].tolist()
             assert rows[at[:0]].shape == (0, 3)
+            assert rows[at.flip(0)].numpy().tolist() == patches[at.flip(0)].tolist()
+            assert rows[5:9].numpy().tolist() == patches[5:9].tolist()
             blocks = [block.clone() for block in rows.blocks(8)]
             assert [len(block) for block in blocks] == [8] * 12 + [4]
             assert torch.cat(blocks).numpy().tolist() == patches[:100].tolist()

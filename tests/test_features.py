@@ -106,6 +106,9 @@ def test_channels_draw_near_each_other_and_dead_ones_stay_finite() -> None:
     assert float(channel_standard(raw[:, :3])(raw[:, :3]).square().mean()) == pytest.approx(1, rel=1e-4)
     assert torch.isfinite(channel_standard(torch.ones(4, 3))(torch.ones(4, 3))).all()
     # scale-free: other units of all channels together change nothing
+    by_blocks = channel_standard(raw, rows=7)
+    assert torch.allclose(by_blocks.mean, raw.double().mean(0).float(), atol=1e-6)
+    assert torch.allclose(by_blocks.scale, channel_standard(raw).scale, rtol=1e-6)
     assert torch.allclose(channel_standard(7 * raw)(7 * raw), patches, atol=1e-4)
 
 

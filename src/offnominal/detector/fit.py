@@ -134,10 +134,11 @@ class Fitting:
                     placed, patches = without(patches, placed, suspects)
                     self._require_enough(len(placed))
                     coreset = self._coreset(store.rows(len(patches)))
-            usual, signals, banks, heads = self._hold_out(patches, placed, coreset, with_heads=head.kept)
+            rows = store.rows(len(patches))
+            usual, signals, banks, heads = self._hold_out(rows, placed, coreset, with_heads=head.kept)
             error = search_error(banks, len(placed), settings)
-            bank = self._bank(patches, placed, coreset)
-            stand_ins = self._stand_ins(patches, placed, banks)
+            bank = self._bank(rows, placed, coreset)
+            stand_ins = self._stand_ins(rows, placed, banks)
             thumbnails = self._thumbnails(pictures, placed, bank) if settings.thumbnails else None
         started = perf_counter()
         normal, scores = usual_and_scores(signals, [place.network for place in placed], settings, head=bool(heads))
@@ -325,7 +326,7 @@ class Fitting:
         return coreset
 
     def _hold_out(
-        self, patches: torch.Tensor, placed: list[Placed], coreset: Coreset, *, with_heads: bool
+        self, patches: PatchRows, placed: list[Placed], coreset: Coreset, *, with_heads: bool
     ) -> tuple[UsualDistance, list[Float], HeldOutBanks, tuple[Head, ...]]:
         """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
         settings, device = self._settings, self._engine.device
@@ -356,21 +357,21 @@ class Fitting:
         shown = {placed[image].picture for image in np.unique(bank.image).tolist()}
         return pictures.only(shown, [place.picture for place in placed])
 
-    def _bank(self, patches: torch.Tensor, placed: list[Placed], coreset: Coreset) -> MemoryBank:
+    def _bank(self, patches: PatchRows, placed: list[Placed], coreset: Coreset) -> MemoryBank:
         image, place = self._whence(coreset.indices, placed)
         return MemoryBank(
-            patches[torch.from_numpy(coreset.indices)].clone(),
+            patches[torch.from_numpy(coreset.indices)],
             image,
             place,
             tuple(SourceImage(self._names[place.source], place.original) for place in placed),
             None if np.isnan(coreset.radius) else coreset.radius,
         )
 
-    def _stand_ins(self, patches: torch.Tensor, placed: list[Placed], banks: HeldOutBanks) -> StandIns:
+    def _stand_ins(self, patches: PatchRows, placed: list[Placed], banks: HeldOutBanks) -> StandIns:
         found = [banks.stand_in_rows(image).numpy() for image in range(len(placed))]
         rows = np.concatenate(found)
         replaces = np.repeat(np.arange(len(placed)), [len(one) for one in found])
-        return StandIns(patches[torch.from_numpy(rows)].clone(), replaces, *self._whence(rows, placed))
+        return StandIns(patches[torch.from_numpy(rows)], replaces, *self._whence(rows, placed))
 
     def _whence(self, rows: Index, placed: list[Placed]) -> tuple[Index, Index]:
         """(n,) rows among all patches -> (n,) image of each, and (n, 3) its place there."""

@@ -110,6 +110,7 @@ def held_out_signals(
                 bank, patches = torch.cat([banks.bank, stand_ins]), banks.patches(image)[touched]
                 again = engine.of_neighbours(patches, squared, rows, bank=bank, fold=fold_of(image, heads)).values
                 signals[image - first][touched.cpu().numpy()] = again
+        tick(images)
     return signals
 
 

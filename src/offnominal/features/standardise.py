@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,22 +30,23 @@ class ChannelStandard:
         return (patches - self.mean.to(patches.device)) / self.scale.to(patches.device)
 
 
-def channel_standard(patches: Tensor, rows: int = 65536, done: Callable[[], None] = lambda: None) -> ChannelStandard:
+def channel_standard(patches: Tensor, rows: int = 8192, done: Callable[[], None] = lambda: None) -> ChannelStandard:
     """Mean and scale of every channel of (N, D), accumulated in float64 in two passes; `done` is called after every `rows`.
 
     The scale is the square root of deviation times mean deviation, so that a standardised patch has a mean square of 1.
     Divided by its whole deviation, a channel that holds little but noise would be as loud as any; undivided, a few channels
     would speak alone. The square root lies between.
     """
-    count = len(patches)
-
-    def blocks() -> Iterator[Tensor]:
-        for block in patches.split(rows):
-            yield block
-            done()
-
-    mean = torch.stack([block.sum(0, dtype=torch.float64) for block in blocks()]).sum(0) / count
-    square = torch.stack([(block - mean).square_().sum(0) for block in blocks()]).sum(0) / count
+    count, dimensions = patches.shape
+    total, centred = torch.zeros(dimensions, dtype=torch.float64), torch.empty((rows, dimensions), dtype=torch.float64)
+    for block in patches.split(rows):
+        total += block.sum(0, dtype=torch.float64)
+        done()
+    mean, square = total / count, torch.zeros_like(total)
+    for block in patches.split(rows):
+        square += torch.sub(block, mean, out=centred[: len(block)]).square_().sum(0)
+        done()
+    square /= count
     deviation = square.sqrt()
     floor = FLOOR * deviation.median()
     deviation = deviation.clamp(min=float(floor)) if floor > 0 else torch.where(deviation > 0, deviation, 1.0)

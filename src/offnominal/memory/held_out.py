@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from offnominal.memory.search import NearestPatches
+from offnominal.memory.store import PatchRows
 from offnominal.types import Index, require
 
 #: Neighbours looked for beyond those wanted, so that enough are left when an image's own are struck out.
@@ -40,7 +41,7 @@ class HeldOutBanks:
         ValueError: fewer than two images.
     """
 
-    def __init__(self, patches: Tensor, starts: Index, centres: Index, radius: float, device: torch.device) -> None:
+    def __init__(self, patches: Tensor | PatchRows, starts: Index, centres: Index, radius: float, device: torch.device) -> None:
         require(len(starts) > 1, "holding an image out needs another one")
         self._patches = patches
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))

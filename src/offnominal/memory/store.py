@@ -15,7 +15,7 @@ from torch import Tensor
 from offnominal.errors import unwritable
 
 #: Bytes of a mapped file that are read before what was read is given back.
-WINDOW = 128_000_000
+WINDOW = 32_000_000
 
 
 class PatchRows:
@@ -37,10 +37,13 @@ class PatchRows:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """(n,) int64 rows, rising where the patches lie on disk, or they are read slowly -> (n, D), a copy."""
-        if self._mapped is None:
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """(n,) int64 rows -> (n, D), a copy; of a slice a view, to be used before more is read."""
+        if self._mapped is None or isinstance(rows, slice):
             return self._patches[rows]
+        if bool((rows.diff() < 0).any()):  # neighbours in the file are read together
+            rising, order = rows.sort()
+            return torch.empty((len(rows), self.shape[1]), dtype=self.dtype).index_copy_(0, order, self[rising])
         found = torch.empty((len(rows), self.shape[1]), dtype=self.dtype)
         # Neighbours in the file are mapped along with what is read, so its windows are gone through one after another.
         _, counts = torch.unique_consecutive(rows // self._rows, return_counts=True)
