@@ -26,7 +26,7 @@ import numpy as np
 
 from tables import machine, table, write
 
-SIDE = 256
+SIDE, LITTLE = 256, "100MB"
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
 COLUMNS = (
     "method",
@@ -165,7 +165,12 @@ def main() -> None:
     python = environment(given.environment)
     alike = {"resize": "squash", "image_size": f"{SIDE}x{SIDE}", "bank": str(given.bank)}
     found: dict[str, Any] = {}
-    for name, settings in (("ours, as theirs: squashed", alike), ("ours, default", {"bank": str(given.bank)})):
+    ways = {
+        "ours, as theirs: squashed": alike,
+        f"the same, patches on disk (memory = {LITTLE})": {**alike, "memory": LITTLE},
+        "ours, default": {"bank": str(given.bank)},
+    }
+    for name, settings in ways.items():
         print(name, file=sys.stderr)
         words = [sys.executable, __file__, "--data", given.data, "--test", str(given.test), "--ours", json.dumps(settings)]
         found[name] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
