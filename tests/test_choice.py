@@ -10,8 +10,9 @@ import pytest
 
 from conftest import texture
 from offnominal import Detector, load
-from offnominal.config import settings_from
+from offnominal.config import Settings, settings_from
 from offnominal.detector.choice import _candidates, _decided, chosen_preset
+from offnominal.detector.model import PresetChoice
 from offnominal.detector.outputs import facts
 from offnominal.detector.trial import Verdict, sure_gain
 
@@ -67,7 +68,9 @@ def test_what_was_set_by_hand_stays_and_equal_candidates_are_tried_once() -> Non
     assert list(CANDIDATES) == ["balanced", "fast", "accurate"]
     by_hand = _candidates(settings_from(preset="auto", image_size=128, seed=3), None)
     assert list(by_hand) == ["balanced", "accurate"]
-    assert {(one.image_size, one.seed, one.preset) for one in by_hand.values()} == {((128, 128), 3, "auto")}
+    assert {(one.image_size, one.resize, one.seed, one.preset) for one in by_hand.values()} == {((128, 128), "keep", 3, "auto")}
+    assert {one.resize for one in _candidates(settings_from(preset="auto", image_size="96x128"), None).values()} == {"squash"}
+    assert list(_candidates(settings_from(preset="auto", layers=["blocks.2"]), None)) == ["balanced", "fast"]
     assert list(_candidates(settings_from(preset="auto"), Path("w.pth"))) == ["balanced", "fast"]
 
 
@@ -82,6 +85,21 @@ def test_too_few_images_are_no_evidence() -> None:
     assert (choice.chosen, choice.tried) == ("balanced", ())
     assert "too few" in choice.reason
     assert settings.backbone == "efficientnet-lite0"
+
+
+def test_a_second_fit_chooses_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def chosen(sources: object, settings: Settings, *rest: object) -> tuple[Settings, PresetChoice]:
+        asked.append(settings)
+        return settings.model_copy(update={"image_size": (64, 64)}), PresetChoice("fast", "a test says so", ())
+
+    monkeypatch.setattr("offnominal.detector.chosen_preset", chosen)
+    detector = Detector(preset="auto", bank=50)
+    for _ in range(2):
+        detector.fit([texture(seed) for seed in range(3)])
+    assert asked[0] == asked[1]
+    assert detector.settings.image_size == (64, 64)
 
 
 def test_the_choice_is_told_and_kept(tmp_path: Path) -> None:

@@ -19,6 +19,20 @@ from offnominal import Detector, load
 from offnominal.errors import ImageError, InputError, ModelFileError, OutputError, SettingsError
 
 
+@pytest.mark.parametrize(
+    ("fusion", "said"),
+    [
+        ({"distance": -1}, r"fusion.distance = -1: Input should be greater"),
+        ({"distance": 0, "influence": 0}, "fusion = .*: at least one signal"),
+        ("4", "fusion = '4'"),
+        ({"distanse": 1}, "did you mean 'distance'"),
+    ],
+)
+def test_a_wrong_fusion_is_said(fusion: object, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Detector(fusion=fusion)
+
+
 def test_a_damaged_part_is_found_where_it_is(detector: Detector) -> None:
     image, mask = damaged(300)
     found = detector.inspect(image)

@@ -190,16 +190,16 @@ def settings_from(**values: Any) -> Settings:
     values = {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
     if _height_and_width(values.get("image_size")):
         values = {"resize": "squash", **values}
-    values = {name: _detuple(value) for name, value in values.items()}
     try:
-        return Settings(**values)
+        return Settings(**{name: _detuple(value) for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "settings"
+        inside = () if error.title == Settings.__name__ else (error.title.lower(),)
+        place = ".".join(str(part) for part in (*inside, *first["loc"])) or "settings"
         if first["type"] == "extra_forbidden":
             raise SettingsError(f"unknown setting '{place}': {nearest(place.split('.')[-1], Fusion.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"setting {place} = {first['input']!r}: {message}" if first["loc"] else message) from None
+        raise SettingsError(f"setting {place} = {first['input']!r}: {message}" if inside or first["loc"] else message) from None
 
 
 def _height_and_width(size: object) -> bool:

@@ -17,10 +17,13 @@ def detector_from(options: Mapping[str, Any], config: Path | None, weights: Path
         InputError, SettingsError: the file cannot be read, or a setting is unknown or out of its range.
     """
     from offnominal.config import read_settings
+    from offnominal.errors import SettingsError
 
     settings = read_settings(config) if config else {}
     settings |= {name: value for name, value in options.items() if value is not None}
     from_file = settings.pop("weights", None)
+    if not isinstance(from_file, str | None):
+        raise SettingsError(f"setting weights = {from_file!r}: give the path of a file, in quotes")
     from offnominal.detector import Detector
 
     return Detector(weights=weights or from_file, **settings)

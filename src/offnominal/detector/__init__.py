@@ -58,6 +58,7 @@ class Detector:
 
     def __init__(self, *, weights: str | Path | None = None, **settings: Any) -> None:
         self.settings: Settings = settings_from(**settings)
+        self._asked = self.settings
         self._weights = None if weights is None else Path(weights)
         self._inspector: Inspector | None = None
         self.seconds: dict[str, float] = {}
@@ -95,7 +96,7 @@ class Detector:
         if self.settings.preset == "auto":
             started = perf_counter()
             sources = [given[at][1] for at in learn]
-            self.settings, choice = chosen_preset(sources, self.settings, self._weights, progress)
+            self.settings, choice = chosen_preset(sources, self._asked, self._weights, progress)
             chosen_in = perf_counter() - started
             tell(f"preset {choice.chosen}: {choice.reason}")
         engine = FeatureEngine(self.settings, self._weights)
@@ -336,7 +337,7 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
             f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit anew"
         )
     detector = Detector()
-    detector.settings = settings
+    detector.settings = detector._asked = settings
     detector._inspector = Inspector(replace(model, settings=settings), engine)
     return detector
 

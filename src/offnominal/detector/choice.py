@@ -49,10 +49,11 @@ def chosen_preset(
 
 def _candidates(settings: Settings, weights: Path | None) -> dict[str, Settings]:
     """Preset -> settings; `balanced` first, and none that comes to the same as one before it."""
-    by_hand = settings.model_dump(include=settings.model_fields_set - {"preset"})
+    by_hand = settings.model_dump(include=(settings.model_fields_set | {"resize"}) - {"preset"})
+    backbone_given = weights is not None or settings.layers is not None
     found: dict[str, Settings] = {}
     for name in (BASE, *PRESETS):
-        if weights is None or "backbone" not in PRESETS[name]:
+        if not (backbone_given and "backbone" in PRESETS[name]):
             candidate = settings_from(**by_hand, preset=name).model_copy(update={"preset": "auto"})
             if candidate not in found.values():
                 found[name] = candidate
