@@ -20,7 +20,9 @@ from offnominal.images import (
     any_images,
     batches,
     decode,
+    displayed,
     from_array,
+    from_pillow,
     image_range,
     join_ranges,
     labelled_images,
@@ -68,6 +70,48 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     Image.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
     assert decode(tmp_path / "a.jpg").shape == (30, 10, 3)
     assert read_header(tmp_path / "a.jpg").size == (30, 10)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bits_are_turned_as_eight_are(tmp_path: Path, orientation: int, suffix: str) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (5, 9), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name, values in (("eight", grey), ("sixteen", grey.astype(np.uint16) * 257)):
+        Image.fromarray(values).save(tmp_path / f"{name}.{suffix}", exif=exif)
+    wide = decode(tmp_path / f"sixteen.{suffix}")
+    assert np.array_equal(wide, decode(tmp_path / f"eight.{suffix}").astype(np.uint16) * 257)
+    assert read_header(tmp_path / f"sixteen.{suffix}").size == wide.shape[:2]
+
+
+def test_the_order_of_bytes_makes_no_difference() -> None:
+    values = np.arange(1000, 1012, dtype=np.uint16).reshape(3, 4)
+    swapped = from_array(values.astype(">u2"))
+    assert swapped.dtype == np.dtype("=u2")
+    assert np.array_equal(swapped, from_array(values))
+    assert np.array_equal(from_array(values.astype(">f4")), from_array(values.astype(np.float32)))
+
+
+def test_a_truncated_pillow_image_is_one_bad_image(tmp_path: Path) -> None:
+    Image.fromarray(texture(0)).save(tmp_path / "whole.jpg")
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(ImageError, match="damaged or truncated"):
+        from_pillow(image)
+
+
+def test_floats_for_an_eight_bit_model_are_drawn_as_they_are_scored() -> None:
+    shown = displayed(np.full((2, 2, 3), 0.5, np.float32), ValueRange("8-bit", 0.0, 255.0))
+    assert shown.tolist() == np.full((2, 2, 3), 127).tolist()
+
+
+def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    for folder in ("train/good", "train/good/.ipynb_checkpoints", "test/good", "test/broken", "test/.thumbs"):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / "a.png"), texture(0))
+    assert [item.name for item in normal_images(tmp_path)] == ["train/good/a.png"]
+    assert [item.name for item in labelled_images(tmp_path)] == ["test/broken/a.png", "test/good/a.png"]
 
 
 def test_bad_files_say_what_and_where(tmp_path: Path) -> None:

@@ -19,12 +19,17 @@ from PIL import Image, ImageOps
 from offnominal.errors import ImageError
 from offnominal.types import Depth
 
-MAX_PIXELS = 200_000_000
+#: Pillow by itself opens nothing much larger.
+MAX_PIXELS = 178_000_000
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp"})
 
 Pixels = npt.NDArray[Any]
 _DEPTHS: dict[str, Depth] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
+_PNG = b"\x89PNG"
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
+#: EXIF orientation -> quarter turns to the left, then whether left and right are exchanged.
+_TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ def decode(path: Path) -> Pixels:
         header = _header(image, content, path)
         if header.depth == "8-bit":
             return _decode_8bit(image, path)
-    return _decode_wide(content, path)
+        # OpenCV turns TIFF files upright by itself, and leaves PNG files as they lie.
+        orientation = _orientation(image) if content.startswith(_PNG) else 1
+    return _upright(_decode_wide(content, path), orientation)
 
 
 def from_array(array: Any, name: str = "array") -> Pixels:
@@ -72,6 +79,7 @@ def from_array(array: Any, name: str = "array") -> Pixels:
         ImageError: another shape or dtype, an empty array, or values that are not finite.
     """
     pixels = np.asarray(array)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
@@ -90,13 +98,18 @@ def from_array(array: Any, name: str = "array") -> Pixels:
 
 
 def from_pillow(image: Image.Image, name: str = "image") -> Pixels:
-    """Pixels of a Pillow image, in the same way as a file's."""
-    if image.mode in _WIDE_MODES:
+    """Pixels of a Pillow image, in the same way as a file's.
+
+    Raises:
+        ImageError: it is damaged or truncated, which Pillow only sees now.
+    """
+    if image.mode not in _WIDE_MODES:
+        return _decode_8bit(image, name)
+    try:
         wide = np.asarray(image)
-        if image.mode == "I":
-            wide = _from_integers(wide, name)
-        return from_array(wide, name)
-    return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+    except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
+        raise _damaged(name, error) from None
+    return from_array(_from_integers(wide, name) if image.mode == "I" else wide, name)
 
 
 def _content(path: Path) -> bytes:
@@ -121,22 +134,34 @@ def _opened(content: bytes, path: Path) -> Image.Image:
 
 
 def _header(image: Image.Image, content: bytes, path: Path) -> Header:
-    width, height = image.size
+    tags = getattr(image, "tag_v2", {})  # of TIFF files, whose size newer releases of Pillow turn already
+    width, height = tags.get(_WIDTH, image.size[0]), tags.get(_HEIGHT, image.size[1])
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{path}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"
         )
-    try:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the pixels
-        turned = False
+    turned = _orientation(image) in (5, 6, 7, 8)
     return Header((width, height) if turned else (height, width), _stored_depth(image, content))
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF numbers them; 1 is upright."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the pixels
+        return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    turns, mirrored = _TURNS.get(orientation, (0, False))
+    turned = np.rot90(pixels, turns)
+    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
 
 
 def _stored_depth(image: Image.Image, content: bytes) -> Depth:
     if image.mode == "F":
         return "float"
-    if content.startswith(b"\x89PNG"):
+    if content.startswith(_PNG):
         return "16-bit" if content[24] > 8 else "8-bit"  # the bit depth stands in byte 24, behind width and height
     bits = getattr(image, "tag_v2", {}).get(258, (8,))
     if image.mode in _WIDE_MODES or max(bits if isinstance(bits, tuple) else (bits,)) > 8:
@@ -144,14 +169,20 @@ def _stored_depth(image: Image.Image, content: bytes) -> Depth:
     return "8-bit"
 
 
-def _decode_8bit(image: Image.Image, path: Path) -> Pixels:
+def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
-        raise ImageError(f"{path}: is damaged or truncated ({str(error).splitlines()[0][:80]}); copy it again") from None
+        raise _damaged(name, error) from None
+
+
+def _damaged(name: Path | str, error: Exception) -> ImageError:
+    return ImageError(
+        f"{name}: is damaged or truncated ({(str(error) or type(error).__name__).splitlines()[0][:80]}); copy it again"
+    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -118,11 +118,12 @@ def _listed(data: str | Path) -> list[Item]:
 
 def _in_folder(folder: Path, root: Path, split: str | None = None, label: str | None = None) -> list[Item]:
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    return [Item(path, path.relative_to(root).as_posix(), split, label) for path in found if not path.name.startswith(".")]
+    seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [Item(path, path.relative_to(root).as_posix(), split, label) for path in seen]
 
 
 def _mvtec_test(root: Path) -> list[Item]:
-    folders = sorted(folder for folder in (root / "test").iterdir() if folder.is_dir())
+    folders = sorted(folder for folder in (root / "test").iterdir() if folder.is_dir() and not folder.name.startswith("."))
     return [item for folder in folders for item in _in_folder(folder, root, "test", folder.name)]
 
 

@@ -68,6 +68,7 @@ def displayed(pixels: npt.NDArray[Any], values: ValueRange) -> npt.NDArray[np.ui
     """(H, W, 3) uint8 for a screen, with the value range as black and white (clipped: for the eye only)."""
     if pixels.dtype == np.uint8:
         return pixels
-    scaled = (pixels.astype(np.float32) - values.low) / (values.high - values.low)
+    low, high = (0.0, 1.0) if depth_of(pixels) == "float" and values.depth == "8-bit" else (values.low, values.high)
+    scaled = (pixels.astype(np.float32) - low) / (high - low)
     shown: npt.NDArray[np.uint8] = (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
     return shown
