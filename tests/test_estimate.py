@@ -43,3 +43,15 @@ def test_a_bar_tells_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
         for done in (0, 10, 20, 80):
             progress("memory bank", done, 80)
     assert shown == ["0:02:42", "0:01:10", "0:00:00"]
+
+
+def test_a_stage_that_comes_again_is_timed_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    shown: list[str] = []
+    monkeypatch.setattr("rich.progress.Progress.update", lambda self, task, *, rate, **_: shown.append(rate))
+    with console.progress_bars() as progress:
+        for start in (0.0, 1000.0):
+            for after, done in ((0.0, 0), (10.0, 20), (20.0, 40)):
+                monkeypatch.setattr(console, "monotonic", lambda at=start + after: at)
+                progress("features", done, 40)
+    assert shown == ["2/s"] * 4

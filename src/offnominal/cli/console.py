@@ -55,7 +55,9 @@ def progress_bars() -> Iterator[Progress]:
                     rate=f"{(done - before) / passed:.0f}/s" if passed else "",
                     rest=rest,
                 )
-                if done >= total:
+            if done >= total:
+                started.pop(stage)  # it may come again
+                if stage in tasks:
                     bars.remove_task(tasks.pop(stage))
 
         yield tick

@@ -203,12 +203,12 @@ def write_evaluation(
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["path", "label", "score", "p_value", "anomalous", "error"])
+    reasons = dict(result.unreadable)  # an image whose mask cannot be read was scored all the same
     for image in result.images:
-        found = image.inspection
-        writer.writerow(
-            [image.item.name, image.item.label, f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous), ""]
-        )
-    for name, reason in result.unreadable:
+        found, name = image.inspection, image.item.name
+        judged = f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous)
+        writer.writerow([name, image.item.label, *judged, reasons.pop(name, "")])
+    for name, reason in reasons.items():
         writer.writerow([name, "", "", "", "", reason])
     write_whole(folder / "scores.csv", table.getvalue().encode())
     charts = evaluation_charts(detector.model.calibration, result)
