@@ -209,6 +209,16 @@ def test_too_few_images_and_no_wish_are_said() -> None:
         assert says in found.reason
 
 
+def test_images_of_another_depth_do_not_end_a_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hold_out, "train_head", partial(train_head, steps=2))
+    settings = settings_from(**SMALL, head="noise")
+    wide = [texture(seed).astype(np.uint16) * 257 for seed in range(20, 22)]
+    sources = [texture(seed) for seed in range(7)] + wide + [texture(seed) for seed in range(7, 14)]
+    found = judged_head(sources, settings, FeatureEngine(settings))
+    assert "not tried" not in found.reason
+    assert {pixels.dtype.name for pixels in Trial(sources, 0).clean} == {"uint8"}
+
+
 def test_a_trial_finds_what_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial, "MOST_JUDGED", 5)
     settings = settings_from(**SMALL)

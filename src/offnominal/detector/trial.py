@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -66,7 +67,7 @@ class Trial:
         rng = np.random.default_rng([seed, len(sources)])
         order = rng.permutation(len(sources))
         judged = min(MOST_JUDGED, len(sources) // 3)
-        self.clean = _decoded([sources[at] for at in order[:judged]])
+        self.clean = _alike(_decoded([sources[at] for at in order[:judged]]))
         self._learn: list[Source] = [sources[at] for at in order[judged : judged + MOST_LEARNT]]
         if len(sources) < 3 * FEWEST_JUDGED:
             raise InputError(f"{len(sources)} good images are too few for a trial: {3 * FEWEST_JUDGED} or more are needed")
@@ -75,7 +76,7 @@ class Trial:
         self._made: list[tuple[Pixels, Mask]] = []
         for kind in PSEUDO_ANOMALIES:
             for at, pixels in enumerate(self.clean):
-                others = [other for i, other in enumerate(self.clean) if i != at and depth_of(other) == depth_of(pixels)]
+                others = [other for i, other in enumerate(self.clean) if i != at]
                 other = others[int(rng.integers(len(others)))] if others else pixels
                 self._made.append(pseudo_anomaly(pixels, other, kind, rng))
 
@@ -133,9 +134,9 @@ def judged_head(
     try:
         trial = Trial(sources, settings.seed, progress)
         inspector = trial.fit(settings, engine, HeadVerdict(True, "on trial", None))
+        with_head, without = trial.judge(inspector), trial.judge(Inspector(replace(inspector.model, heads=()), engine))
     except InputError as error:
         return HeadVerdict(False, f"not tried: {error}", None)
-    with_head, without = trial.judge(inspector), trial.judge(Inspector(replace(inspector.model, heads=()), engine))
     gain = sure_gain(without, with_head)
     return HeadVerdict(gain.sure, gain.told, gain.mean)
 
@@ -165,6 +166,12 @@ def sure_gain(before: Verdict, after: Verdict) -> Gain:
         kind = list(PSEUDO_ANOMALIES)[worst]
         return Gain(gain, error, False, f"{kind} ones detected {by_kind[worst]:+.3f}, though on average {said}")
     return Gain(gain, error, True, said)
+
+
+def _alike(images: Sequence[Pixels]) -> list[Pixels]:
+    """Those of the most common depth: a fit passes over the others too."""
+    depths = Counter(depth_of(pixels) for pixels in images).most_common(1)
+    return [pixels for pixels in images if depth_of(pixels) == depths[0][0]]
 
 
 def _decoded(sources: Sequence[Source]) -> list[Pixels]:
