@@ -31,6 +31,8 @@ from offnominal.types import Float, Index
 #: Share of the images, and how many at least, that may carry the same defect without covering each other.
 ALIKE = 0.02
 FEWEST_ALIKE = 3
+#: Patches of the bank that are held against all those of an image at once.
+ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def supporters(patches: Tensor, starts: Index, coreset: Coreset) -> Index:
     count = np.zeros(len(bank), dtype=np.int64)
     for image, (start, end) in enumerate(zip(starts, [*starts[1:], len(patches)], strict=True)):
         points = patches[int(start) : int(end)]
-        squared = torch.addmm(points.square().sum(1)[None], bank, points.T, alpha=-2).amin(1) + lengths
+        own_lengths = points.square().sum(1)[None]
+        nearest = [torch.addmm(own_lengths, some, points.T, alpha=-2).amin(1) for some in bank.split(ROWS)]
+        squared = torch.cat(nearest) + lengths
         count += (squared <= coreset.radius**2).numpy() & (own != image)
     return count
