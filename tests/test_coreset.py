@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from offnominal.errors import OutputError
 from offnominal.memory import PatchRows, PatchStore, Unfinished, coreset, greedy_kcenter, kcenter, store
 
 
@@ -100,6 +103,20 @@ def test_from_disk_the_choice_is_the_same(name: str, monkeypatch: pytest.MonkeyP
     n = min(len(patches), 60)
     with on_disk(patches) as kept:
         assert kcenter(kept.rows(len(patches)), n, 0).indices.tolist() == naive(patches, n, 0).tolist()
+
+
+def test_a_full_disk_is_said_before_anything_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(store.os, "posix_fallocate", full, raising=False)
+    with pytest.raises(OutputError, match="the disk is full"):
+        PatchStore(100, 8, limit=0)
+
+
+def test_a_tensor_with_a_gradient_is_taken_as_it_is() -> None:
+    patches = torch.randn(30, 4, requires_grad=True)
+    assert greedy_kcenter(patches, 5, start=0).tolist() == greedy_kcenter(patches.detach().numpy(), 5, start=0).tolist()
 
 
 @pytest.mark.parametrize("window", [1, 100, 10**9])

@@ -22,7 +22,7 @@ class FeatureEngine:
     """Backbone on its runtime: batches of images -> raw patches."""
 
     def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
-        self.device = choose_device(settings.device)
+        self.device = choose_device(settings.device, settings.runtime)
         backbone = load_backbones(settings.backbone, settings.layers, weights, pretrained=pretrained)
         self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)

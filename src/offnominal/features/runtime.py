@@ -20,8 +20,8 @@ class Runtime(Protocol):
     def __call__(self, images: Float) -> list[torch.Tensor]: ...
 
 
-def choose_device(device: str) -> torch.device:
-    """`auto` takes a GPU where there is one.
+def choose_device(device: str, runtime: str = "auto") -> torch.device:
+    """`auto` takes a GPU where there is one, unless the runtime knows none.
 
     Raises:
         SettingsError: a GPU was asked for and there is none.
@@ -29,7 +29,7 @@ def choose_device(device: str) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device = cuda: no CUDA GPU is visible to torch; use --device cpu")
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if runtime != "openvino" and torch.cuda.is_available() else "cpu"
     return torch.device(device)
 
 

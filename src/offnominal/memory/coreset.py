@@ -81,12 +81,12 @@ def greedy_kcenter(patches: Any, n: int, *, start: int | None = None, seed: int 
         start: the first index; drawn from `seed` when None.
 
     Returns:
-        (n,) int64 indices in the order of choice, all different, of the same kind as `patches`.
+        (n,) int64 indices in the order of choice, all different, of the same kind as `patches`. The choice is made on the CPU.
 
     Raises:
         ValueError: a wrong shape, `n` or `start` outside the data, values that are not finite.
     """
-    tensor = torch.as_tensor(patches)
+    tensor = torch.as_tensor(patches).detach().cpu()
     require(tensor.ndim == 2 and len(tensor) > 0, f"patches must be (N, D) with N > 0, got {tuple(tensor.shape)}")
     require(1 <= n <= len(tensor), f"n must lie in 1 to {len(tensor)}, got {n}")
     if start is None:
@@ -95,7 +95,7 @@ def greedy_kcenter(patches: Any, n: int, *, start: int | None = None, seed: int 
     if not tensor.is_floating_point() or tensor.dtype in (torch.float16, torch.bfloat16):
         tensor = tensor.float()
     chosen = kcenter(tensor, n, start).indices
-    return torch.from_numpy(chosen) if isinstance(patches, Tensor) else chosen
+    return torch.from_numpy(chosen).to(patches.device) if isinstance(patches, Tensor) else chosen
 
 
 def random_coreset(count: int, n: int, seed: int) -> Index:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,18 @@ def release(mapped: mmap.mmap | None) -> None:
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
+def _reserve(file: int, size: int) -> None:
+    """Make an open file so large, with room on the disk where that can be had: writing to a map of what is not there kills.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)
+
+
 class PatchStore:
     """(N, D) float32 patches. Use as a context manager: the temporary file goes when it closes."""
 
@@ -77,7 +90,7 @@ class PatchStore:
             path = Path(self._folder.name) / "patches"
             try:
                 with path.open("w+b") as file:
-                    file.truncate(count * dimensions * 4)
+                    _reserve(file.fileno(), count * dimensions * 4)
                     self._mapped = mmap.mmap(file.fileno(), 0)
             except OSError as error:
                 self._folder.cleanup()

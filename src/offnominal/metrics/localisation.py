@@ -93,6 +93,11 @@ def aupro(maps: Sequence[Any], masks: Sequence[Any], *, limit: float = 0.3) -> f
     require(len(maps) == len(masks), f"{len(maps)} maps but {len(masks)} masks")
     pixels = PixelScores()
     for scores, mask in zip(maps, masks, strict=True):
-        pixels.add(np.asarray(scores), np.asarray(mask) > 0)
+        pixels.add(_array(scores), _array(mask) > 0)
     require(pixels.complete, "AUPRO needs at least one defect pixel and one good pixel")
     return area_under_roc(pixels.by_region(pixels.by_pixel()), limit)
+
+
+def _array(values: Any) -> np.ndarray[Any, Any]:
+    """A NumPy array, or a torch tensor on any device, as an array."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

@@ -67,7 +67,7 @@ def influence(patches: Any, bank: Any, k: int = 9, *, method: Method = "closed_f
 def nearest(patches: Tensor, bank: Tensor, k: int, rows: int = 2048) -> tuple[Tensor, Tensor]:
     """(N, K) squared distances, ascending, and rows of the K nearest bank patches, by brute force."""
     lengths = bank.square().sum(1)[None]
-    squared, indices = patches.new_empty((len(patches), k)), torch.empty((len(patches), k), dtype=torch.int64)
+    squared, indices = patches.new_empty((len(patches), k)), patches.new_empty((len(patches), k), dtype=torch.int64)
     for first in range(0, len(patches), rows):
         block = patches[first : first + rows]
         found = torch.addmm(lengths, block, bank.T, alpha=-2).topk(k, largest=False)
