@@ -9,11 +9,13 @@ from urllib.parse import unquote
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from conftest import texture
 from offnominal import Detector
 from offnominal.detector.extras import Extras
 from offnominal.detector.outputs import write_inspections
+from offnominal.detector.report_files import write_picture
 from offnominal.errors import ImageError
 from offnominal.images import Geometry, ImageBatch, ValueRange, any_images, batches, decode
 from offnominal.reports import overlay
@@ -67,6 +69,12 @@ def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Pat
     assert receipts
     assert all((tmp_path / unquote(address)).is_file() for address in receipts)
     assert not (tmp_path / "report_files" / "old.jpg").exists()
+
+
+def test_what_is_too_long_for_a_jpeg_is_drawn_smaller(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.jpg", np.zeros((8, 70_000, 3), np.uint8))
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert image.size[0] == 65_500
 
 
 def test_decoded_pixels_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from offnominal.detector.audit import Audit
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import write_picture
+from offnominal.detector.report_files import as_text, write_picture
 from offnominal.images import Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
 
@@ -53,5 +53,5 @@ def write_audit(
     writer.writerow(["path", "score", "p_value", "suspect"])
     for row in rows:
         writer.writerow([row["path"], f"{row['score']:.6g}", f"{row['p_value']:.6g}", int(row["suspect"])])
-    write_whole(folder / "audit.csv", table.getvalue().encode())
+    write_whole(folder / "audit.csv", as_text(table.getvalue()))
     return rows

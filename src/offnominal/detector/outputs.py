@@ -21,7 +21,7 @@ from offnominal.detector.drift_watch import DriftWatch
 from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import ReportWriter, make_folder, write_picture
+from offnominal.detector.report_files import ReportWriter, as_text, make_folder, write_picture
 from offnominal.detector.run_plots import evaluation_charts, write_charts
 from offnominal.images import Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
@@ -210,7 +210,7 @@ def write_evaluation(
         writer.writerow([name, image.item.label, *judged, reasons.pop(name, "")])
     for name, reason in reasons.items():
         writer.writerow([name, "", "", "", "", reason])
-    write_whole(folder / "scores.csv", table.getvalue().encode())
+    write_whole(folder / "scores.csv", as_text(table.getvalue()))
     charts = evaluation_charts(detector.model.calibration, result)
     if plots is not None:
         write_charts(charts, plots)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,10 +15,13 @@ import cv2
 
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.errors import unwritable
+from offnominal.errors import OutputError, unwritable
 from offnominal.reports import Entry, SourceFile, attention, pictures_of, report
 from offnominal.reports.plots import Chart
 from offnominal.types import Inspection, Mask
+
+#: JPEG knows no longer side; what is longer is drawn smaller.
+LONGEST_JPEG = 65_500
 
 #: Most images with pictures in a report; scores beyond count and are drawn in the plots.
 MOST_PICTURES = 1000
@@ -67,7 +71,7 @@ class ReportWriter:
             for kind, content in drawn.items():
                 files[kind] = f"{PICTURES}/{index:05d}-{kind}.jpg"
                 write_picture(self._folder / files[kind], content)
-            files.update({"heat": quote(heat)} if heat else {})
+            files.update({"heat": _address(heat)} if heat else {})
             thumb, thumb_size = made.thumb, made.thumb_size
             heapq.heappush(self._shown, self._rank(found, good, index))
         self._entries[index] = Entry(
@@ -82,7 +86,7 @@ class ReportWriter:
             thumb=thumb,
             thumb_size=thumb_size,
             files=files,
-            receipts={number: quote(address) for number, address in (receipts or {}).items()},
+            receipts={number: _address(address) for number, address in (receipts or {}).items()},
         )
         if len(self._shown) > self._most:
             self._forget(heapq.heappop(self._shown)[1])
@@ -127,7 +131,7 @@ class ReportWriter:
             charts=charts,
             sources=self._sources(),
         )
-        write_whole(self._folder / "report.html", page.encode())
+        write_whole(self._folder / "report.html", as_text(page))
 
     def _rank(self, found: Inspection, good: bool | None, index: int) -> tuple[tuple[bool, float], int]:
         return attention(found.score, found.anomalous, good, found.threshold), -index
@@ -140,6 +144,16 @@ class ReportWriter:
         self._entries[-negative] = replace(entry, thumb=None, files={})
 
 
+def as_text(content: str) -> bytes:
+    """A text file's bytes; what a file name holds that is no UTF-8 is written as an escape."""
+    return content.encode("utf-8", "backslashreplace")
+
+
+def _address(file: str) -> str:
+    """A relative path as a page links to it; its bytes need not be UTF-8."""
+    return quote(os.fsencode(file))
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it. Raises `OutputError`."""
     try:
@@ -150,8 +164,13 @@ def make_folder(folder: Path) -> None:
 
 def write_picture(path: Path, picture: Any, quality: int = 90) -> None:
     """Write an (H, W, 3) picture as the kind of file that its ending says. Raises `OutputError`."""
+    longest = max(picture.shape[:2])
+    if longest > LONGEST_JPEG:
+        scale = LONGEST_JPEG / longest
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    assert done
+    if not done:
+        raise OutputError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
     write_file(path, content.tobytes())
 
 
