@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -146,6 +148,34 @@ def test_the_file_names_weights_too_and_the_option_wins(tmp_path: Path) -> None:
     assert detector_from({"image_size": None}, config, None)._weights == Path("a.pth")
     told = detector_from({"image_size": "96"}, config, Path("b.pth"))
     assert (told._weights, told.settings.image_size) == (Path("b.pth"), (96, 96))
+
+
+@pytest.mark.parametrize("out", [".", "folder"])
+def test_where_nothing_can_be_written_no_fit_begins(parts: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "folder").mkdir()
+    found = run("fit", parts, "--out", tmp_path / out if out == "folder" else out, *SMALL)
+    assert found.returncode == 2
+    assert len(found.stderr.splitlines()) == 1
+    assert "is a folder; name a file in it" in found.stderr
+    assert not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_names_that_are_no_utf8_are_written_as_escapes(parts: Path, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(parts, root)
+    odd = os.fsdecode(b"pi\xe8ce.png")
+    good = sorted((root / "train" / "good").iterdir())[0]
+    for folder in ("train/good", "test/blotch"):
+        shutil.copy(good, root / folder / odd)
+    model = tmp_path / "m.safetensors"
+    assert run("fit", root, "--out", model, *SMALL).returncode == 0
+    assert run("audit", root, "--out", tmp_path / "a", "--image-size", "128", "--bank", "300").returncode == 0
+    inspected = run("inspect", model, root / "test", "--out", tmp_path / "i", "--report")
+    assert inspected.returncode == 0, inspected.stderr
+    assert odd in [Path(json.loads(line)["path"]).name for line in (tmp_path / "i" / "results.jsonl").read_text().splitlines()]
+    assert run("evaluate", model, root, "--out", tmp_path / "e").returncode == 0
+    assert "pi\\udce8ce.png" in (tmp_path / "e" / "scores.csv").read_text()
 
 
 def test_settings_come_from_a_file_and_options_win(parts: Path, tmp_path: Path) -> None:

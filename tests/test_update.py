@@ -169,6 +169,15 @@ def test_added_and_taken_out_again_is_as_before(tmp_path: Path) -> None:
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
 
+def test_how_a_model_is_run_is_not_written_into_it(model_file: Path, tmp_path: Path) -> None:
+    stored = load(model_file).settings
+    run = load(model_file, runtime="torch", batch_size=2, device="cpu")
+    assert (run.settings.runtime, run.settings.batch_size) == ("torch", 2)
+    run.update(add=[texture(900)])
+    run.save(tmp_path / "m")
+    assert load(tmp_path / "m").settings == stored
+
+
 def test_the_same_update_gives_the_same_bytes(model_file: Path, parts: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         detector = load(model_file)

@@ -11,7 +11,7 @@ import typer
 from offnominal import errors
 from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
-from offnominal.cli.settings import detector_from
+from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
 
 app = typer.Typer(
     help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
@@ -20,15 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights file of a backbone that is not embedded.")]
-RuntimeOption = Annotated[str | None, typer.Option(help="auto, torch or openvino. [default: auto]")]
-PrecisionOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto = float32]")]
-DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")]
-BatchOption = Annotated[
-    int | None, typer.Option(help="Images that go through the network together; more pay on a GPU. [default: 4]")
-]
 
 
 @app.command()
@@ -112,7 +103,10 @@ def fit(
     """Learn what is normal from good images and write a model file."""
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "weights", "config", "json")}
     from offnominal.detector import Estimate, Plan
+    from offnominal.detector.model_file import require_writable
     from offnominal.detector.outputs import facts, warnings_of
+
+    require_writable(out)
 
     def announce(plan: Plan) -> None:
         place = " on disk" if plan.on_disk else ""

@@ -11,7 +11,7 @@ import typer
 
 from offnominal import errors
 from offnominal.cli.console import emit, progress_bars, say
-from offnominal.cli.settings import detector_from
+from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
 
 _NOT_OF_AUDIT = (
     "data",
@@ -35,7 +35,7 @@ def register(app: typer.Typer, fit: Callable[..., None]) -> None:
         contamination: Annotated[
             str | None, typer.Option(help="Which are suspect: auto, or the worst share such as 0.05. [default: auto]")
         ] = None,
-        json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+        json: Json = False,
         **settings: Any,
     ) -> None:
         """Find images among the good ones that do not look like the others, for you to judge."""
@@ -86,14 +86,18 @@ def update(
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="Name of an image to forget; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Model file to write. [default: the same file]")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights file of a backbone that is not embedded.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")] = False,
+    weights: Weights = None,
+    runtime: RuntimeOption = None,
+    precision: PrecisionOption = None,
+    device: DeviceOption = None,
+    batch_size: BatchOption = None,
+    json: Json = False,
 ) -> None:
     """Add good images to a model or take some out, without a new fit; the threshold follows."""
     from offnominal.detector import load
     from offnominal.detector.outputs import facts, warnings_of
 
-    detector = load(model, weights=weights)
+    detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     before = detector.model.calibration
     with progress_bars() as progress:
         change = detector.update(add=add or (), remove=remove or (), progress=progress)

@@ -1,13 +1,24 @@
-"""Options and a configuration file -> a detector that is to be fitted."""
+"""Options that several commands have; options and a configuration file -> a detector that is to be fitted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from offnominal.detector import Detector
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights file of a backbone that is not embedded.")]
+RuntimeOption = Annotated[str | None, typer.Option(help="auto, torch or openvino. [default: auto]")]
+PrecisionOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto = float32]")]
+DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")]
+BatchOption = Annotated[
+    int | None, typer.Option(help="Images that go through the network together; more pay on a GPU. [default: 4]")
+]
 
 
 def detector_from(options: Mapping[str, Any], config: Path | None, weights: Path | None) -> Detector:

@@ -59,6 +59,7 @@ class Detector:
     def __init__(self, *, weights: str | Path | None = None, **settings: Any) -> None:
         self.settings: Settings = settings_from(**settings)
         self._asked = self.settings
+        self._stored: dict[str, Any] = {}  # of a model that was loaded: the run settings that its file keeps
         self._weights = None if weights is None else Path(weights)
         self._inspector: Inspector | None = None
         self.seconds: dict[str, float] = {}
@@ -90,6 +91,7 @@ class Detector:
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
         given = _named(data)
+        self._stored = {}
         bank = PartialBank(None if partial is None else Path(partial), tell)
         learn, held = split(len(given), self.settings)
         choice, chosen_in = None, 0.0
@@ -115,6 +117,7 @@ class Detector:
             )
             self._inspector = Inspector(model, engine)
             self.seconds["split calibration"] = perf_counter() - started
+        bank.remove()
         return self
 
     def audit(
@@ -267,8 +270,9 @@ class Detector:
         return np.where(self.decision_function(sources) > 0, -1, 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the model file, whole or not at all. Raises `OutputError`."""
-        save_model(self.model, Path(path))
+        """Write the model file, whole or not at all; how `load` was told to run it is not in it. Raises `OutputError`."""
+        model = self.model
+        save_model(replace(model, settings=model.settings.model_copy(update=self._stored)), Path(path))
 
     def _inspected(
         self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool, evidence: bool, maps: bool
@@ -338,6 +342,7 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
         )
     detector = Detector()
     detector.settings = detector._asked = settings
+    detector._stored = {name: getattr(model.settings, name) for name in kept}
     detector._inspector = Inspector(replace(model, settings=settings), engine)
     return detector
 

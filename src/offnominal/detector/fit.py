@@ -59,6 +59,8 @@ from offnominal.types import Depth, Float, Index, Progress
 FEWEST_IMAGES = 2
 #: Seconds of work after which the rest is estimated: start-up weighs little by then.
 SETTLED = 2.0
+#: Patches of the product that is rehearsed for this.
+REHEARSED = 512
 _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
 
 
@@ -143,7 +145,6 @@ class Fitting:
         started = perf_counter()
         normal, scores = usual_and_scores(signals, [place.network for place in placed], settings, head=bool(heads))
         self.seconds["calibration"] = perf_counter() - started
-        self._partial.remove()
         return Model(
             settings,
             self._engine.identity,
@@ -301,8 +302,9 @@ class Fitting:
             started = perf_counter()
             SignalEngine(bank, self._settings, usual, self._engine.device)(patches.to(self._engine.device))
             scored = perf_counter()
-            torch.mm(patches, bank.T)
-            multiplied = perf_counter()
+            some = patches[:REHEARSED]
+            torch.mm(some, bank.T)
+            multiplied = scored + (perf_counter() - scored) * len(patches) / len(some)
         images = self.plan.images
         scorings = (
             1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images

@@ -34,7 +34,7 @@ from offnominal.detector.model import (
     SearchError,
     UsualDistance,
 )
-from offnominal.errors import ModelFileError, unwritable
+from offnominal.errors import ModelFileError, OutputError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.images.profile import PLACES
@@ -68,6 +68,22 @@ def _ordered(content: bytes) -> bytes:
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def require_writable(path: Path) -> None:
+    """Whether a file could be written there, before the work that is to end in it; nothing of it is left.
+
+    Raises:
+        OutputError: it could not.
+    """
+    if not path.name or path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'part.safetensors'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
 
 
 def write_whole(path: Path, content: bytes) -> None:
