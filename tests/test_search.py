@@ -161,8 +161,9 @@ def test_an_inspection_uses_the_index(images: list[np.ndarray], tmp_path: Path, 
 
     detector = Detector(image_size=96, bank=60, index="sq8").fit(images)
     detector.save(path := tmp_path / "model.safetensors")
+    score = detector.inspect(images[0]).score
     monkeypatch.setattr(NearestPatches, "__init__", noted)
-    assert load(path).inspect(images[0]).score == detector.inspect(images[0]).score
+    assert load(path).inspect(images[0]).score == score
     assert asked == ["sq8"]
 
 

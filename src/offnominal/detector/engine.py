@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -88,10 +89,16 @@ class SignalEngine:
         heads: Sequence[Head] = (),
         index: SearchIndex = "auto",
     ) -> None:
-        self._search = NearestPatches(bank.to(device), index)
+        self._bank = bank.to(device)
+        self._index: SearchIndex = index
         self._settings = settings
         self._usual = usual
         self._heads = heads
+
+    @cached_property
+    def _search(self) -> NearestPatches:
+        """Not built where all neighbours are known already."""
+        return NearestPatches(self._bank, self._index)
 
     def __call__(self, patches: Tensor, *, with_noise: bool | None = None, fold: int | None = None) -> PatchSignals:
         """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""
@@ -118,7 +125,7 @@ class SignalEngine:
         that has not seen the training images of this fold.
         """
         settings = self._settings
-        bank = self._search.bank if bank is None else bank
+        bank = self._bank if bank is None else bank
         if with_noise is None:
             with_noise = settings.fusion.response > 0
         k, wanted = settings.neighbors, settings.distance_neighbors
@@ -141,11 +148,11 @@ class SignalEngine:
 
     def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
         """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, those of the influence unless given."""
-        return neighbourhood(patches, self._search.bank, *self._search(patches, k or self._settings.neighbors))
+        return neighbourhood(patches, self._bank, *self._search(patches, k or self._settings.neighbors))
 
     def curved(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
         """(N, D) patches whose (N, K) neighbours are known -> their neighbourhood with the curvature."""
-        return from_differences(patches, self._search.bank, indices, curvature=True)
+        return from_differences(patches, self._bank, indices, curvature=True)
 
     def noising(self, around: Neighbourhood) -> tuple[Tensor, Tensor]:
         """(N, D) proposed noise and (N,) response of patches whose neighbourhood holds the curvature."""
