@@ -144,7 +144,7 @@ class Settings(BaseModel):
     runtime: Literal["auto", "torch", "openvino"] = "auto"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: int = Field(4, ge=1, le=1024, description="images that go through the network together; more pay on a GPU")
+    batch_size: int = Field(4, ge=1, le=1024, description="images in a batch; more pay on a GPU; on a CPU each has a thread")
     seed: int = Field(0, ge=0)
     thumbnails: bool = Field(True, description="keep small pictures of the training images in the model file")
 

@@ -17,7 +17,8 @@ RuntimeOption = Annotated[str | None, typer.Option(help="auto, torch or openvino
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto = float32]")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")]
 BatchOption = Annotated[
-    int | None, typer.Option(help="Images that go through the network together; more pay on a GPU. [default: 4]")
+    int | None,
+    typer.Option(help="Images in a batch; more pay on a GPU; on a CPU, where there are many, each has a thread. [default: 4]"),
 ]
 
 

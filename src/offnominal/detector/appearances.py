@@ -37,9 +37,9 @@ class AppearanceLearner:
         self._waiting: list[ImageBatch] = []
         self._waits = self._bytes = 0
 
-    def add(self, batch: ImageBatch, patches: Tensor) -> None:
-        """A batch and its (B, N, D) patches, before standardisation."""
-        self._found.update(zip(batch.index, whole_images(batch, patches), strict=True))
+    def add(self, batch: ImageBatch, wholes: Float) -> None:
+        """A batch and its (B, D + 128) `whole_images`."""
+        self._found.update(zip(batch.index, wholes, strict=True))
         room = DISTURBED - self._waits if self._bytes < MOST_WAITING else 0
         chosen = [place for place, index in enumerate(batch.index) if index in self._teachers][:room]
         if chosen:

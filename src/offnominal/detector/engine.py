@@ -42,6 +42,11 @@ class FeatureEngine:
         """(B, 3, H, W) -> (B, N, D) float32, all segments one after another."""
         return _patches_of(self._runtime(batch.pixels))
 
+    def size_of_patches(self, batch: ImageBatch) -> int:
+        """Bytes of the patches of a batch."""
+        grids = self.grids((batch.pixels.shape[2], batch.pixels.shape[3]))
+        return 4 * self.dimensions * len(batch.pixels) * sum(height * width for height, width in grids)
+
     def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
         """(..., N, D) raw patches of images of one network size -> standardised, those at the border drawn to the mean.
 
@@ -99,6 +104,10 @@ class SignalEngine:
     def _search(self) -> NearestPatches:
         """Not built where all neighbours are known already."""
         return NearestPatches(self._bank, self._index)
+
+    def prepare(self) -> None:
+        """Build the search, once, before several threads ask for it."""
+        _ = self._search
 
     def __call__(self, patches: Tensor, *, with_noise: bool | None = None, fold: int | None = None) -> PatchSignals:
         """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 import numpy as np
 import torch
 
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
-from offnominal.detector.appearances import AppearanceLearner
+from offnominal.detector.appearances import AppearanceLearner, whole_images
 from offnominal.detector.audit import Audit, audit
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.hold_out import (
@@ -35,15 +35,16 @@ from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.placed import Placed, whence, without
+from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import (
     EIGHT_BIT,
+    ImageBatch,
     Source,
     Thumbnails,
     ThumbnailStore,
     ValueRange,
-    batches,
     depth_of,
     image_range,
     join_ranges,
@@ -269,50 +270,62 @@ class Fitting:
         placed: list[Placed] = []
         row = 0
         started, told = perf_counter(), False
-        found = batches(
+        threads = threads_for(len(kept), self._engine.device)
+        found = work_through(
             [self._sources[index] for index in kept],
             self._engine.geometry,
             self._values,
+            self._features_of,
+            self._engine.size_of_patches,
+            threads=threads,
             batch_size=self._settings.batch_size,
             failed=lambda place, error: self._fail(kept[place], error),
         )
-        for batch in found:
-            patches = self._engine.patches(batch)
-            self._appearance.add(batch, patches)
-            for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
-                rows = slice(row, row + len(image))
-                store.patches[rows] = image.cpu()
-                placed.append(Placed(kept[place], len(placed), rows, original, (batch.pixels.shape[2], batch.pixels.shape[3])))
-                row = rows.stop
-                if self._settings.thumbnails:
-                    pictures.add(thumbnail(pixels, original))
-            self._tell("features", len(placed), len(kept))
-            passed = perf_counter() - started
-            if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
-                told = True
-                self._foretell(self._estimate(passed / len(placed), len(placed), patches[-1]))
+        with one_beside(threads):
+            for batch, patches, wholes in found:
+                self._appearance.add(batch, wholes)
+                for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
+                    rows, network = slice(row, row + len(image)), (pixels.shape[1], pixels.shape[2])
+                    store.patches[rows] = image.cpu()
+                    placed.append(Placed(kept[place], len(placed), rows, original, network))
+                    row = rows.stop
+                    if self._settings.thumbnails:
+                        pictures.add(thumbnail(pixels, original))
+                self._tell("features", len(placed), len(kept))
+                passed = perf_counter() - started
+                if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
+                    told = True
+                    self._foretell(self._estimate(passed / len(placed), len(placed), patches[-1], threads))
         return placed
 
-    def _estimate(self, features: float, done: int, patches: torch.Tensor) -> Estimate:
-        """From the seconds an image took so far and a rehearsal of what follows with the (N, D) patches of one image."""
+    def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
+        patches = self._engine.patches(batch)
+        return [(batch, patches, whole_images(batch, patches))]
+
+    def _estimate(self, features: float, done: int, patches: torch.Tensor, threads: int) -> Estimate:
+        """From the seconds an image took so far and a rehearsal of what follows with the (N, D) patches of one image.
+
+        Beside other threads the rehearsal has one, and counts the time that this one had: what follows has all of them.
+        """
+        clock = thread_time if threads > 1 else perf_counter
         patches = patches.cpu()
         bank = patches[torch.arange(self.plan.bank) % len(patches)]
         usual = UsualDistance(1.0, 1.0)
         for _ in range(2):  # the first time is start-up
-            started = perf_counter()
+            started = clock()
             SignalEngine(bank, self._settings, usual, self._engine.device)(patches.to(self._engine.device))
-            scored = perf_counter()
+            scored = clock()
             some = patches[:REHEARSED]
             torch.mm(some, bank.T)
-            multiplied = scored + (perf_counter() - scored) * len(patches) / len(some)
+            multiplied = scored + (clock() - scored) * len(patches) / len(some)
         images = self.plan.images
         scorings = (
             1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images
         )  # some are scored twice, for the usual distance
         # The coreset meets each patch with each centre about once: a product. An audit does all of it before, and one more.
-        scoring = scorings * (scored - started) + (multiplied - scored)
+        scoring = (scorings * (scored - started) + (multiplied - scored)) / threads
         if self._settings.contamination != 0:
-            scoring = 2 * scoring + (multiplied - scored)
+            scoring = 2 * scoring + (multiplied - scored) / threads
         return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
     def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,11 +14,14 @@ from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
+from offnominal.detector.threads import threads_for, work_through
 from offnominal.errors import ImageError
 from offnominal.images import ImageBatch, Source, batches, thumbnail, to_original
 from offnominal.images.decode import Pixels
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float, Inspection
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Inspector:
 
     def inspect(
         self,
-        sources: Iterable[Source],
+        sources: Sequence[Source],
         failed: Callable[[int, ImageError], None],
         *,
         keep: bool = False,
@@ -64,26 +68,38 @@ class Inspector:
         """`(index, inspection, decoded)` of every source that can be read, in the order in which batches are ready.
 
         `decoded` are the (H, W, 3) stored values where `keep` asks for them. `evidence` is worked out for every region, and the
-        maps of noise and layers, where they are asked for.
+        maps of noise and layers, where they are asked for. On a CPU many images are inspected side by side, a thread each.
         """
-        for batch in self._batches(sources, failed, keep):
-            network = (batch.pixels.shape[2], batch.pixels.shape[3])
-            raw = self.engine.patches(batch)
-            appearance = self._appearance(batch, raw)
-            standardised = self.engine.standardise(raw, self.model.standard, network)
-            for index, original, decoded, patches, whole in zip(
-                batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
-            ):
-                found = self._inspection(original, network, patches, evidence, maps)
-                yield index, replace(found, appearance=whole), decoded
+        self._signals.prepare()
+        maps_of_an_image = 2 + (1 + len(self.model.backbone.layers) if maps else 0)
+
+        def size(batch: ImageBatch) -> int:
+            decoded = sum(pixels.nbytes for pixels in batch.decoded if pixels is not None)
+            return decoded + 4 * maps_of_an_image * sum(height * width for height, width in batch.original)
+
+        yield from self._work_through(sources, lambda batch: self._of_batch(batch, evidence, maps), size, failed, keep)
+
+    def _of_batch(self, batch: ImageBatch, evidence: bool, maps: bool) -> Iterator[tuple[int, Inspection, Pixels | None]]:
+        network = (batch.pixels.shape[2], batch.pixels.shape[3])
+        raw = self.engine.patches(batch)
+        appearance = self._appearance(batch, raw)
+        standardised = self.engine.standardise(raw, self.model.standard, network)
+        for index, original, decoded, patches, whole in zip(
+            batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
+        ):
+            found = self._inspection(original, network, patches, evidence, maps)
+            yield index, replace(found, appearance=whole), decoded
 
     def patches(
-        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None]
+        self, sources: Sequence[Source], failed: Callable[[int, ImageError], None]
     ) -> Iterator[tuple[int, tuple[int, int], torch.Tensor, bytes]]:
         """`(index, (H, W) of the original, (N, D) standardised patches, thumbnail)` of every source that can be read."""
-        for batch in self._batches(sources, failed, keep=False):
+
+        def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], torch.Tensor, bytes]]:
             pictures = [thumbnail(pixels, original) for pixels, original in zip(batch.pixels, batch.original, strict=True)]
-            yield from zip(batch.index, batch.original, self._patches(batch), pictures, strict=True)
+            return list(zip(batch.index, batch.original, self._patches(batch), pictures, strict=True))
+
+        return self._work_through(sources, work, self.engine.size_of_patches, failed)
 
     def explain(self, source: Source) -> Explanation:
         """Distances, influence, proposed noise and response of every patch of one image.
@@ -95,7 +111,7 @@ class Inspector:
         def fail(index: int, error: ImageError) -> None:
             raise error
 
-        (batch,) = self._batches([source], fail, keep=False)
+        (batch,) = batches([source], self.model.geometry, self.model.values, batch_size=1, failed=fail)
         found = self._signals(self._patches(batch)[0], with_noise=True)
         assert found.noise is not None
         return Explanation(
@@ -107,11 +123,25 @@ class Inspector:
             found.values[:, 2],
         )
 
-    def _batches(
-        self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], keep: bool
-    ) -> Iterator[ImageBatch]:
-        model = self.model
-        return batches(sources, model.geometry, model.values, batch_size=model.settings.batch_size, failed=failed, keep=keep)
+    def _work_through(
+        self,
+        sources: Sequence[Source],
+        work: Callable[[ImageBatch], Iterable[Result]],
+        size: Callable[[ImageBatch], int],
+        failed: Callable[[int, ImageError], None],
+        keep: bool = False,
+    ) -> Iterator[Result]:
+        return work_through(
+            sources,
+            self.model.geometry,
+            self.model.values,
+            work,
+            size,
+            threads=threads_for(len(sources), self.engine.device),
+            batch_size=self.model.settings.batch_size,
+            failed=failed,
+            keep=keep,
+        )
 
     def _patches(self, batch: ImageBatch) -> torch.Tensor:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])

@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
@@ -31,15 +32,19 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 #: What a processor must be able to, by OpenVINO's names; one that is not would run float32 without a word.
 _ABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 #: Translations that stay in the cache folder, and compiled ones in the process; the oldest go.
-KEPT, IN_PROCESS = 4, 2
+KEPT, IN_PROCESS = 4, 4
 #: A batch is run a few images at a time, so that what is between two layers stays in the processor's cache: one for so many
 #: threads, which as yet work well on one image together.
 THREADS_AN_IMAGE = 2
-_in_process: dict[tuple[str, str], Any] = {}
+_in_process: dict[tuple[str, str, int], Any] = {}
+_compiling = threading.Lock()
 
 
 class OpenVinoRuntime:
-    """Runs the module on batches of any size and shape.
+    """Runs the module on batches of any size and shape, from any number of threads.
+
+    Where torch uses several threads, so does an image here. In a thread in which it uses one, so does an image, and as many
+    such threads as torch had where this was made may run the module at once. Compiled for each when it is first needed.
 
     Args:
         build: gives the module, (B, 3, H, W) -> segments; called where no translation is kept.
@@ -51,34 +56,46 @@ class OpenVinoRuntime:
     """
 
     def __init__(self, build: Callable[[], nn.Module], precision: str, key: str) -> None:
-        compiled = _compiled(build, precision, key)
-        self._request: Any = compiled.create_infer_request()  # one each, so that detectors may work side by side
-        self._at_once = max(1, compiled.get_property("INFERENCE_NUM_THREADS") // THREADS_AN_IMAGE)
+        _require_able(precision)
+        self._build, self._precision, self._key = build, precision, key
+        self._threads = torch.get_num_threads()
+        self._own = threading.local()
 
     def __call__(self, images: Float) -> list[torch.Tensor]:
         """(B, 3, H, W) float32 -> segments (B, D, h, w)."""
+        streams = self._threads if torch.get_num_threads() == 1 else 1
+        request, at_once = self._request(streams), max(1, self._threads // streams // THREADS_AN_IMAGE)
         segments: list[torch.Tensor] = []
-        for start in range(0, len(images), self._at_once):
-            part = np.ascontiguousarray(images[start : start + self._at_once])
-            found = self._request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
+        for start in range(0, len(images), at_once):
+            part = np.ascontiguousarray(images[start : start + at_once])
+            found = request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
             if not segments:
                 segments = [torch.empty((len(images), *values.shape[1:])) for values in found]
             for segment, values in zip(segments, found, strict=True):
                 segment[start : start + len(part)] = torch.from_numpy(values)
         return segments
 
+    def _request(self, streams: int) -> Any:
+        """This thread's own, so that threads and detectors may work side by side."""
+        requests: dict[int, Any] = self._own.__dict__.setdefault("requests", {})
+        if streams not in requests:
+            requests[streams] = _compiled(self._build, self._precision, self._key, streams).create_infer_request()
+        return requests[streams]
 
-def _compiled(build: Callable[[], nn.Module], precision: str, key: str) -> Any:
-    """The module, compiled; the last few stay in this process."""
-    at = _name(key), precision
-    if at not in _in_process:
-        _require_able(precision)
-        hints = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
-        compiled = openvino.Core().compile_model(_translated(build, at[0]), "CPU", hints)
-        for oldest in list(_in_process)[: 1 - IN_PROCESS]:
-            del _in_process[oldest]
-        _in_process[at] = compiled
-    return _in_process[at]
+
+def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams: int) -> Any:
+    """The module, compiled for so many images at the same time; the last few stay in this process."""
+    at = _name(key), precision, streams
+    with _compiling:
+        if at not in _in_process:
+            hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+            if streams > 1:
+                hints |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
+            compiled = openvino.Core().compile_model(_translated(build, at[0]), "CPU", hints)
+            for oldest in list(_in_process)[: 1 - IN_PROCESS]:
+                del _in_process[oldest]
+            _in_process[at] = compiled
+        return _in_process[at]
 
 
 def _require_able(precision: str) -> None:

@@ -80,6 +80,7 @@ class NearestPatches:
     def _by_index(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         compressed = self._kind in ("fp16", "sq8")
         wanted = min(CANDIDATES * k, len(self.bank)) if compressed else k
+        faiss.omp_set_num_threads(torch.get_num_threads())  # counts in this thread alone
         found = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), wanted)
         squared, indices = torch.from_numpy(found[0]).clamp_(min=0), torch.from_numpy(found[1])
         if compressed:

@@ -1,0 +1,142 @@
+"""Images side by side: the same results in the same order as one after the other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import texture
+from offnominal import Detector
+from offnominal.detector import threads
+from offnominal.detector.threads import MOST_WAITING, one_beside, side_by_side, threads_for
+from offnominal.errors import ImageError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Three threads, whatever the machine has, and a handful of images are many."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(threads, "FEWEST", 4)
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+def nothing(item: object) -> int:
+    return 0
+
+
+def test_results_come_in_order_from_threads_of_one(three: int) -> None:
+    meeting = threading.Barrier(three)
+
+    def work(item: int) -> tuple[int, int, str]:
+        if item < three:
+            meeting.wait(60)  # passed only where three are in here at once
+        return item**2, torch.get_num_threads(), threading.current_thread().name
+
+    found = []
+    for one in side_by_side(work, range(50), three, nothing):
+        assert torch.get_num_threads() == three
+        found.append(one)
+    assert [square for square, _, _ in found] == [item**2 for item in range(50)]
+    assert {count for _, count, _ in found} == {1}
+    assert threading.current_thread().name not in {name for _, _, name in found}
+    told: list[int] = []
+    other = threading.Thread(target=lambda: told.append(torch.get_num_threads()))
+    other.start()
+    other.join()
+    assert told == [three]
+
+
+def test_no_items_no_results(three: int) -> None:
+    assert list(side_by_side(lambda item: item, [], three, nothing)) == []
+
+
+@pytest.mark.parametrize(("size", "most"), [(0, 2 * 3 + 1), (MOST_WAITING // 2 + 1, 2), (2 * MOST_WAITING, 2)])
+def test_little_is_taken_ahead(three: int, size: int, most: int) -> None:
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for item in range(20):
+            taken += 1
+            yield item
+
+    for seen, _ in enumerate(side_by_side(lambda item: item, items(), three, lambda item: size)):
+        assert taken <= seen + most
+
+
+def test_an_error_comes_in_its_turn(three: int) -> None:
+    done = []
+
+    def work(item: int) -> int:
+        if item == 5:
+            raise ValueError("five")
+        done.append(item)
+        return item
+
+    results = side_by_side(work, range(1000), three, nothing)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="five"):
+        next(results)
+    assert len(done) < 20
+
+
+def test_who_stops_early_leaves_no_thread(three: int) -> None:
+    before = threading.active_count()
+    results = side_by_side(lambda item: item, range(1000), three, nothing)
+    next(results)
+    results.close()
+    assert threading.active_count() == before
+
+
+def test_a_gpu_and_few_images_have_one(three: int) -> None:
+    assert threads_for(4, CPU) == three
+    assert threads_for(3, CPU) == 1
+    assert threads_for(1000, torch.device("cuda")) == 1
+    for count, inside in ((three, 1), (1, three)):
+        with one_beside(count):
+            assert torch.get_num_threads() == inside
+        assert torch.get_num_threads() == three
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "torch"])
+def test_many_images_are_inspected_as_each_alone(three: int, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = Detector(image_size=96, bank=80, runtime=runtime).fit([texture(i) for i in range(8)])
+    images = [texture(10 + i, (96, 96 + i % 2 * 32)) for i in range(10)]
+    images[3] = np.zeros((5, 5, 7), np.uint8)
+    failures: list[tuple[int, ImageError]] = []
+    names: set[str] = set()
+    inspection = type(detector._ready())._inspection
+
+    def noted(*args: object) -> object:
+        names.add(threading.current_thread().name)
+        return inspection(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(detector._ready()), "_inspection", noted)
+    found = list(detector.inspect_many(images, failed=lambda at, error: failures.append((at, error)), evidence=True, maps=True))
+    assert all(name.startswith("offnominal") for name in names)
+    assert [at for at, _ in failures] == [3]
+    assert [at for at, _ in found] == [0, 1, 2, 4, 5, 6, 7, 8, 9]  # one at a time: in the order given, whatever the shapes
+    for at, one in found:
+        alone = detector.inspect(images[at], evidence=True, maps=True)
+        assert one.score == pytest.approx(alone.score, rel=1e-4, abs=1e-4)
+        assert np.allclose(one.anomaly_map, alone.anomaly_map, rtol=1e-3, atol=1e-3)
+        assert len(one.regions) == len(alone.regions)
+        assert one.layer_maps is not None
+
+
+def test_a_fit_side_by_side_is_the_same_model(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [texture(i) for i in range(9)]
+    many = Detector(image_size=96, bank=80).fit(images).model
+    monkeypatch.setattr(threads, "FEWEST", 1000)
+    few = Detector(image_size=96, bank=80).fit(images).model
+    assert torch.allclose(many.bank.patches, few.bank.patches, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(many.bank.image, few.bank.image)
+    assert np.allclose(many.calibration.scores, few.calibration.scores, rtol=1e-3, atol=1e-3)
