@@ -48,7 +48,7 @@ def work_through(
         for batch in batches(sources, geometry, values, batch_size=batch_size, failed=failed, keep=keep):
             yield from work(batch)
         return
-    alone = batches(sources, geometry, values, batch_size=1, failed=failed, keep=keep)
+    alone = batches(sources, geometry, values, batch_size=1, failed=failed, workers=threads, keep=keep)
     for results in side_by_side(lambda image: list(work(image)), alone, threads, size):
         yield from results
 
