@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -140,3 +142,24 @@ def test_a_fit_side_by_side_is_the_same_model(three: int, monkeypatch: pytest.Mo
     assert torch.allclose(many.bank.patches, few.bank.patches, rtol=1e-3, atol=1e-3)
     assert np.array_equal(many.bank.image, few.bank.image)
     assert np.allclose(many.calibration.scores, few.calibration.scores, rtol=1e-3, atol=1e-3)
+
+
+def test_the_bank_does_not_depend_on_how_images_came(three: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    paths = []
+    for i in range(9):
+        paths.append(tmp_path / f"{i}.png")
+        cv2.imwrite(str(paths[-1]), texture(i, (96, 96 + i % 2 * 32)))
+    whole = paths[4].read_bytes()
+    paths[4].write_bytes(whole[: len(whole) // 2])  # the header tells a size, the rest cannot be read
+    models = []
+    for fewest, batch_size in ((4, 4), (1000, 1), (1000, 4), (1000, 3)):
+        monkeypatch.setattr(threads, "FEWEST", fewest)
+        models.append(Detector(image_size=96, bank=80, batch_size=batch_size).fit(paths).model)
+    naive = Detector(image_size=96, bank=80).fit([path for path in paths if path != paths[4]]).model
+    for model in models:
+        assert [name for name, _ in model.skipped] == [str(paths[4])]
+        assert [source.name for source in model.bank.sources] == [source.name for source in naive.bank.sources]
+        assert np.array_equal(model.bank.image, naive.bank.image)
+        assert np.array_equal(model.bank.place, naive.bank.place)
+        assert torch.allclose(model.bank.patches, naive.bank.patches, rtol=1e-3, atol=1e-3)
+        assert np.allclose(model.calibration.scores, naive.calibration.scores, rtol=1e-3, atol=1e-3)

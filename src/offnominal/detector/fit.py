@@ -267,8 +267,9 @@ class Fitting:
 
     def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
         kept = list(self._originals)
+        counts = [self._patches_of(self._originals[index]) for index in kept]
+        rows_of = [slice(end - count, end) for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True)]
         placed: list[Placed] = []
-        row = 0
         started, told = perf_counter(), False
         threads = threads_for(len(kept), self._engine.device)
         found = work_through(
@@ -285,18 +286,22 @@ class Fitting:
             for batch, patches, wholes in found:
                 self._appearance.add(batch, wholes)
                 for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
-                    rows, network = slice(row, row + len(image)), (pixels.shape[1], pixels.shape[2])
-                    store.patches[rows] = image.cpu()
-                    placed.append(Placed(kept[place], len(placed), rows, original, network))
-                    row = rows.stop
+                    if len(image) != counts[place]:
+                        self._fail(kept[place], ImageError(f"{self._names[kept[place]]}: changed during the fit; fit anew"))
+                        continue
+                    store.patches[rows_of[place]] = image.cpu()
+                    network = pixels.shape[1], pixels.shape[2]
+                    placed.append(Placed(kept[place], len(placed), rows_of[place], original, network))
                     if self._settings.thumbnails:
                         pictures.add(thumbnail(pixels, original))
                 self._tell("features", len(placed), len(kept))
                 passed = perf_counter() - started
                 if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
                     told = True
-                    self._foretell(self._estimate(passed / len(placed), len(placed), patches[-1], threads))
-        return placed
+                    self._foretell(self._estimate(passed / max(1, len(placed)), len(placed), patches[-1], threads))
+        # As the images were given, however they came, so that the bank does not depend on that; no gaps for the unreadable.
+        placed.sort(key=lambda place: place.source)
+        return without(store.patches, placed, np.zeros(len(placed), np.bool_))[0]
 
     def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
         patches = self._engine.patches(batch)

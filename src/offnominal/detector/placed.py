@@ -38,7 +38,8 @@ def without(patches: torch.Tensor, placed: list[Placed], leave: npt.NDArray[np.b
         if out:
             continue
         rows = slice(row, row + place.rows.stop - place.rows.start)
-        patches[rows] = patches[place.rows].clone()
+        if rows != place.rows:  # otherwise nothing is read, nor written, of what may lie on disk
+            patches[rows] = patches[place.rows].clone()
         kept.append(replace(place, rows=rows))
         row = rows.stop
     return kept, patches[:row]
