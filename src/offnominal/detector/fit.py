@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from time import perf_counter, thread_time
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ from offnominal.images import (
     Thumbnails,
     ThumbnailStore,
     ValueRange,
+    batches,
     depth_of,
     image_range,
     join_ranges,
@@ -270,6 +271,7 @@ class Fitting:
         counts = [self._patches_of(self._originals[index]) for index in kept]
         rows_of = [slice(end - count, end) for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True)]
         placed: list[Placed] = []
+        scoring = self._rehearsed([self._sources[index] for index in kept])
         started, told = perf_counter(), False
         threads = threads_for(len(kept), self._engine.device)
         found = work_through(
@@ -298,7 +300,7 @@ class Fitting:
                 passed = perf_counter() - started
                 if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
                     told = True
-                    self._foretell(self._estimate(passed / max(1, len(placed)), len(placed), patches[-1], threads))
+                    self._foretell(self._estimate(passed / max(1, len(placed)), len(placed), scoring))
         # As the images were given, however they came, so that the bank does not depend on that; no gaps for the unreadable.
         placed.sort(key=lambda place: place.source)
         return without(store.patches, placed, np.zeros(len(placed), np.bool_))[0]
@@ -307,30 +309,39 @@ class Fitting:
         patches = self._engine.patches(batch)
         return [(batch, patches, whole_images(batch, patches))]
 
-    def _estimate(self, features: float, done: int, patches: torch.Tensor, threads: int) -> Estimate:
-        """From the seconds an image took so far and a rehearsal of what follows with the (N, D) patches of one image.
+    def _rehearsed(self, sources: Sequence[Source]) -> float:
+        """Seconds an image that follow the features, tried with one that can be read: before many go side by side, for what
+        follows has all threads. 0 where none can be read."""
+        for source in sources:
+            for batch in batches([source], self._engine.geometry, self._values, batch_size=1, failed=lambda place, error: None):
+                return self._scoring(self._engine.patches(batch)[0])
+        return 0.0
 
-        Beside other threads the rehearsal has one, and counts the time that this one had: what follows has all of them.
-        """
-        clock = thread_time if threads > 1 else perf_counter
+    def _scoring(self, patches: torch.Tensor) -> float:
+        """Seconds an image that follow the features, by the (N, D) patches of one and a bank of the final size made of them."""
         patches = patches.cpu()
         bank = patches[torch.arange(self.plan.bank) % len(patches)]
         usual = UsualDistance(1.0, 1.0)
         for _ in range(2):  # the first time is start-up
-            started = clock()
+            started = perf_counter()
             SignalEngine(bank, self._settings, usual, self._engine.device)(patches.to(self._engine.device))
-            scored = clock()
+            scored = perf_counter()
             some = patches[:REHEARSED]
             torch.mm(some, bank.T)
-            multiplied = scored + (clock() - scored) * len(patches) / len(some)
+            multiplied = scored + (perf_counter() - scored) * len(patches) / len(some)
         images = self.plan.images
         scorings = (
             1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images
         )  # some are scored twice, for the usual distance
         # The coreset meets each patch with each centre about once: a product. An audit does all of it before, and one more.
-        scoring = (scorings * (scored - started) + (multiplied - scored)) / threads
+        scoring = scorings * (scored - started) + (multiplied - scored)
         if self._settings.contamination != 0:
-            scoring = 2 * scoring + (multiplied - scored) / threads
+            scoring = 2 * scoring + (multiplied - scored)
+        return scoring
+
+    def _estimate(self, features: float, done: int, scoring: float) -> Estimate:
+        """From the seconds an image took so far, and takes in what follows."""
+        images = self.plan.images
         return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
     def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:
