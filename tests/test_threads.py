@@ -90,12 +90,22 @@ def test_an_error_comes_in_its_turn(three: int) -> None:
     assert len(done) < 20
 
 
-def test_who_stops_early_leaves_no_thread(three: int) -> None:
-    before = threading.active_count()
-    results = side_by_side(lambda item: item, range(1000), three, nothing)
+def test_who_stops_early_leaves_no_thread_and_no_work(three: int) -> None:
+    before, begun, gate = threading.active_count(), [], threading.Event()
+
+    def work(item: int) -> int:
+        begun.append(item)
+        assert item == 0 or gate.wait(60)
+        return item
+
+    results = side_by_side(work, range(1000), three, nothing)
     next(results)
+    opening = threading.Timer(1.0, gate.set)  # after what waits was called off
+    opening.start()
     results.close()
+    opening.join()
     assert threading.active_count() == before
+    assert len(begun) <= 1 + three  # six were waiting for a thread
 
 
 def test_a_gpu_and_few_images_have_one(three: int) -> None:
@@ -123,6 +133,7 @@ def test_many_images_are_inspected_as_each_alone(three: int, runtime: str, monke
 
     monkeypatch.setattr(type(detector._ready()), "_inspection", noted)
     found = list(detector.inspect_many(images, failed=lambda at, error: failures.append((at, error)), evidence=True, maps=True))
+    assert names
     assert all(name.startswith("offnominal") for name in names)
     assert [at for at, _ in failures] == [3]
     assert [at for at, _ in found] == [0, 1, 2, 4, 5, 6, 7, 8, 9]  # one at a time: in the order given, whatever the shapes
