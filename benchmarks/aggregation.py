@@ -119,7 +119,8 @@ def main() -> None:
         "aggregation",
         [
             "# Aggregation: the first version's and ours",
-            f"Defaults but for aggregation and dimensions D; a bank of 1 %, at least 1,000 patches. Mean (least–most) over {given.seeds} seeds. "
+            f"Defaults but for aggregation and dimensions D; a bank of 1 %, at least 1,000 patches. "
+            f"Mean (least–most) over {given.seeds} seeds. "
             f"Network: one image to standardised patches; signals: from these on. {'; '.join(map(str, sets))}.",
             str(here),
             table(columns, [row for name, result in found.items() for row in rows_of(name, result)]),
