@@ -107,12 +107,14 @@ class ScreenedBank:
     def _block(self, patches: Tensor, k: int, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows, wanted = as_rows(patches), k + k // 2 + SPARE
         torch.mm(rows.factor, self._columns.T, out=product)
-        grouped = product.view(len(patches), GROUP, self._groups)
+        grouped = product.view(torch.int16).view(len(patches), GROUP, self._groups)
         _, groups = _smallest(grouped.amin(1), min(wanted, self._groups))
         chosen = groups.shape[1]
         inside = grouped.gather(2, groups[:, None].expand(-1, GROUP, -1)).flatten(1)
         value, place = _smallest(inside, min(wanted, inside.shape[1]))
-        candidates = (place // chosen) * self._groups + groups.gather(1, place % chosen)
+        places = torch.arange(inside.shape[1])
+        member, group = (places // chosen)[place], (places % chosen)[place]  # looked up: a remainder takes longer
+        candidates = member * self._groups + groups.gather(1, group)
         squared = torch.full(candidates.shape, torch.inf)
         squared[:, :k] = squared_differences(patches[:, None], self._bank, candidates[:, :k])
         limit = self._limit(squared[:, :k].amax(1), rows)
@@ -145,13 +147,13 @@ def squared_differences(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
 
 
 def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(n, m) bfloat16, m < 65,536 -> (n, count) the least as float32, ascending, and their (n, count) int64 places.
+    """(n, m) bits of bfloat16, m < 65,536 -> (n, count) the least as float32, ascending, and their (n, count) int64 places.
 
-    Where it is not negative, a bfloat16 has the order of its bits. With its place below them it makes one whole number, and
-    those are parted several times faster than `topk` sorts.
+    Where it is not negative, a bfloat16 has the order of its bits; one below 0 counts as 0. With its place below them they
+    make one whole number, and those are parted several times faster than `topk` sorts.
     """
-    bits = values.clamp_(min=0).view(torch.int16).to(torch.int32).bitwise_left_shift_(16)
-    keys = bits.bitwise_or_(torch.arange(values.shape[1], dtype=torch.int32)).numpy()
+    places = torch.arange(values.shape[1], dtype=torch.int32)
+    keys = torch.add(places, values.clamp_(min=0).to(torch.int32), alpha=1 << 16).numpy()
     keys.partition(count - 1, axis=1)
     least = torch.from_numpy(np.sort(keys[:, :count], axis=1))
     return (least >> 16).to(torch.int16).view(torch.bfloat16).float(), (least & 0xFFFF).long()
