@@ -1,8 +1,9 @@
 """Features: images -> patches, by a frozen backbone on torch or OpenVINO."""
 
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
-from offnominal.features.extractor import PatchExtractor, align, local_mean, reduce_channels
+from offnominal.features.extractor import PatchExtractor, align, reduce_channels
 from offnominal.features.joined import load_backbones
+from offnominal.features.local_maps import LocalMaps, local_mean
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
 from offnominal.features.standardise import ChannelStandard, channel_standard
 
@@ -10,6 +11,7 @@ __all__ = [
     "EMBEDDED",
     "Backbone",
     "ChannelStandard",
+    "LocalMaps",
     "PatchExtractor",
     "Runtime",
     "align",

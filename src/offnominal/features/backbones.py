@@ -23,6 +23,7 @@ from torch import nn
 
 from offnominal.errors import BackboneError, nearest
 from offnominal.features.cache import cache_folder, read_checked, write_checked
+from offnominal.features.local_maps import LocalMaps
 from offnominal.features.torchvision_schemas import import_timm
 
 
@@ -79,6 +80,10 @@ class Backbone(Description):
     def network(self) -> nn.Module:
         """(B, 3, H, W) normalised -> list of (B, C_i, h_i, w_i)."""
         return self.make()
+
+    def local_maps(self) -> nn.Module:
+        """(B, 3, H, W) normalised -> list of (B, C_i, H / stride_i, W / stride_i), see `LocalMaps`."""
+        return LocalMaps(self.network, self.strides)
 
 
 def load_backbone(

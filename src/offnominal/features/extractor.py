@@ -1,4 +1,4 @@
-"""Images -> patches: normalise, run the backbone, local mean, align, reduce. One module for every runtime."""
+"""Images -> patches: normalise, local maps of the backbone, align, reduce. One module for every runtime."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from offnominal.features.backbones import Backbone
-
-#: The border of the image is mirrored over this many network pixels (rounded up to whole places), so that a patch at the
-#: edge sees texture and not the zeros that a network pads with; otherwise the edges of good parts look anomalous. More would
-#: cost time (32: a quarter more) and hide what is off at the border behind its mirror image.
-MIRRORED = 16
 
 
 class PatchExtractor(nn.Module):
@@ -37,14 +32,13 @@ class PatchExtractor(nn.Module):
         self.dimensions = dimensions
         whole = math.lcm(*(stride.numerator for stride in self.strides))  # so many pixels are whole places of every map
         self.multiple = 32 if 32 % whole == 0 else whole
-        self.margin = math.ceil(MIRRORED / whole) * whole
         self.channels = dimensions if dimensions is not None else sum(backbone.channels)
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
     def with_network(self) -> Self:
         """This extractor, able to run; until then only its shapes are known."""
-        self.network = self._backbone.network
+        self.maps = self._backbone.local_maps()
         return self
 
     def grids(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -53,13 +47,7 @@ class PatchExtractor(nn.Module):
         return tuple((size[0] // stride, size[1] // stride) for stride in strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        margin = self.margin
-        mirrored = F.pad((images - self.mean) / self.std, (margin, margin, margin, margin), mode="reflect")
-        maps = [
-            self._inner(local_mean(feature), margin // stride)
-            for feature, stride in zip(self.network(mirrored), self.strides, strict=True)
-        ]
-        return self._joined(maps)
+        return self._joined(self.maps((images - self.mean) / self.std))
 
     def _joined(self, maps: list[Tensor]) -> list[Tensor]:
         if self.aggregation == "concat-patches":
@@ -87,18 +75,6 @@ class PatchExtractor(nn.Module):
             maps = [torch.full((1, count, 1, 1), float(at == layer)) for at, count in enumerate(self.layer_channels)]
             shares.append(torch.stack([segment[0, :, 0, 0] for segment in self._joined(maps)]))
         return torch.stack(shares, dim=1)
-
-    @staticmethod
-    def _inner(feature: Tensor, border: int) -> Tensor:
-        return feature[:, :, border : feature.shape[2] - border, border : feature.shape[3] - border]
-
-
-def local_mean(feature: Tensor) -> Tensor:
-    """Mean over the 3x3 neighbourhood; at the border over the neighbours that exist, so that it is not darkened.
-
-    PatchCore's locally aware patch features (Roth et al. 2022, section 3.1). (B, C, h, w) -> (B, C, h, w).
-    """
-    return F.avg_pool2d(feature, 3, stride=1, padding=1, count_include_pad=False)
 
 
 def align(maps: list[Tensor]) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from offnominal.errors import BackboneError
 from offnominal.features.backbones import Backbone, load_backbone
+from offnominal.features.local_maps import MIRRORED
 
 JOINT, SCALED = "+", "@"
 #: How much an image may be enlarged; by quarters, so that the maps have whole places.
@@ -65,8 +66,10 @@ def joined(parts: Sequence[tuple[Backbone, Fraction]]) -> Backbone:
     ordered = [maps[at] for at in order]
     first, names = parts[0][0], [one.name + (f"{SCALED}{float(scale):g}" if scale != 1 else "") for one, scale in parts]
     name_of = dict(zip(((one.name, scale) for one, scale in parts), names, strict=True))
-    told = hashlib.sha256(repr([(one.digest, str(scale)) for one, scale in parts]).encode())
-    return Backbone(
+    told = hashlib.sha256(
+        repr([(one.digest, str(scale) if scale == 1 else f"{scale}, {MIRRORED}") for one, scale in parts]).encode()
+    )
+    return _Joined(
         name=JOINT.join(names),
         layers=tuple(f"{name_of[one.name, scale]}:{one.layers[at]}" for one, scale, at in ordered),
         strides=tuple(one.strides[at] / scale if scale != 1 else one.strides[at] for one, scale, at in ordered),
@@ -78,12 +81,19 @@ def joined(parts: Sequence[tuple[Backbone, Fraction]]) -> Backbone:
     )
 
 
+class _Joined(Backbone):
+    """Its network mirrors and averages by itself: each part at the size at which it sees the image."""
+
+    def local_maps(self) -> nn.Module:
+        return self.network
+
+
 class _SideBySide(nn.Module):
-    """(B, 3, H, W), normalised for the first -> the maps of all networks, in `order`."""
+    """(B, 3, H, W), normalised for the first -> the local maps of all networks, in `order`."""
 
     def __init__(self, parts: Sequence[tuple[Backbone, Fraction]], order: Sequence[int]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(one.network for one, _ in parts)
+        self.networks = nn.ModuleList(one.local_maps() for one, _ in parts)
         self.scales = tuple(float(scale) for _, scale in parts)
         self.order = tuple(order)
         first = parts[0][0]
