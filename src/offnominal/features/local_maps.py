@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,10 +21,10 @@ class LocalMaps(nn.Module):
     H and W are whole places of every map, and larger than `margin`.
     """
 
-    def __init__(self, network: nn.Module, strides: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, strides: Sequence[int | Fraction]) -> None:
         super().__init__()
         self.network = network
-        self.strides = tuple(strides)
+        self.strides = tuple(int(stride) for stride in strides)
         whole = math.lcm(*self.strides)  # so many pixels are whole places of every map
         self.margin = math.ceil(MIRRORED / whole) * whole
 
