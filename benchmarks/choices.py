@@ -3,7 +3,7 @@
     python benchmarks/choices.py --data FOLDER_OF_SETS [--most 100] [--seeds 2] [--cells] [--threads 1]
 
 FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used. `--cells`
-adds the solar cells of `elpv-dataset`. The seed of the greedy choice is where it starts; small sets change much with it. The
+adds the solar cells of `elpv-dataset`, all of them. The seed of the greedy choice is where it starts; small sets change much with it. The
 labels of these sets are looked at here, so these figures are no proof for other sets.
 """
 
@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from offnominal import Detector
-from offnominal.demo import write_manifest
 from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.images import Item, batches, labelled_images, read_mask, to_original
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float
-from sets import image_sets, set_arguments
+from sets import cell_sets, image_sets, set_arguments
 from tables import machine, table, use_threads, write
 
 Weights = tuple[float, float, float, float]
@@ -80,11 +79,9 @@ def main() -> None:
     here = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        roots = image_sets(given.data, given.most, Path(folder))
-        sets = {one.name: str(one.data) for one in roots}
-        for kind in ("mono", "poly") if given.cells else ():
-            write_manifest(Path(folder) / f"{kind}.csv", kind=kind)
-            sets[f"elpv {kind}"] = str(Path(folder) / f"{kind}.csv")
+        known_sets = image_sets(given.data, given.most, Path(folder))
+        known_sets += cell_sets(sys.maxsize, Path(folder)) if given.cells else []
+        sets = {one.name: str(one.data) for one in known_sets}
         for resize, neighbours, fusions in FITS:
             for name, data in sets.items():
                 for seed in range(given.seeds):
@@ -97,7 +94,7 @@ def main() -> None:
         overall = [_mean([values[at] for values in means.values()]) for at in range(3)]
         rows.append([choice, *(" / ".join(map(_shown, values)) for values in (*means.values(), overall))])
     head = f"Image AUROC / pixel AUROC / pixel AP, means over {given.seeds} seeds. Means leave out what a set has no masks for."
-    parts = ["# Choices", "; ".join(map(str, roots)) + ".", head, str(here), table(("choice", *sets, "mean"), rows)]
+    parts = ["# Choices", "; ".join(map(str, known_sets)) + ".", head, str(here), table(("choice", *sets, "mean"), rows)]
     write(given.out, "choices", parts, {"machine": here, **found})
 
 
