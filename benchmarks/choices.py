@@ -3,8 +3,8 @@
     python benchmarks/choices.py --data FOLDER_OF_SETS [--most 100] [--seeds 2] [--cells] [--threads 1]
 
 FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used. `--cells`
-adds the solar cells of `elpv-dataset`, all of them. The seed of the greedy choice is where it starts; small sets change much with it. The
-labels of these sets are looked at here, so these figures are no proof for other sets.
+adds the solar cells of `elpv-dataset`, all of them. The seed of the greedy choice is where it starts; small sets change much
+with it. The labels of these sets are looked at here, so these figures are no proof for other sets.
 """
 
 from __future__ import annotations
