@@ -122,7 +122,7 @@ def measure(patches: Tensor, bank: Tensor) -> dict[str, dict[str, Any]]:
     built = {name: seconds(partial(_keep, searches, name, build, bank)) for name, build in WAYS.items()}
     types = {PRODUCT: torch.float32} | ({HALF_PRODUCT: torch.bfloat16} if multiplies_bfloat16() else {})
     bare = [partial(_product, patches.to(kind), bank.to(kind)) for kind in types.values()]
-    times = timed(*bare, *(partial(search, patches) for search in searches.values()), runs=15)
+    times = timed(*bare, *(partial(search, patches) for search in searches.values()), runs=15, settle=2)
     results: dict[str, dict[str, Any]] = {name: {"time": time} for name, time in zip(types, times, strict=False)}
     for (name, search), time in zip(searches.items(), times[len(types) :], strict=True):
         indices = search(patches)

@@ -60,12 +60,23 @@ def seconds(function: Callable[[], Any]) -> float:
     return now() - started
 
 
-def timed(*functions: Callable[[], Any], runs: int = 5, warm: int = 1) -> list[Timing]:
-    """One `Timing` a function; the functions take turns, so that what disturbs the machine disturbs them alike."""
+def timed(*functions: Callable[[], Any], runs: int = 5, warm: int = 1, settle: int = 0) -> list[Timing]:
+    """One `Timing` a function; the functions take turns, so that what disturbs the machine disturbs them alike.
+
+    In each turn a function runs `settle` times before it is timed: threads of the library before it may still be awake, and
+    what it reads is not in the cache.
+    """
     for function in functions:
         for _ in range(warm):
             function()
-    rounds = [[seconds(function) for function in functions] for _ in range(runs)]
+    rounds = []
+    for _ in range(runs):
+        turn = []
+        for function in functions:
+            for _ in range(settle):
+                function()
+            turn.append(seconds(function))
+        rounds.append(turn)
     return [Timing.of(column) for column in zip(*rounds, strict=True)]
 
 
