@@ -54,7 +54,7 @@ def signals(detector: Detector, items: list[Item]) -> Iterator[tuple[Item, Float
             yield items[index], grid_of(look(patches).values, engine.grids(network)), network, original
 
 
-def measure(data: str, resize: str, neighbours: int, fusions: dict[str, Weights], seed: int) -> dict[str, Any]:
+def measure(data: Path, resize: str, neighbours: int, fusions: dict[str, Weights], seed: int) -> dict[str, Any]:
     weights = {"distance": 1.0, "influence": 1.0, "response": float(fusions is WITH_RESPONSE)}
     detector = Detector(resize=resize, distance_neighbors=neighbours, fusion=weights, seed=seed).fit(data)
     found = list(signals(detector, labelled_images(data)))
@@ -79,22 +79,27 @@ def main() -> None:
     here = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        known_sets = image_sets(given.data, given.most, Path(folder))
-        known_sets += cell_sets(sys.maxsize, Path(folder)) if given.cells else []
-        sets = {one.name: str(one.data) for one in known_sets}
+        sets = image_sets(given.data, given.most, Path(folder))
+        sets += cell_sets(sys.maxsize, Path(folder)) if given.cells else []
         for resize, neighbours, fusions in FITS:
-            for name, data in sets.items():
+            for one in sets:
                 for seed in range(given.seeds):
-                    print(resize, neighbours, name, seed, file=sys.stderr, flush=True)
-                    for fusion, known in measure(data, resize, neighbours, fusions, seed).items():
-                        found.setdefault(f"{resize}, K = {neighbours}, {fusion}", {}).setdefault(name, []).append(known)
+                    print(resize, neighbours, one.name, seed, file=sys.stderr, flush=True)
+                    for fusion, known in measure(one.data, resize, neighbours, fusions, seed).items():
+                        found.setdefault(f"{resize}, K = {neighbours}, {fusion}", {}).setdefault(one.name, []).append(known)
     rows = []
     for choice, by_set in found.items():
         means = {name: [_mean([run[figure] for run in runs]) for figure in FIGURES[:3]] for name, runs in by_set.items()}
         overall = [_mean([values[at] for values in means.values()]) for at in range(3)]
         rows.append([choice, *(" / ".join(map(_shown, values)) for values in (*means.values(), overall))])
     head = f"Image AUROC / pixel AUROC / pixel AP, means over {given.seeds} seeds. Means leave out what a set has no masks for."
-    parts = ["# Choices", "; ".join(map(str, known_sets)) + ".", head, str(here), table(("choice", *sets, "mean"), rows)]
+    parts = [
+        "# Choices",
+        "; ".join(map(str, sets)) + ".",
+        head,
+        str(here),
+        table(("choice", *(one.name for one in sets), "mean"), rows),
+    ]
     write(given.out, "choices", parts, {"machine": here, **found})
 
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from offnominal import Detector
 from offnominal.images import labelled_images, pixels_of
 from sets import set_arguments, sets_asked_for
-from tables import Timing, apart, machine, points, spread, table, timed, use_threads, write
+from tables import Timing, apart, machine, spread, table, timed, use_threads, write
 
 BASE, BEGINNING = "balanced", "as in the beginning"
 WAYS: dict[str, dict[str, Any]] = {
@@ -71,6 +71,11 @@ def overall(found: dict[str, dict[str, list[dict[str, Any]]]], way: str, key: st
     return float(mean(means))
 
 
+def gain(ways: dict[str, list[dict[str, Any]]], way: str, base: str) -> float:
+    """Points of image AUROC that `way` gains over `base` on a set, in the mean over seeds."""
+    return float(100 * (mean(one[KEYS[0]] for one in ways[way]) - mean(one[KEYS[0]] for one in ways[base])))
+
+
 def rows_of(name: str, ways: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     return [[name, way, f"{runs[0]['bank']:,}", *(spread(runs, key) for key in KEYS)] for way, runs in ways.items()]
 
@@ -79,19 +84,15 @@ def summary(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, T
     rows = []
     for way in took:
         gained = [f"{100 * (overall(found, way, key) - overall(found, BASE, key)):+.2f}" for key in KEYS]
-        least = min(found, key=lambda name: float(points(found[name][way], found[name][BASE], KEYS[0])))
-        worst = (points(found[least][way], found[least][BASE], KEYS[0]), least)
-        rows.append([way, *gained, " on ".join(worst), took[way], f"{took[way].middle / took[BASE].middle:.2f}"])
+        worst, least = min((gain(ways, way, BASE), name) for name, ways in found.items())
+        rows.append([way, *gained, f"{worst:+.1f} on {least}", took[way], f"{took[way].middle / took[BASE].middle:.2f}"])
     columns = ("settings", *(key.replace("_", " ") for key in KEYS), "least gain of image AUROC", "one image", "times balanced")
     return table(columns, rows)
 
 
 def goals(found: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
     """What `accurate` gained over the defaults of the beginning, held against what it was to gain."""
-    gained = {
-        name: 100 * (mean(one[KEYS[0]] for one in ways["accurate"]) - mean(one[KEYS[0]] for one in ways[BEGINNING]))
-        for name, ways in found.items()
-    }
+    gained = {name: gain(ways, "accurate", BEGINNING) for name, ways in found.items()}
     least = min(gained, key=lambda name: gained[name])
     precision = 100 * (overall(found, "accurate", "pixel_ap") / overall(found, BEGINNING, "pixel_ap") - 1)
     reached = (mean(gained.values()), gained[least], precision)

@@ -110,7 +110,7 @@ def theirs(python: Path, data: str, bank: float, most: int) -> dict[str, Any]:
     backbone = load_backbone("efficientnet-lite0")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.save(dict(backbone.network.state_dict()), folder / "weights.pt")
+        torch.save(dict(backbone.network.get_submodule("network").state_dict()), folder / "weights.pt")
         job = {
             "schemas": torchvision_schemas.__file__,
             "backbone": "tf_efficientnet_lite0",

@@ -74,7 +74,7 @@ def main() -> None:
             str(here),
             table(("set", "images", "one after another, an image", "side by side, an image", "times faster"), rows),
         ],
-        {"machine": here.as_json(), "sets": [str(one) for one in sets], **found},
+        {"machine": here, "sets": [str(one) for one in sets], **found},
     )
 
 

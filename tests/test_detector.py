@@ -188,7 +188,7 @@ def test_other_versions_and_other_weights_are_refused(model_file: Path, tmp_path
         load(tmp_path / "newer")
     from offnominal.features import load_backbone
 
-    state = {name: tensor + 0.1 for name, tensor in load_backbone("efficientnet-lite0").network.state_dict().items()}
+    state = {name: tensor + 0.1 for name, tensor in load_backbone("efficientnet-lite0").network.network.state_dict().items()}
     torch.save(state, tmp_path / "other.pth")
     with pytest.raises(ModelFileError, match="other weights"):
         load(model_file, weights=tmp_path / "other.pth")

@@ -3,7 +3,7 @@
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
 from offnominal.features.extractor import PatchExtractor, align, reduce_channels
 from offnominal.features.joined import load_backbones
-from offnominal.features.local_maps import LocalMaps, local_mean
+from offnominal.features.local_maps import local_mean
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
 from offnominal.features.standardise import ChannelStandard, channel_standard
 
@@ -11,7 +11,6 @@ __all__ = [
     "EMBEDDED",
     "Backbone",
     "ChannelStandard",
-    "LocalMaps",
     "PatchExtractor",
     "Runtime",
     "align",

@@ -78,12 +78,8 @@ class Backbone(Description):
 
     @cached_property
     def network(self) -> nn.Module:
-        """(B, 3, H, W) normalised -> list of (B, C_i, h_i, w_i)."""
-        return self.make()
-
-    def local_maps(self) -> nn.Module:
         """(B, 3, H, W) normalised -> list of (B, C_i, H / stride_i, W / stride_i), see `LocalMaps`."""
-        return LocalMaps(self.network, self.strides)
+        return self.make()
 
 
 def load_backbone(
@@ -100,12 +96,14 @@ def load_backbone(
     place = _place(name, layers, file) if pretrained else None
     kept = _kept(place)
     if kept is not None:
-        return Backbone(**asdict(kept), make=lambda: _build(name, layers, weights, pretrained=pretrained)[1])
+        return Backbone(
+            **asdict(kept), make=lambda: LocalMaps(_build(name, layers, weights, pretrained=pretrained)[1], kept.strides)
+        )
     found, network = _build(name, layers, weights, pretrained=pretrained)
     if place is not None:
         with contextlib.suppress(OSError):  # a full disk, a folder that is not ours: then without
             write_checked(place, json.dumps(asdict(found)))
-    return Backbone(**asdict(found), make=lambda: network)
+    return Backbone(**asdict(found), make=lambda: LocalMaps(network, found.strides))
 
 
 def _place(name: str, layers: tuple[str, ...] | None, file: Path | None) -> Path | None:

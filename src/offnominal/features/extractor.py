@@ -38,7 +38,7 @@ class PatchExtractor(nn.Module):
 
     def with_network(self) -> Self:
         """This extractor, able to run; until then only its shapes are known."""
-        self.maps = self._backbone.local_maps()
+        self.network = self._backbone.network
         return self
 
     def grids(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -47,7 +47,7 @@ class PatchExtractor(nn.Module):
         return tuple((size[0] // stride, size[1] // stride) for stride in strides)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        return self._joined(self.maps((images - self.mean) / self.std))
+        return self._joined(self.network((images - self.mean) / self.std))
 
     def _joined(self, maps: list[Tensor]) -> list[Tensor]:
         if self.aggregation == "concat-patches":

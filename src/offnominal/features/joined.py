@@ -66,10 +66,11 @@ def joined(parts: Sequence[tuple[Backbone, Fraction]]) -> Backbone:
     ordered = [maps[at] for at in order]
     first, names = parts[0][0], [one.name + (f"{SCALED}{float(scale):g}" if scale != 1 else "") for one, scale in parts]
     name_of = dict(zip(((one.name, scale) for one, scale in parts), names, strict=True))
+    # How far an enlarged part mirrors belongs to it: it was more once, and a bank of then holds other features.
     told = hashlib.sha256(
         repr([(one.digest, str(scale) if scale == 1 else f"{scale}, {MIRRORED}") for one, scale in parts]).encode()
     )
-    return _Joined(
+    return Backbone(
         name=JOINT.join(names),
         layers=tuple(f"{name_of[one.name, scale]}:{one.layers[at]}" for one, scale, at in ordered),
         strides=tuple(one.strides[at] / scale if scale != 1 else one.strides[at] for one, scale, at in ordered),
@@ -81,19 +82,12 @@ def joined(parts: Sequence[tuple[Backbone, Fraction]]) -> Backbone:
     )
 
 
-class _Joined(Backbone):
-    """Its network mirrors and averages by itself: each part at the size at which it sees the image."""
-
-    def local_maps(self) -> nn.Module:
-        return self.network
-
-
 class _SideBySide(nn.Module):
     """(B, 3, H, W), normalised for the first -> the local maps of all networks, in `order`."""
 
     def __init__(self, parts: Sequence[tuple[Backbone, Fraction]], order: Sequence[int]) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(one.local_maps() for one, _ in parts)
+        self.networks = nn.ModuleList(one.network for one, _ in parts)
         self.scales = tuple(float(scale) for _, scale in parts)
         self.order = tuple(order)
         first = parts[0][0]
