@@ -149,11 +149,12 @@ def squared_differences(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
 def _smallest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """(n, m) bits of bfloat16, m < 65,536 -> (n, count) the least as float32, ascending, and their (n, count) int64 places.
 
-    Where it is not negative, a bfloat16 has the order of its bits; one below 0 counts as 0. With its place below them they
-    make one whole number, and those are parted several times faster than `topk` sorts.
+    Where it is not negative, a bfloat16 has the order of its bits; those below 0, which rounding makes of near 0, come before,
+    in any order. With its place below them they make one whole number, and those are parted several times faster than `topk`
+    sorts.
     """
     places = torch.arange(values.shape[1], dtype=torch.int32)
-    keys = torch.add(places, values.clamp_(min=0).to(torch.int32), alpha=1 << 16).numpy()
+    keys = torch.add(places, values.to(torch.int32), alpha=1 << 16).numpy()
     keys.partition(count - 1, axis=1)
     least = torch.from_numpy(np.sort(keys[:, :count], axis=1))
     return (least >> 16).to(torch.int16).view(torch.bfloat16).float(), (least & 0xFFFF).long()
