@@ -20,7 +20,7 @@ from torch import Tensor
 
 from offnominal.config import SearchIndex
 from offnominal.memory import NearestPatches, greedy_kcenter
-from offnominal.memory.screening import multiplies_bfloat16
+from offnominal.memory.screening import multiplies_bytes
 from offnominal.memory.search import screens
 from patches import LIKENESS, made_patches
 from tables import Timing, arguments, machine, seconds, table, timed, use_threads, write, yes
@@ -30,7 +30,7 @@ BANKS = {152: (1024, 4096, 16384), 1024: (4096,)}
 POOL = 65536
 GOAL = 2.0
 Search = Callable[[Tensor], Tensor]
-PRODUCT, HALF_PRODUCT = "bare float32 product", "bare bfloat16 product"
+PRODUCT, BYTES = "bare float32 product", "bare product of bytes"
 FLAT, OURS, NAIVE = "FAISS flat", "the detector's", "torch product + topk"
 
 
@@ -107,10 +107,6 @@ def recall(found: Tensor, right: Tensor) -> float:
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(right.numpy(), found.numpy(), strict=True)]))
 
 
-def _product(patches: Tensor, bank: Tensor) -> Tensor:
-    return torch.mm(patches, bank.T)
-
-
 def _keep(searches: dict[str, Any], name: str, build: Callable[[Tensor], Any], bank: Tensor) -> None:
     searches[name] = build(bank)
 
@@ -120,11 +116,12 @@ def measure(patches: Tensor, bank: Tensor) -> dict[str, dict[str, Any]]:
     distances = {count: mean_distance(patches, bank, right, count) for count in (MEAN_OF, K)}
     searches: dict[str, Any] = {}
     built = {name: seconds(partial(_keep, searches, name, build, bank)) for name, build in WAYS.items()}
-    types = {PRODUCT: torch.float32} | ({HALF_PRODUCT: torch.bfloat16} if multiplies_bfloat16() else {})
-    bare = [partial(_product, patches.to(kind), bank.to(kind)) for kind in types.values()]
-    times = timed(*bare, *(partial(search, patches) for search in searches.values()), runs=15, settle=2)
-    results: dict[str, dict[str, Any]] = {name: {"time": time} for name, time in zip(types, times, strict=False)}
-    for (name, search), time in zip(searches.items(), times[len(types) :], strict=True):
+    bare = {PRODUCT: partial(torch.mm, patches, bank.T)}
+    if multiplies_bytes():
+        bare[BYTES] = partial(torch._int_mm, patches.to(torch.int8), bank.to(torch.int8).T)
+    times = timed(*bare.values(), *(partial(search, patches) for search in searches.values()), runs=15, settle=2)
+    results: dict[str, dict[str, Any]] = {name: {"time": time} for name, time in zip(bare, times, strict=False)}
+    for (name, search), time in zip(searches.items(), times[len(bare) :], strict=True):
         indices = search(patches)
         errors = {
             count: float((mean_distance(patches, bank, indices, count) / distance - 1).abs().mean())
@@ -164,7 +161,8 @@ def main() -> None:
             limit = 2 * PATCHES * size * dimensions / here.product
             rows += [row(bank, name, result, exact, limit) for name, result in results.items()]
             gain = exact.middle / results[OURS]["time"].middle
-            goals.append([bank, "bfloat16, then float32" if screens(size) else "FAISS flat", f"{gain:.2f}", yes(gain >= GOAL)])
+            way = "bytes, then float32" if screens(size, dimensions) else "FAISS flat"
+            goals.append([bank, way, f"{gain:.2f}", yes(gain >= GOAL)])
     columns = (
         "bank",
         "search",
@@ -182,8 +180,8 @@ def main() -> None:
         str(here),
         table(columns, rows),
         "*Physical limit*: operations of the float32 product over the machine's matrix rate; smaller or approximate indexes "
-        "and products in bfloat16 may fall below it. The neighbours are compared with those by float64 differences.",
-        table(("bank", "the detector's search", "times FAISS flat", f"goal where there is bfloat16: {GOAL:g} times"), goals),
+        "and products of bytes may fall below it. The neighbours are compared with those by float64 differences.",
+        table(("bank", "the detector's search", "times FAISS flat", f"goal, with products of bytes: {GOAL:g} times"), goals),
     ]
     write(given.out, "search", parts, {"machine": here, **{str(dimensions): banks for dimensions, banks in found.items()}})
 

@@ -1,4 +1,4 @@
-"""Bfloat16 products that tell who comes into question: what is sure is what a float64 loop finds, on whatever processor."""
+"""Products of bytes that tell who comes into question: what is sure is what a float64 loop finds, on whatever processor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ import numpy as np
 import pytest
 import torch
 
-from offnominal.memory import NearestPatches, search
-from offnominal.memory.screening import ScreenedBank, as_columns, as_rows
+from offnominal.memory import NearestPatches, screening, search
+from offnominal.memory.screening import MOST_FEATURES, STEPS, Rounded, ScreenedBank, multiplies_bytes
+from offnominal.memory.search import squared_distances
 
 Points = tuple[torch.Tensor, torch.Tensor]
+
+
+@pytest.fixture(autouse=True)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor without these instructions may sum bytes with overflow: it is never asked to, the rest is tested there."""
+
+    def multiply(rows: torch.Tensor, columns: torch.Tensor, *, out: torch.Tensor) -> None:
+        out.copy_(rows.double() @ columns.double())
+
+    if not multiplies_bytes():
+        monkeypatch.setattr(torch, "_int_mm", multiply)
+
+
+def screened_bank(bank: torch.Tensor) -> ScreenedBank:
+    return ScreenedBank(bank, squared_distances)
 
 
 def naive(patches: torch.Tensor, bank: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +58,7 @@ KINDS = ("random", "far from the origin", "of all lengths", "among the bank", "c
 @pytest.mark.parametrize("k", [1, 2, 9, 16])
 def test_what_is_sure_are_the_nearest(kind: str, k: int) -> None:
     patches, bank = made(kind)
-    squared, rows, sure = ScreenedBank(bank)(patches, k)
+    squared, rows, sure = screened_bank(bank)(patches, k)
     right, _ = naive(patches, bank, k)
     own = (patches[:, None].double() - bank[rows].double()).square().sum(2)
     assert torch.allclose(squared.double(), own, rtol=1e-5, atol=1e-10), "the distances are those of the rows"
@@ -52,21 +68,73 @@ def test_what_is_sure_are_the_nearest(kind: str, k: int) -> None:
         assert sure.float().mean() > 0.9, "screening that is hardly ever sure is of no use"
 
 
+def by_product(screened: ScreenedBank, patches: torch.Tensor) -> tuple[torch.Tensor, Rounded]:
+    """(N, M) squared distances in steps of all that is screened, as the product tells them."""
+    rounded = screened._rounded(patches)
+    product = torch.empty((len(patches), len(screened._columns)), dtype=torch.int32)
+    screened._multiply(rounded, product)
+    told = rounded.square[:, None] + 2 * screened._middle - 2 * product
+    assert (told[:, screened._count :] > told[:, : screened._count].amax()).all(), "what fills up comes last"
+    return told[:, : screened._count], rounded
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_product_is_off_by_no_more_than_what_it_is_said_to_be(kind: str) -> None:
+def test_a_product_is_exact_in_steps_and_off_by_no_more_than_what_it_is_said_to_be(kind: str) -> None:
     patches, bank = made(kind)
-    screened, rows = ScreenedBank(bank), as_rows(patches)
-    product = torch.mm(rows.factor, as_columns(bank).factor.T).double()
-    right, order = naive(patches, bank, 9)
-    limit = screened._limit(right[:, 8].float(), rows)
-    assert (product.gather(1, order) <= limit[:, None]).all(), "the nearest stay below the limit"
+    screened = screened_bank(bank)
+    told, rounded = by_product(screened, patches)
+    near = screened._rounded(bank[screened._near[: screened._count]])
+    steps = torch.cdist(rounded.steps.double(), near.steps.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
+    assert ((steps - told).abs() < 1.5).all(), "half of an odd number is rounded, nothing else"
+    right, _ = naive(patches, bank[screened._near[: screened._count]], 9)
+    for rank in (0, 8):
+        below = (told <= screened._limit(right[:, rank].float(), rounded)[:, None]).sum(1)
+        assert (below > rank).all(), "as many as are that near stay below the limit"
+
+
+def test_many_features_at_their_largest_stay_in_32_bits() -> None:
+    bank = torch.zeros(520, MOST_FEATURES)
+    bank[0], bank[1] = 1.0, -1.0
+    bank[2:] = torch.linspace(-1, 1, 518)[:, None]
+    patches = torch.stack([torch.ones(MOST_FEATURES), -torch.ones(MOST_FEATURES), torch.zeros(MOST_FEATURES)])
+    told, rounded = by_product(screened_bank(bank), patches)
+    assert int(rounded.square.max()) == MOST_FEATURES * STEPS**2
+    assert told.min() >= -1
+    assert int(told.max()) >= 2 * MOST_FEATURES * STEPS**2
+
+
+@pytest.mark.parametrize("largest", [0, 1, 127, 128, 127**2, 127**2 + 1, 10**6])
+def test_digits_are_the_number(largest: int) -> None:
+    values = torch.tensor([-largest, -largest // 2, 0, largest // 3, largest])
+    count = -(-largest // STEPS**2)
+    digits = screening._digits(values, count)
+    assert digits.shape == (5, count + 1)
+    assert digits.abs().max() <= STEPS
+    assert torch.equal(STEPS * digits[:, :-1].sum(1).long() + digits[:, -1].long(), values)
+
+
+@pytest.mark.parametrize("width", [1, 5, 512, 513, 3000])
+@pytest.mark.parametrize("count", [1, 40, 300])
+def test_the_smallest_are_those_of_a_sort(width: int, count: int) -> None:
+    values = torch.randint(-(2**10), 2**30, (50, width), generator=torch.Generator().manual_seed(1), dtype=torch.int32)
+    values[0] = 7
+    count = min(count, width)
+    right = values.clamp(min=0).sort(dim=1).values[:, :count].double()
+    value, place = screening._smallest(values.clone(), count)
+    assert torch.equal(value, value.sort(dim=1).values)
+    assert (value.double() <= right * (1 + 1e-6)).all()
+    assert (value.double() >= right * (1 - 1 / 64)).all()
+    assert all(len(set(row)) == count for row in place.tolist())
+    exact = values.clamp(min=0).gather(1, place).double()
+    assert (value.double() <= exact * (1 + 1e-6)).all()
+    assert (value.double() >= exact * (1 - 1 / 64)).all()
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("k", [1, 9, 16])
 def test_real_patches_are_searched_exactly(real: tuple[np.ndarray, np.ndarray], k: int) -> None:
     patches, bank = (torch.from_numpy(part) for part in real)
-    squared, rows, sure = ScreenedBank(bank)(patches, k)
+    squared, rows, sure = screened_bank(bank)(patches, k)
     right, _ = naive(patches, bank, k)
     own = (patches[:, None].double() - bank[rows].double()).square().sum(2)
     assert torch.allclose(squared.double(), own, rtol=1e-5)
@@ -74,22 +142,22 @@ def test_real_patches_are_searched_exactly(real: tuple[np.ndarray, np.ndarray], 
     assert sure.float().mean() > 0.98
 
 
-@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 100, 511, 513])
+@pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 64, 65, 100, 263, 265, 511, 513])
 def test_small_banks_and_what_fills_them_up(size: int) -> None:
     patches, bank = made("random")
     bank, k = bank[:size], min(size, 9)
-    squared, rows, sure = ScreenedBank(bank)(patches, k)
+    squared, rows, sure = screened_bank(bank)(patches, k)
     right, right_rows = naive(patches, bank, k)
     assert torch.equal(rows[sure], right_rows[sure])
     assert torch.allclose(squared[sure].double(), right[sure], rtol=1e-5)
     assert int(rows.max()) < size
-    assert sure.any()
+    assert sure.any() or size == 1, "one patch has no reach that a step could be a share of"
 
 
 def test_what_is_not_finite_is_never_sure() -> None:
     patches, bank = made("random")
     patches[3, 2], patches[5, 0], patches[9, 1] = torch.nan, torch.inf, -torch.nan
-    sure = ScreenedBank(bank)(patches, 9)[2]
+    sure = screened_bank(bank)(patches, 9)[2]
     assert not sure[[3, 5, 9]].any()
     assert sure.float().mean() > 0.9
 
@@ -98,7 +166,7 @@ def test_what_is_not_finite_is_never_sure() -> None:
 def test_the_search_is_the_same_with_and_without(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patches, bank = made(kind)
     flat_squared, flat_rows = NearestPatches(bank, "flat")(patches, 9)
-    monkeypatch.setattr(search, "screens", lambda count: True)
+    monkeypatch.setattr(search, "screens", lambda count, dimensions: True)
     screened = NearestPatches(bank)
     assert screened._screened is not None
     squared, rows = screened(patches, 9)
@@ -112,7 +180,7 @@ def test_the_search_is_the_same_with_and_without(kind: str, monkeypatch: pytest.
 
 def test_few_patches_and_many_neighbours_are_searched_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     patches, bank = made("random")
-    monkeypatch.setattr(search, "screens", lambda count: True)
+    monkeypatch.setattr(search, "screens", lambda count, dimensions: True)
     screened = NearestPatches(bank)
     monkeypatch.setattr(screened, "_screened", lambda *given: pytest.fail("screened"))
     assert screened(patches[:10], 9)[1].shape == (10, 9)
@@ -120,7 +188,16 @@ def test_few_patches_and_many_neighbours_are_searched_flat(monkeypatch: pytest.M
 
 
 def test_a_bank_is_screened_by_its_size_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "multiplies_bfloat16", lambda: True)
-    assert [search.screens(count) for count in (1000, 2999, 3000, 2**20 - 1, 2**20)] == [False, False, True, True, False]
-    monkeypatch.setattr(search, "multiplies_bfloat16", lambda: False)
-    assert not search.screens(5000)
+    monkeypatch.setattr(search, "multiplies_bytes", lambda: True)
+    sizes = (1000, 1499, 1500, 2**19 - 1, 2**19)
+    assert [search.screens(count, 152) for count in sizes] == [False, False, True, True, False]
+    assert [search.screens(5000, dimensions) for dimensions in (4096, 4097)] == [True, False]
+    monkeypatch.setattr(search, "multiplies_bytes", lambda: False)
+    assert not search.screens(5000, 152)
+
+
+def test_squared_distances_are_those_of_the_rows() -> None:
+    patches, bank = made("random")
+    rows = torch.randint(-1, len(bank), (len(patches), 7), generator=torch.Generator().manual_seed(2))
+    right = (patches[:, None].double() - bank[rows].double()).square().sum(2).masked_fill(rows < 0, torch.inf)
+    assert torch.allclose(squared_distances(patches.T.contiguous().T, bank, rows).double(), right, rtol=1e-5)

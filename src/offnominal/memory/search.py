@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from offnominal.config import SearchIndex
-from offnominal.memory.screening import ScreenedBank, multiplies_bfloat16, squared_differences
+from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, multiplies_bytes
 from offnominal.types import require
 
 EXACT_INDEXES = ("auto", "flat")
@@ -24,14 +24,14 @@ PROBES = 8
 #: Links of a patch in the graph, and patches that a search keeps in view.
 LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
-SCREENED_BANKS = range(3000, 2**20)
+SCREENED_BANKS = range(1500, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
 
 
 class NearestPatches:
     """Search over a bank (M, D), by one of these indexes:
 
-    - `auto`: exact. On a CPU `flat`, or where the processor multiplies in bfloat16 and the bank is large, `memory.screening`,
+    - `auto`: exact. On a CPU `flat`, or where the processor has products of bytes and the bank is large, `memory.screening`,
       which finds the same neighbours; on a GPU one matrix product in torch. By what there is, not by the clock: that must not
       decide between results that differ in rounding. `benchmarks/search.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
@@ -50,7 +50,8 @@ class NearestPatches:
         self._kind = index
         on_cpu = self.bank.device.type == "cpu"
         self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
-        self._screened = ScreenedBank(self.bank) if on_cpu and index == "auto" and screens(len(bank)) else None
+        screened = on_cpu and index == "auto" and screens(*bank.shape)
+        self._screened = ScreenedBank(self.bank, squared_distances) if screened else None
 
     def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -97,9 +98,18 @@ class NearestPatches:
 
     def _in_order(self, patches: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The nearest `k` of (N, C) candidates by exact differences."""
-        squared = squared_differences(patches[:, None], self.bank, candidates)
+        squared = squared_distances(patches, self.bank, candidates)
         order = squared.argsort(dim=1, stable=True)[:, :k]
         return squared.gather(1, order), candidates.gather(1, order)
+
+
+def squared_distances(patches: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
+    """(n, D) and (M, D) float32, (n, C) rows -> (n, C) squared distances by differences; infinite where a row is -1."""
+    patches, bank, rows, squared = patches.contiguous(), bank.contiguous(), rows.contiguous(), torch.empty(rows.shape)
+    faiss.omp_set_num_threads(torch.get_num_threads())  # counts in this thread alone
+    pointers = (faiss.swig_ptr(part.numpy()) for part in (squared, patches, bank, rows))
+    faiss.fvec_L2sqr_by_idx(*pointers, patches.shape[1], *rows.shape)  # type: ignore[attr-defined]
+    return squared
 
 
 def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> Any:
@@ -129,6 +139,6 @@ def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> An
     return index
 
 
-def screens(count: int) -> bool:
-    """Whether a bank of so many patches is screened in bfloat16 on this processor."""
-    return count in SCREENED_BANKS and multiplies_bfloat16()
+def screens(count: int, dimensions: int) -> bool:
+    """Whether a bank of so many patches is screened by products of bytes on this processor."""
+    return count in SCREENED_BANKS and dimensions <= MOST_FEATURES and multiplies_bytes()
