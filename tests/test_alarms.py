@@ -17,7 +17,7 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.decisions import LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
-from offnominal.detector.alarms import calibration_facts, promise, require_lot, write_lot
+from offnominal.detector.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
 from offnominal.errors import ImageError, InputError, SettingsError
 from offnominal.images import to_original
 
@@ -115,11 +115,45 @@ def test_regions_and_verdict_agree_on_images(detector: Detector) -> None:
 
 
 def test_what_is_promised_is_told(detector: Detector) -> None:
-    told = calibration_facts(detector.model.calibration)
+    told = calibration_facts(detector.model)
     assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(told)
     assert (told["n"], told["method"], told["exact"]) == (12, LEAVE_ONE_OUT, False)
     assert told["fpr_bound_95"] == pytest.approx(1 - 0.05 ** (1 / 12))
     assert "approximate" in promise(detector.model.calibration)
+
+
+@pytest.mark.parametrize(
+    ("scores", "rate", "apart"),
+    [
+        ([*range(20), 60.0], 0.01, True),
+        ([*range(20), 34.0], 0.01, True),  # 15 above 19, and 1.5 times 19 - 10 is 13.5
+        ([*range(20), 32.0], 0.01, False),
+        ([*range(18), 60.0], 0.01, False),  # too few to tell
+        ([*range(40), 90.0], 0.05, False),  # the threshold is the second highest
+        ([*range(40), 90.0, 95.0], 0.05, True),
+        ([1.0] * 30, 0.01, False),
+        ([*([1.0] * 30), 1.5], 0.01, True),
+    ],
+)
+def test_a_threshold_may_rest_on_few_images(scores: list[float], rate: float, apart: bool) -> None:
+    assert calibrate(np.array(scores, np.float32), rate).apart is apart
+
+
+def test_the_image_that_the_threshold_rests_on_is_named(tmp_path: Path) -> None:
+    images = [texture(seed) for seed in range(24)]
+    calm = Detector(image_size=96, bank=200).fit(images)
+    assert calibration_facts(calm.model)["rests_on"] == []
+    images[7] = damaged(7)[0]
+    images[7][:, :40] = 255
+    odd = Detector(image_size=96, bank=200).fit(images)
+    assert calibration_facts(odd.model)["rests_on"] == ["array 7"]
+    assert any("rests on array 7 alone" in sentence for sentence in calibration_warnings(odd.model))
+    odd.save(tmp_path / "m")
+    assert calibration_facts(load(tmp_path / "m").model)["rests_on"] == ["array 7"]
+    before = odd.model.calibration.threshold
+    odd.update(remove=["array 7"])
+    assert odd.model.calibration.threshold < before
+    assert calibration_facts(odd.model)["rests_on"] == []
 
 
 # --- lots -------------------------------------------------------------------------------------------------------------

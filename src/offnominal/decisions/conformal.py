@@ -29,6 +29,10 @@ LEAVE_ONE_OUT: Method = "leave-one-image-out"
 
 #: Share of the images that split conformal keeps for calibration.
 HELD_SHARE = 0.2
+#: With fewer images than these, how far one lies from the others says nothing.
+FEWEST_APART = 20
+#: Scores at and above the threshold stand apart where the gap below them is so many times that from there to the median.
+APART = 1.5
 #: A split is chosen where the threshold leaves this many of its images above, counting the new one: the 95 % bound of the
 #: false-alarm rate then lies below twice the asked one.
 ABOVE = 5
@@ -99,6 +103,18 @@ class Calibration:
     def exact(self) -> bool:
         """Whether rate and bound are proved for exchangeable images, or approximate."""
         return self.method == SPLIT
+
+    @property
+    def apart(self) -> bool:
+        """Whether the threshold lies so far above all scores below it that it rests on few images unlike the others.
+
+        By chance, of scores with an exponential tail that is so in 8 % of sets of 20, in 1 % of sets of 99; of normal ones in
+        2 % and never.
+        """
+        if self.count < max(FEWEST_APART, self.rank + 1):
+            return False
+        below, median = float(self.scores[self.count - self.rank - 1]), float(np.median(self.scores))
+        return self.threshold - below > APART * max(below - median, 0)
 
     def p_value(self, score: float) -> float:
         """`(1 + #{calibration >= score}) / (n + 1)`, in (0, 1]."""

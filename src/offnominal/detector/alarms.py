@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offnominal.decisions import Calibration, images_needed, judge_lot
+import numpy as np
+
+from offnominal.decisions import SPLIT, Calibration, images_needed, judge_lot
+from offnominal.detector.learnt import usual_and_scores
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.errors import InputError
 
+#: Images that a sentence names.
+MOST_NAMED = 3
 
-def calibration_facts(calibration: Calibration) -> dict[str, Any]:
+
+def calibration_facts(model: Model) -> dict[str, Any]:
     """The entry `calibration` of `info --json`."""
+    calibration = model.calibration
     return {
         "method": calibration.method,
         "n": calibration.count,
@@ -25,7 +32,22 @@ def calibration_facts(calibration: Calibration) -> dict[str, Any]:
         "marginal_rate": calibration.marginal_rate,
         "fpr_bound_95": calibration.bound_95,
         "exact": calibration.exact,
+        "rests_on": rests_on(model),
     }
+
+
+def rests_on(model: Model) -> list[str]:
+    """Names of the images at and above a threshold that lies far above all others' scores, highest first; else empty.
+
+    Empty also after a split, whose images the model does not name.
+    """
+    calibration = model.calibration
+    if calibration.method == SPLIT or not calibration.apart:
+        return []
+    sources = model.bank.sources
+    networks = [model.geometry.network_size(source.size) for source in sources]
+    _, scores = usual_and_scores(model.learnt.signals, networks, model.settings, head=bool(model.heads))
+    return [sources[index].name for index in np.argsort(-scores, kind="stable")[: calibration.rank]]
 
 
 def drift_facts(model: Model) -> dict[str, Any]:
@@ -53,8 +75,9 @@ def promise(calibration: Calibration) -> str:
     )
 
 
-def calibration_warnings(calibration: Calibration) -> list[str]:
-    """What cannot be promised, one sentence each."""
+def calibration_warnings(model: Model) -> list[str]:
+    """What cannot be promised, and what the threshold rests on, one sentence each."""
+    calibration = model.calibration
     found = []
     if not calibration.enough:
         found.append(
@@ -64,6 +87,14 @@ def calibration_warnings(calibration: Calibration) -> list[str]:
         )
     if float(calibration.scores[-1]) == float(calibration.scores[0]):
         found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
+    elif names := rests_on(model):
+        below = float(calibration.scores[calibration.count - calibration.rank - 1])
+        listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
+        found.append(
+            f"The threshold of {calibration.threshold:.2f} rests on {listed} alone: all other images score up to {below:.2f}, "
+            f"so what lies between is not flagged. Look there: take out what is not good or was taken otherwise (offnominal "
+            "update --remove), and of what is good give more like it."
+        )
     return found
 
 

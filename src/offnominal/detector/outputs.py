@@ -56,7 +56,7 @@ def facts(model: Model) -> dict[str, Any]:
             "distance_error": None if model.search_error is None else asdict(model.search_error),
         },
         "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
-        "calibration": calibration_facts(model.calibration),
+        "calibration": calibration_facts(model),
         "promise": promise(model.calibration),
         "drift": drift_facts(model),
         "settings": model.settings.model_dump(mode="json"),
@@ -78,7 +78,7 @@ def preset_facts(model: Model) -> dict[str, Any]:
 
 def warnings_of(model: Model) -> list[str]:
     """What a user of the model must know, one sentence each."""
-    found = calibration_warnings(model.calibration)
+    found = calibration_warnings(model)
     if model.search_error is not None:
         error = model.search_error
         exact = "the threshold is that of an exact search" if model.calibration.method != SPLIT else "the threshold knows it"
