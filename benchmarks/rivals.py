@@ -162,6 +162,8 @@ def main() -> None:
     if given.ours is not None:
         print(json.dumps(ours(given.data, json.loads(given.ours), given.test)))
         return
+    import torch
+
     python = environment(given.environment)
     alike = {"resize": "squash", "image_size": f"{SIDE}x{SIDE}", "bank": str(given.bank)}
     found: dict[str, Any] = {}
@@ -170,6 +172,8 @@ def main() -> None:
         f"the same, patches on disk (memory = {LITTLE})": {**alike, "memory": LITTLE},
         "ours, default": {"bank": str(given.bank)},
     }
+    if torch.cpu.get_capabilities().get("avx512_bf16"):
+        ways["as theirs, the network in bfloat16"] = {**alike, "precision": "bfloat16"}
     for name, settings in ways.items():
         print(name, file=sys.stderr)
         words = [sys.executable, __file__, "--data", given.data, "--test", str(given.test), "--ours", json.dumps(settings)]
