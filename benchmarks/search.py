@@ -13,10 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import faiss
 import numpy as np
-import torch
+import torch  # before FAISS, which then shares its threads
 from torch import Tensor
+
+# isort: split
+import faiss
 
 from offnominal.config import SearchIndex
 from offnominal.memory import NearestPatches, greedy_kcenter

@@ -5,12 +5,15 @@ Indexes of Douze et al., "The Faiss library" (2024); `ivf` after Jégou et al. (
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, get_args
 
-import faiss
 import numpy as np
-import torch
+import torch  # before FAISS, see `_shares_threads`
 from torch import Tensor
+
+# isort: split
+import faiss
 
 from offnominal.config import SearchIndex
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, multiplies_bytes
@@ -26,6 +29,8 @@ LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
 SCREENED_BANKS = range(1500, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
+#: Distances of one matrix product.
+AT_ONCE = 2**25
 
 
 class NearestPatches:
@@ -68,13 +73,13 @@ class NearestPatches:
         )
         k = min(k, len(self.bank))
         if self._index is None:
-            parts = [self._by_product(block, k) for block in patches.split(8192)]
-            return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+            return self._by_product(patches, k)
         if self._screened is not None and k <= MOST_SCREENED and len(patches) >= FEWEST_SCREENED:
             squared, rows, sure = self._screened(patches.float(), k)
             unsure = torch.nonzero(~sure).flatten()
             if len(unsure):
-                squared[unsure], rows[unsure] = self._by_index(patches[unsure], k)
+                points = patches[unsure].float()
+                squared[unsure], rows[unsure] = self._in_order(points, self._by_product(points, k)[1], k)
             return squared, rows
         return self._by_index(patches, k)
 
@@ -92,9 +97,12 @@ class NearestPatches:
         return squared, indices
 
     def _by_product(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        squared = torch.addmm(self.bank.square().sum(1)[None], patches, self.bank.T, alpha=-2)
-        nearest = squared.topk(k, largest=False)
-        return (nearest.values + patches.square().sum(1, keepdim=True)).clamp_(min=0), nearest.indices
+        lengths = self.bank.square().sum(1)[None]
+        parts = []
+        for block in patches.split(max(1, AT_ONCE // len(self.bank))):
+            nearest = torch.addmm(lengths, block, self.bank.T, alpha=-2).topk(k, largest=False)
+            parts.append(((nearest.values + block.square().sum(1, keepdim=True)).clamp_(min=0), nearest.indices))
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
     def _in_order(self, patches: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The nearest `k` of (N, C) candidates by exact differences."""
@@ -106,10 +114,23 @@ class NearestPatches:
 def squared_distances(patches: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     """(n, D) and (M, D) float32, (n, C) rows -> (n, C) squared distances by differences; infinite where a row is -1."""
     patches, bank, rows, squared = patches.contiguous(), bank.contiguous(), rows.contiguous(), torch.empty(rows.shape)
-    faiss.omp_set_num_threads(torch.get_num_threads())  # counts in this thread alone
+    faiss.omp_set_num_threads(torch.get_num_threads() if _shares_threads() else 1)
     pointers = (faiss.swig_ptr(part.numpy()) for part in (squared, patches, bank, rows))
     faiss.fvec_L2sqr_by_idx(*pointers, patches.shape[1], *rows.shape)  # type: ignore[attr-defined]
     return squared
+
+
+@cache
+def _shares_threads() -> bool:
+    """Whether FAISS works on torch's threads, as it does where torch was imported first.
+
+    With threads of its own it would wait for those of torch, which look out for more work for a while after each step.
+    """
+    before = torch.get_num_threads()
+    faiss.omp_set_num_threads(before + 1)
+    shared = torch.get_num_threads() > before
+    faiss.omp_set_num_threads(before)
+    return shared
 
 
 def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> Any:
@@ -130,7 +151,6 @@ def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> An
     else:
         index = faiss.IndexFlatL2(dimensions)
     threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
     try:
         index.train(bank)
         index.add(bank)
