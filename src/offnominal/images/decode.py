@@ -28,6 +28,8 @@ _DEPTHS: dict[str, Depth] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "f
 _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 _PNG = b"\x89PNG"
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
+#: Where a PNG file may say how it is turned: in a chunk of its own, in text, in XMP.
+_PNG_TURNS = (b"eXIf", b"exif", b"adobe.xmp")
 #: EXIF orientation -> quarter turns to the left, then whether left and right are exchanged.
 _TURNS = {2: (0, True), 3: (2, False), 4: (2, True), 5: (3, True), 6: (3, False), 7: (1, True), 8: (1, False)}
 
@@ -53,7 +55,9 @@ def read_header(path: Path) -> Header:
     """
     content = _content(path)
     with _opened(content, path) as image:
-        return _header(image, content, path)
+        depth, (height, width) = _depth_and_size(image, content, path)
+        turned = _orientation(image, content) in (5, 6, 7, 8)
+        return Header((width, height) if turned else (height, width), depth)
 
 
 def decode(path: Path) -> Pixels:
@@ -64,11 +68,14 @@ def decode(path: Path) -> Pixels:
     """
     content = _content(path)
     with _opened(content, path) as image:
-        header = _header(image, content, path)
-        if header.depth == "8-bit":
+        depth, _ = _depth_and_size(image, content, path)
+        if depth == "8-bit":
             return _decode_8bit(image, path)
-        # OpenCV turns TIFF files upright by itself, and leaves PNG files as they lie.
-        orientation = _orientation(image) if content.startswith(_PNG) else 1
+        # OpenCV turns TIFF files upright by itself, and leaves PNG files as they lie; of damaged ones it decodes what it can.
+        orientation = 1
+        if content.startswith(_PNG):
+            _load(image, path)
+            orientation = _orientation(image, content)
     return _upright(_decode_wide(content, path), orientation)
 
 
@@ -133,19 +140,24 @@ def _opened(content: bytes, path: Path) -> Image.Image:
         raise ImageError(f"{path}: is not a readable image (damaged, or not PNG, JPEG, BMP, TIFF or WebP)") from None
 
 
-def _header(image: Image.Image, content: bytes, path: Path) -> Header:
+def _depth_and_size(image: Image.Image, content: bytes, path: Path) -> tuple[Depth, tuple[int, int]]:
+    """Depth and (H, W) as stored; nothing of the pixels is read."""
     tags = getattr(image, "tag_v2", {})  # of TIFF files, whose size newer releases of Pillow turn already
     width, height = tags.get(_WIDTH, image.size[0]), tags.get(_HEIGHT, image.size[1])
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{path}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"
         )
-    turned = _orientation(image) in (5, 6, 7, 8)
-    return Header((width, height) if turned else (height, width), _stored_depth(image, content))
+    return _stored_depth(image, content), (height, width)
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF numbers them; 1 is upright."""
+def _orientation(image: Image.Image, content: bytes) -> int:
+    """1 to 8, as EXIF numbers them; 1 is upright.
+
+    Pillow decodes a PNG file that does not say so before its pixels, and what is damaged in them is lost here: load it before.
+    """
+    if content.startswith(_PNG) and not any(mark in content for mark in _PNG_TURNS):
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - broken EXIF is no reason to refuse the pixels
@@ -169,11 +181,21 @@ def _stored_depth(image: Image.Image, content: bytes) -> Depth:
     return "8-bit"
 
 
-def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
+def _load(image: Image.Image, name: Path | str) -> None:
+    """Decode the pixels, which finds out what is damaged."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
+    except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
+        raise _damaged(name, error) from None
+
+
+def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
+    _load(image, name)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
         raise _damaged(name, error) from None
