@@ -78,15 +78,20 @@ def labelled_images(data: str | Path) -> list[Item]:
     return items
 
 
-def any_images(inputs: Iterable[str | Path]) -> list[Item]:
-    """The images to inspect: files, folders, globs and manifests, in the order given, each once.
+def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> list[Item]:
+    """The images to inspect: files, folders, globs and manifests, in the order given, each once; of an MVTec root those of
+    `test`. What lies in a folder of `leave_out` is not among them.
 
     Raises:
         InputError: one of the inputs is missing or holds no image.
     """
     items: dict[Path, Item] = {}
+    not_these = [folder.absolute() for folder in leave_out]
     for given in inputs:
-        found = _listed(given)
+        path = Path(given)
+        root = path.is_dir() and (path / "train" / GOOD).is_dir() and (path / "test").is_dir()
+        found = _mvtec_test(path) if root else _listed(given)
+        found = [item for item in found if not any(item.path.absolute().is_relative_to(folder) for folder in not_these)]
         if not found:
             raise InputError(f"{given}: holds no image ({_accepted()})")
         for item in found:
@@ -117,7 +122,8 @@ def _listed(data: str | Path) -> list[Item]:
 
 
 def _in_folder(folder: Path, root: Path, split: str | None = None, label: str | None = None) -> list[Item]:
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    # A link that leads nowhere is listed, so that it is missed: it cannot be read.
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
     seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [Item(path, path.relative_to(root).as_posix(), split, label) for path in seen]
 
@@ -157,12 +163,12 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     try:
         if path.suffix.lower() == ".csv":
             with path.open(newline="", encoding="utf-8-sig") as file:
-                return [dict(row) for row in csv.DictReader(file)]
+                header = file.readline()
+                file.seek(0)
+                return [dict(row) for row in csv.DictReader(file, delimiter=max(",;\t", key=header.count))]
         if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-            if not all(isinstance(row, dict) for row in rows):
-                raise ValueError("each line must be a JSON object")
-            return rows
+            lines = enumerate(path.read_text("utf-8").splitlines(), 1)
+            return [_json_row(number, line) for number, line in lines if line.strip()]
         import pyarrow.parquet
 
         return [dict(row) for row in pyarrow.parquet.read_table(path).to_pylist()]
@@ -170,6 +176,16 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: is not a readable manifest ({str(error).splitlines()[0]})") from None
     except ImportError:
         raise InputError(f"{path}: Parquet manifests need pyarrow: pip install 'offnominal[parquet]'") from None
+
+
+def _json_row(number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"line {number}: each line must be a JSON object")
+    return row
 
 
 def _item(row: dict[str, Any], folder: Path, shared: str) -> Item:
