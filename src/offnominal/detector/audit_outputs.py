@@ -11,9 +11,24 @@ import numpy as np
 
 from offnominal.detector.audit import Audit
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import as_text, write_picture
+from offnominal.detector.report_files import as_text, make_folder, write_picture
 from offnominal.images import Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
+
+#: Where the pictures of suspects lie.
+SUSPECTS = "suspects"
+
+
+def begin_audit(folder: Path) -> None:
+    """Make the folder, before the work that ends in it, and remove the pictures of an earlier audit.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    make_folder(folder)
+    if (folder / "audit.csv").is_file():
+        for path in (folder / SUSPECTS).glob("[0-9][0-9][0-9]-*.jpg"):
+            path.unlink(missing_ok=True)
 
 
 def write_audit(
@@ -34,7 +49,7 @@ def write_audit(
         picture = None
         if suspect[at]:
             source = sources[found.sources[at]]
-            picture = f"suspects/{len(rows):03d}-{Path(found.names[at]).stem}.jpg"
+            picture = f"{SUSPECTS}/{len(rows):03d}-{Path(found.names[at]).stem}.jpg"
             pixels = pixels_of(source)
             map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
             drawn = overlay(displayed(pixels, found.values), map_, level)

@@ -18,6 +18,7 @@ from offnominal.decisions import SPLIT
 from offnominal.detector import Detector, Evaluation
 from offnominal.detector.alarms import calibration_facts, calibration_warnings, drift_facts, promise
 from offnominal.detector.drift_watch import DriftWatch
+from offnominal.detector.earlier_run import RESULTS, remove_inspection
 from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
@@ -129,9 +130,11 @@ def write_inspections(
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
     """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
 
-    In that order `watch` takes them, too. `report` is the title of a `report.html` that is written as well.
+    In that order `watch` takes them, too. `report` is the title of a `report.html` that is written as well. What an earlier
+    inspection left in the folder is removed. Ctrl-C ends with the results of the images that were done.
     """
     extras = extras or Extras()
+    remove_inspection(folder)
     writer = ExtraWriter(folder, detector.model, extras)
     rows: dict[int, dict[str, Any]] = {}
     appearances: dict[int, Float] = {}
@@ -168,17 +171,21 @@ def write_inspections(
         progress("inspect", len(rows), len(items))
 
     drawing: deque[tuple[int, Future[dict[str, Any]]]] = deque()
-    with ThreadPoolExecutor(1) as painter:  # pictures are drawn while the next images are scored
-        for index, found, pixels in inspected:
-            appearances[index] = found.appearance
-            drawing.append((index, painter.submit(draw, index, found, pixels)))
-            if len(drawing) > MOST_WAITING:
+    try:
+        with ThreadPoolExecutor(1) as painter:  # pictures are drawn while the next images are scored
+            for index, found, pixels in inspected:
+                appearances[index] = found.appearance
+                drawing.append((index, painter.submit(draw, index, found, pixels)))
+                if len(drawing) > MOST_WAITING:
+                    take()
+            while drawing:
                 take()
-        while drawing:
+    finally:
+        while drawing and drawing[0][1].done() and drawing[0][1].exception() is None:
             take()
-    writer.finish()
-    ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
-    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in ordered).encode())
+        writer.finish()
+        ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
+        write_whole(folder / RESULTS, "".join(json.dumps(row) + "\n" for row in ordered).encode())
     if watch is not None:
         read = sorted(appearances)
         if read:
@@ -190,6 +197,12 @@ def write_inspections(
     return InspectionRun(done, sum(bool(row["anomalous"]) for row in ordered), len(unreadable)), ordered
 
 
+def begin_evaluation(folder: Path, plots: Path | None = None) -> None:
+    """Make the folders, before the work that ends in them. Raises `OutputError` where that cannot be."""
+    for one in (folder, *([] if plots is None else [plots])):
+        make_folder(one)
+
+
 def write_evaluation(
     detector: Detector, result: Evaluation, folder: Path, title: str, plots: Path | None = None
 ) -> dict[str, Any]:
@@ -197,7 +210,7 @@ def write_evaluation(
 
     Returns the metrics.
     """
-    make_folder(folder)
+    begin_evaluation(folder, plots)
     metrics = result.as_json()
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     table = io.StringIO()
@@ -228,9 +241,8 @@ def _write_report(
         shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
         page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask)
     notes = warnings_of(model)
-    without = sum(not image.item.good and image.mask is None for image in result.images)
-    if without:
-        notes.append(f"{without} defective images have no mask; pixel figures leave them out.")
+    if result.without_mask:
+        notes.append(f"{result.without_mask} defective images have no mask; pixel figures leave them out.")
     page.write(title, _readable_facts(model), notes, result.unreadable, metrics, charts[1:])
 
 
