@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,65 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert "12 calibration images cannot carry it" in refused.stderr
 
 
+def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    """Also when it is the folder of the images, and when somebody's own file lies where a run writes."""
+    lot = tmp_path / "lot"
+    shutil.copytree(parts / "test" / "blotch", lot)
+    (lot / "maps").mkdir()
+    (lot / "maps" / "mine.txt").write_text("kept")
+    asked = ["--report", "--maps", "anomaly", "--masks", "png,coco", "--receipts", "--lot", "--fdr", "0.3", "--no-drift"]
+    for _ in range(2):
+        assert run("inspect", model_file, lot, "--out", lot, *asked).returncode == 0
+        assert len((lot / "results.jsonl").read_text().splitlines()) == 5
+    assert run("inspect", model_file, parts / "test/good/100.png", "--out", lot, "--no-drift").returncode == 0
+    left = sorted(path.relative_to(lot).as_posix() for path in lot.rglob("*") if path.is_file())
+    images = [f"{seed}.png" for seed in range(200, 205)]
+    assert left == sorted([*images, "maps/mine.txt", "overlays/00000-100.jpg", "results.jsonl"])
+    (row,) = map(json.loads, (lot / "results.jsonl").read_text().splitlines())
+    outside = tmp_path / "outside.jpg"
+    outside.write_text("not ours")
+    (lot / "results.jsonl").write_text(json.dumps({**row, "map": "../outside.jpg"}) + "\nno JSON\n[]\n")
+    assert run("inspect", model_file, parts / "test/good/100.png", "--out", lot, "--no-drift").returncode == 0
+    assert outside.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(1500):
+        (many / f"{number:04d}.png").symlink_to(parts / "test" / "good" / f"{100 + number % 5}.png")
+    words = [sys.executable, "-m", "offnominal.cli", "inspect", str(model_file), str(many), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as running:
+        overlays = tmp_path / "out" / "overlays"
+        for _ in range(600):
+            if overlays.is_dir() and len(list(overlays.iterdir())) > 20:
+                break
+            time.sleep(0.1)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert said.splitlines()[-1] == "offnominal: stopped"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert 15 < len(rows) < 1500
+    assert all((tmp_path / "out" / row["map"]).is_file() for row in rows)
+
+
+def test_what_cannot_be_written_is_said_before_the_work(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for words in (
+        ["evaluate", model_file, parts, "--out", tmp_path / "file"],
+        ["evaluate", model_file, parts, "--out", tmp_path / "e", "--plots", tmp_path / "file"],
+        ["audit", parts, "--out", tmp_path / "file"],
+    ):
+        done = run(*words)
+        assert done.returncode == 2
+        assert done.stderr.splitlines() == [
+            f"offnominal: {tmp_path / 'file'}: cannot be written (File exists); choose another place"
+        ]
+    assert not list((tmp_path / "e").iterdir())
+
+
 def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> None:
     audited = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.2", *SMALL[:4], "--json")
     assert audited.returncode == 0, audited.stderr
@@ -109,8 +170,15 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
     assert [entry["name"] for entry in left_out] == [row["path"] for row in told["rows"][:2]]
     assert "2 of 12 images were left out as suspects" in fitted.stderr
 
+    assert len(list((tmp_path / "a" / "suspects").iterdir())) == 2
+    assert run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.1", *SMALL[:4]).returncode == 0
+    assert len(list((tmp_path / "a" / "suspects").iterdir())) == 1, "pictures of an earlier audit are gone"
+    nobody = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0", *SMALL[:4])
+    assert "0 of 12 images are suspect" in nobody.stderr
+    assert run("audit", parts, "--out", tmp_path / "a", "--preset", "auto").returncode == 2
+
     known = next(row["path"] for row in told["rows"][2:])
-    words = ["update", model, "--add", parts / "test" / "good", "--remove", known, "--out", tmp_path / "n", "--json"]
+    words = ["update", model, "--add", parts / "test" / "good", *(2 * ["--remove", known]), "--out", tmp_path / "n", "--json"]
     changed = json.loads(run(*words).stdout)
     assert len(changed["update"]["added"]) == 5
     assert changed["update"]["removed"] == [known]
@@ -129,6 +197,10 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
         (["fit", "nowhere", "--out", "m"], "does not exist"),
         (["fit", ".", "--out", "m", "--layers", "nope"], "no image|no good image"),
         (["info", "nowhere"], "no such model file"),
+        (["info", "."], "is a folder; name the model file in it"),
+        (["inspect", "m", ".", "--out", "o", "--fdr", "0.2"], "--fdr 0.2 without --lot"),
+        (["inspect", "m", ".", "--out", "o", "--receipts", "--no-evidence"], "--receipts shows the evidence"),
+        (["fit", ".", "--out", "m", "--image-milliseconds", "9"], "counts with preset auto alone"),
         (["inspect", "nowhere", ".", "--out", "o"], "holds no image"),
     ],
 )

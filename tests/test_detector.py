@@ -61,6 +61,42 @@ def test_evaluation_and_scikit_learn_forms(detector: Detector, parts: Path) -> N
     assert (detector.decision_function(images) > 0).tolist() == (detector.predict(images) == -1).tolist()
 
 
+@pytest.mark.parametrize("one", [np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8), "part.png", Path("part.png")])
+def test_one_image_in_place_of_several_is_said(detector: Detector, one: object) -> None:
+    for call in (detector.score_samples, detector.predict, detector.decision_function):
+        with pytest.raises(InputError, match="in a list"):
+            call(one)  # type: ignore[operator]
+    if isinstance(one, np.ndarray):
+        with pytest.raises(InputError, match="in a list"):
+            Detector().fit(one)  # type: ignore[arg-type]
+    stack = np.stack([texture(1), texture(2)])
+    assert detector.score_samples(stack).tolist() == detector.score_samples(list(stack)).tolist()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"smoothing": float("inf")},
+        {"smoothing": 1e6},
+        {"context": float("inf")},
+        {"context": 1e30},
+        {"fusion": {"distance": float("inf")}},
+        {"noise_range": [0.1, float("inf")]},
+        {"image_milliseconds": float("inf"), "preset": "auto"},
+        {"image_milliseconds": 20.0},
+        {"noise_range": [0.1, float("nan")]},
+    ],
+)
+def test_numbers_without_bounds_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(SettingsError):
+        Detector(**settings)
+
+
+def test_more_dimensions_than_channels_are_refused(parts: Path) -> None:
+    with pytest.raises(SettingsError, match="the layers have 152 channels"):
+        Detector(dimensions=153, image_size=96).fit(parts)
+
+
 def test_all_doors_score_alike(detector: Detector, parts: Path, model_file: Path) -> None:
     path = next((parts / "test" / "blotch").glob("*.png"))
     image = cv2.imread(str(path))[:, :, ::-1]

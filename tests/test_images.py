@@ -101,6 +101,38 @@ def test_a_truncated_pillow_image_is_one_bad_image(tmp_path: Path) -> None:
         from_pillow(image)
 
 
+@pytest.mark.parametrize("shape", [(60, 80), (60, 80, 3)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_damaged_png_is_refused_wherever_the_damage_is(tmp_path: Path, kind: type, shape: tuple[int, ...]) -> None:
+    rng, path = np.random.default_rng(3), tmp_path / "flipped.png"
+    cv2.imwrite(str(path), rng.integers(0, np.iinfo(kind).max, shape).astype(kind))
+    whole = path.read_bytes()
+    assert decode(path).shape == (60, 80, 3)
+    for place in rng.integers(whole.index(b"IDAT") + 4, len(whole) - 20, 30):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        with pytest.raises(ImageError, match=r"flipped\.png: is damaged"):
+            decode(path)
+    path.write_bytes(whole[: len(whole) // 3] + bytes(len(whole) - len(whole) // 3))
+    with pytest.raises(ImageError, match="damaged"):
+        decode(path)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_png_that_is_turned_says_so_before_or_behind_its_pixels(tmp_path: Path, late: bool) -> None:
+    pixels, path = np.random.default_rng(0).integers(0, 255, (6, 9, 3)).astype(np.uint8), tmp_path / "t.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(pixels).save(path, exif=exif)
+    if late:
+        content = path.read_bytes()
+        start = content.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        last = content.index(b"IEND") - 4
+        path.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+    assert read_header(path).size == (9, 6)
+    assert np.array_equal(decode(path), np.rot90(pixels, 3))
+
+
 def test_floats_for_an_eight_bit_model_are_drawn_as_they_are_scored() -> None:
     shown = displayed(np.full((2, 2, 3), 0.5, np.float32), ValueRange("8-bit", 0.0, 255.0))
     assert shown.tolist() == np.full((2, 2, 3), 127).tolist()
@@ -232,6 +264,41 @@ def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=says):
             call()
+
+
+def test_what_a_run_wrote_is_not_inspected_by_the_next(tmp_path: Path) -> None:
+    for name in ("a.png", "overlays/00000-a.jpg", "masks/own.png", "other/overlays/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
+    found = any_images([tmp_path], leave_out=[tmp_path / "overlays", tmp_path / "masks"])
+    assert [item.name for item in found] == ["a.png", "other/overlays/b.png"]
+    with pytest.raises(InputError, match="holds no image"):
+        any_images([tmp_path / "overlays"], leave_out=[tmp_path / "overlays"])
+
+
+def test_of_an_mvtec_root_the_test_images_are_inspected(parts: Path) -> None:
+    found = any_images([parts])
+    assert len(found) == 10
+    assert all("/test/" in item.path.as_posix() for item in found)
+
+
+def test_a_link_that_leads_nowhere_is_no_silent_gap(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
+    (tmp_path / "folder.png").mkdir()
+    (item,) = any_images([tmp_path])
+    with pytest.raises(ImageError, match=r"gone\.jpg: cannot be read"):
+        decode(item.path)
+
+
+def test_manifests_by_semicolon_or_tab_and_the_line_of_an_error(tmp_path: Path) -> None:
+    for mark in ";\t,":
+        (tmp_path / "m.csv").write_text(f"path{mark}label\na.png{mark}good\n", "utf-8-sig")
+        (item,) = any_images([tmp_path / "m.csv"])
+        assert (item.path, item.label) == (tmp_path / "a.png", "good")
+    for second in ("{path", "[1]"):
+        (tmp_path / "m.jsonl").write_text('{"path": "a.png"}\n' + second)
+        with pytest.raises(InputError, match="line 2: "):
+            any_images([tmp_path / "m.jsonl"])
 
 
 def test_masks_must_fit_their_image(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from offnominal.errors import InputError, SettingsError, nearest
 DEFAULT_BACKBONE = "efficientnet-lite0"
 #: The bank `auto`: this share of the patches, and at least so many.
 AUTO_SHARE, AUTO_FEWEST = 0.01, 1000
+#: The largest weight, and the widest Gaussian, in network pixels: more has no use, and numbers stay finite.
+MOST_WEIGHT, WIDEST = 1000.0, 256.0
 #: What a preset sets where nothing else is given; `benchmarks/presets.py` measures them.
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"image_size": 192},
@@ -90,10 +92,10 @@ class Fusion(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    distance: float = Field(4.0, ge=0)
-    influence: float = Field(1.0, ge=0)
-    response: float = Field(0.0, ge=0)
-    head: float = Field(1.0, ge=0)
+    distance: float = Field(4.0, ge=0, le=MOST_WEIGHT)
+    influence: float = Field(1.0, ge=0, le=MOST_WEIGHT)
+    response: float = Field(0.0, ge=0, le=MOST_WEIGHT)
+    head: float = Field(1.0, ge=0, le=MOST_WEIGHT)
 
     @model_validator(mode="after")
     def _some_weight(self) -> Fusion:
@@ -114,7 +116,9 @@ class Settings(BaseModel):
     preset: Literal["fast", "balanced", "accurate", "auto"] = Field(
         "balanced", description="what the other settings are by default; auto tries the presets on some of the good images"
     )
-    image_milliseconds: float | None = Field(None, gt=0, description="time that an image may take with preset auto")
+    image_milliseconds: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="time that an image may take with preset auto"
+    )
     backbone: str = Field(
         DEFAULT_BACKBONE, min_length=1, description="efficientnet-lite0, -lite2, a timm name, or a+b of these"
     )
@@ -133,8 +137,10 @@ class Settings(BaseModel):
     fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))
     head: Literal["none", "noise", "auto"] = Field("none", description="train a head on noise; kept where it helps")
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
-    smoothing: float = Field(4.0, ge=0, description="sigma of the Gaussian on the map, in network pixels")
-    context: float = Field(1.0, ge=0, description="weight of weak evidence around a place, which shows broad stains")
+    smoothing: float = Field(4.0, ge=0, le=WIDEST, description="sigma of the Gaussian on the map, in network pixels")
+    context: float = Field(
+        1.0, ge=0, le=MOST_WEIGHT, description="weight of weak evidence around a place, which shows broad stains"
+    )
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
     calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
     contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(
@@ -154,8 +160,10 @@ class Settings(BaseModel):
             raise ValueError("image_size must lie between 64 and 4096 pixels")
         if self.bank != "auto" and (self.bank <= 0 or (self.bank > 1 and self.bank != int(self.bank))):
             raise ValueError("bank must be a share above 0 and up to 1, or a whole number of patches")
-        if not 0 < self.noise_range[0] <= self.noise_range[1]:
-            raise ValueError("noise_range must be two numbers, 0 < low <= high")
+        if not 0 < self.noise_range[0] <= self.noise_range[1] <= MOST_WEIGHT:
+            raise ValueError(f"noise_range must be two numbers, 0 < low <= high, and high at most {MOST_WEIGHT:g}")
+        if self.image_milliseconds is not None and self.preset != "auto":
+            raise ValueError("image_milliseconds counts with preset auto alone: give that too, or leave it out")
         if self.contamination != 0 and self.calibration == "split":
             raise ValueError("contamination finds suspects among all images: use it with calibration leave-one-out")
         if self.aggregation == "concat-patches" and self.dimensions is None:

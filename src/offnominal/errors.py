@@ -55,7 +55,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     """The one-line form of a failed write; a full disk gets its own remedy."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return OutputError(f"{path}: the disk is full; free some space and run again (what was there before is kept)")
-    return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place with --out")
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

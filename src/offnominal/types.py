@@ -89,8 +89,9 @@ class Region:
     """One connected place of an image whose anomaly map lies above the threshold.
 
     `box` is `(left, top, right, bottom)` in pixels of the original image, right and bottom exclusive; `area` is in the same
-    pixels; `peak` is the largest map value in it and `peak_at` its `(x, y)`. `p_value` is the share of calibration images (this
-    one counted in) whose whole map reaches the peak; `evidence` is None unless it was asked for.
+    pixels; both are counted on the map in network pixels, so a mask drawn in original pixels may differ from them at its rim;
+    `peak` is the largest map value in it and `peak_at` its `(x, y)`. `p_value` is the share of calibration images (this one
+    counted in) whose whole map reaches the peak; `evidence` is None unless it was asked for.
     """
 
     box: tuple[int, int, int, int]
@@ -111,7 +112,8 @@ class Inspection:
         p_value: share of calibration images (this one counted in) that score at least as high, in (0, 1].
         anomalous: `score > threshold`.
         threshold: the calibrated level that `score` is held against.
-        anomaly_map: (H, W) float32, in pixels of the original image.
+        anomaly_map: (H, W) float32, in pixels of the original image: interpolated there, so its largest value may lie a few
+            percent below `score`.
         influence_map: (H, W) float32 in [0, 1], the length of the influence: near 1 outside the cloud of neighbours.
         regions: places above the threshold, highest peak first; empty exactly when not anomalous.
         noise_map: (H, W) float32, root mean square over features of the proposed noise; None unless maps were asked for.

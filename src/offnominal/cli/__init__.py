@@ -148,11 +148,14 @@ def fit(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model file that fit wrote.")],
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders, globs in quotes, or manifests.")],
+    inputs: Annotated[
+        list[str], typer.Argument(help="Images, folders, globs in quotes, manifests, or an MVTec root (its test images).")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for results.jsonl, overlays and what else is asked for.")],
     report: Annotated[bool, typer.Option("--report", help="Write report.html too, a page that needs no network.")] = False,
     fail_on_anomaly: Annotated[
-        bool, typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal.")
+        bool,
+        typer.Option("--fail-on-anomaly", help="Exit with 3 when something is off-nominal, even if some cannot be read."),
     ] = False,
     evidence: Annotated[
         bool | None,
@@ -169,10 +172,13 @@ def inspect(
     ] = None,
     map_format: Annotated[str | None, typer.Option(help="png (8-bit), tiff (16-bit) or npy (float32). [default: png]")] = None,
     masks: Annotated[
-        str | None, typer.Option(help="Masks of the regions: png (masks/), coco (masks.json) or both. [default: none]")
+        str | None, typer.Option(help="Masks of the regions: png (masks/), coco (masks.json), or png,coco. [default: none]")
     ] = None,
     lot: Annotated[bool, typer.Option("--lot", help="Judge all images as one lot; lot.json says which parts to pull.")] = False,
-    fdr: Annotated[float, typer.Option(help="With --lot: share of good parts among those pulled, on average over lots.")] = 0.1,
+    fdr: Annotated[
+        float | None,
+        typer.Option(help="With --lot: share of good parts among those pulled, on average over lots. [default: 0.1]"),
+    ] = None,
     no_drift: Annotated[
         bool, typer.Option("--no-drift", help="Do not watch whether images still look like those fitted on.")
     ] = False,
@@ -193,12 +199,16 @@ def inspect(
     from offnominal.detector import load
     from offnominal.detector.alarms import require_lot, write_lot
     from offnominal.detector.drift_watch import DriftWatch, report_drift, state_path
+    from offnominal.detector.earlier_run import FOLDERS
     from offnominal.detector.extras import extras_from
     from offnominal.detector.outputs import write_inspections
     from offnominal.images import any_images
 
-    extras = extras_from(report if evidence is None else evidence, maps, map_format, masks, receipts)
-    items = any_images(inputs)
+    if fdr is not None and not lot:
+        raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")
+    fdr = 0.1 if fdr is None else fdr
+    extras = extras_from(evidence if evidence is not None or not report else True, maps, map_format, masks, receipts)
+    items = any_images(inputs, leave_out=[out / name for name in FOLDERS])
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     calibration = detector.model.calibration
     if lot:
@@ -212,7 +222,8 @@ def inspect(
         )
     if not no_drift:
         for line in report_drift(watch, out):
-            say(line)
+            if run.done:
+                say(line)
     if lot:
         judged = write_lot(rows, calibration, fdr, out)
         say(f"lot of {judged['images']}: {len(judged['flagged'])} to pull, about {judged['estimated_bad']:.0f} bad in all")
@@ -227,10 +238,10 @@ def inspect(
         for row in rows:
             if row["error"]:
                 say(f"unreadable: {row['error']}")
-    if run.unreadable:
-        raise typer.Exit(errors.SOME_UNREADABLE)
     if fail_on_anomaly and run.anomalous:
         raise typer.Exit(errors.OFF_NOMINAL)
+    if run.unreadable:
+        raise typer.Exit(errors.SOME_UNREADABLE)
 
 
 @app.command()
@@ -254,8 +265,9 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images and write a report."""
     from offnominal.detector import load
-    from offnominal.detector.outputs import write_evaluation
+    from offnominal.detector.outputs import begin_evaluation, write_evaluation
 
+    begin_evaluation(out, plots)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
         result = detector.evaluate(data, evidence=evidence, progress=progress)
@@ -265,6 +277,8 @@ def evaluate(
     else:
         shown = {name: "-" if metrics[name] is None else f"{metrics[name]:.3f}" for name in ("image_auroc", "pixel_auroc")}
         say(f"{out / 'report.html'}: image AUROC {shown['image_auroc']}, pixel AUROC {shown['pixel_auroc']}")
+        if result.without_mask and shown["pixel_auroc"] != "-":
+            say(f"note: {result.without_mask} defective images have no mask that can be read; pixel figures leave them out")
     if result.unreadable:
         for _, reason in result.unreadable:
             say(f"unreadable: {reason}")
@@ -330,6 +344,9 @@ def demo(
 
 learning.register(app, fit)
 
+#: Exit code after Ctrl-C.
+STOPPED = 130
+
 
 def _title(data: str) -> str:
     return Path(data).absolute().stem.replace("_", " ")
@@ -348,6 +365,7 @@ def main() -> None:
     except errors.OffnominalError as error:
         say(f"offnominal: {error}")
         sys.exit(errors.WRONG_INPUT)
-    except KeyboardInterrupt:
-        say("offnominal: stopped")
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == STOPPED:  # typer has made that of Ctrl-C
+            say("offnominal: stopped")
+        raise

@@ -58,14 +58,18 @@ def _take_options(command: Callable[..., None], fit: Callable[..., None]) -> Non
 
 def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     config, weights = options.pop("config"), options.pop("weights")
-    from offnominal.detector.audit_outputs import write_audit
+    from offnominal.detector.audit_outputs import begin_audit, write_audit
     from offnominal.images import normal_images
 
     detector = detector_from(options, config, weights)
+    if detector.settings.preset == "auto":
+        raise errors.SettingsError("audit takes no preset auto, which fits to choose: give fast, balanced or accurate")
     items = normal_images(data)
+    begin_audit(out)
     with progress_bars() as progress:
         found = detector.audit(data, progress=progress)
-    rows = write_audit(found, [item.path for item in items], out, detector.settings.contamination or "auto")
+    share = detector.settings.contamination or ("auto" if options["contamination"] is None else 0.0)
+    rows = write_audit(found, [item.path for item in items], out, share)
     suspects = sum(row["suspect"] for row in rows)
     if json:
         skipped = [{"image": name, "reason": reason} for name, reason in found.skipped]

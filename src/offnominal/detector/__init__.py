@@ -24,7 +24,7 @@ from offnominal.detector.partial import PartialBank
 from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError
-from offnominal.images import Item, Source, labelled_images, normal_images, read_mask
+from offnominal.images import Item, Source, labelled_images, normal_images, read_mask, several
 from offnominal.images.decode import Pixels
 from offnominal.images.sources import MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
@@ -277,7 +277,7 @@ class Detector:
     def _inspected(
         self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool, evidence: bool, maps: bool
     ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
-        given = list(sources)
+        given = several(sources)
         for index, inspection, pixels in self._ready().inspect(given, failed, keep=keep, evidence=evidence, maps=maps):
             source = given[index]
             yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
@@ -351,13 +351,13 @@ def _named(data: str | Path | Sequence[Source]) -> list[tuple[str, Source]]:
     """Name and source of every image that is pointed at."""
     if isinstance(data, (str, Path)):
         return [(item.name, item.path) for item in normal_images(data)]
-    return [(str(given) if isinstance(given, (str, Path)) else f"array {i}", given) for i, given in enumerate(data)]
+    return [(str(given) if isinstance(given, (str, Path)) else f"array {i}", given) for i, given in enumerate(several(data))]
 
 
 def _expanded(given: Sequence[Source], first: int) -> list[tuple[str, Source]]:
     """As `_named` of each: folders, globs and manifests become their images, arrays are numbered from `first` on."""
     found: list[tuple[str, Source]] = []
-    for number, one in enumerate(given, first):
+    for number, one in enumerate(several(given), first):
         if not isinstance(one, (str, Path)):
             found.append((f"array {number}", one))
         elif Path(one).is_file() and Path(one).suffix.lower() not in MANIFESTS:

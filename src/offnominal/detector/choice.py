@@ -49,12 +49,13 @@ def chosen_preset(
 
 def _candidates(settings: Settings, weights: Path | None) -> dict[str, Settings]:
     """Preset -> settings; `balanced` first, and none that comes to the same as one before it."""
-    by_hand = settings.model_dump(include=(settings.model_fields_set | {"resize"}) - {"preset"})
+    by_hand = settings.model_dump(include=(settings.model_fields_set | {"resize"}) - {"preset", "image_milliseconds"})
     backbone_given = weights is not None or settings.layers is not None
     found: dict[str, Settings] = {}
     for name in (BASE, *PRESETS):
         if not (backbone_given and "backbone" in PRESETS[name]):
-            candidate = settings_from(**by_hand, preset=name).model_copy(update={"preset": "auto"})
+            asked = {"preset": "auto", "image_milliseconds": settings.image_milliseconds}
+            candidate = settings_from(**by_hand, preset=name).model_copy(update=asked)
             if candidate not in found.values():
                 found[name] = candidate
     return found

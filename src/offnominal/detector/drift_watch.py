@@ -122,6 +122,8 @@ class DriftWatch:
         at = self._leading(evidence)
         began, rose = self.test.change(at)
         since, change = self._places[began], CHANGES[self._names[at]][0 if rose else 1]
+        if self._noticed is not None and self._noticed.number < since.number:
+            since = self._noticed  # by another statistic, which said less in the end
         return {
             **found,
             "statistic": self._names[at],

@@ -87,7 +87,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures and curves over all images, figures per class; `unreadable` holds (name, reason)."""
+    """Figures and curves over all images, figures per class.
+
+    `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read.
+    """
 
     figures: Figures
     curves: Curves
@@ -96,13 +99,21 @@ class Evaluation:
     unreadable: tuple[tuple[str, str], ...]
     seconds: float
 
+    @property
+    def without_mask(self) -> int:
+        """Defective images that pixel figures leave out."""
+        return sum(not image.item.good and image.mask is None for image in self.images)
+
     def as_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
         count = max(1, len(self.images))
+        scored = {image.item.name for image in self.images}
+        without = sum(name not in scored for name, _ in self.unreadable)
         return {
             **self.figures,
             "ms_per_image": 1000 * self.seconds / count,
             "images_per_second": count / self.seconds if self.seconds > 0 else None,
-            "n_unreadable": len(self.unreadable),
+            "n_unreadable": without,
+            "n_masks_unreadable": len(self.unreadable) - without,
             "classes": self.classes,
         }

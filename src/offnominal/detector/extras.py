@@ -42,7 +42,7 @@ class Extras:
 
 
 def extras_from(
-    evidence: bool = False,
+    evidence: bool | None = None,
     maps: str | None = None,
     map_format: str | None = None,
     masks: str | None = None,
@@ -51,16 +51,17 @@ def extras_from(
     """`Extras` from what a command line gives: names separated by commas. Receipts need evidence, which they bring along.
 
     Raises:
-        SettingsError: a name is unknown, or a format is given without maps.
+        SettingsError: a name is unknown, a format is given without maps, or receipts while evidence is refused.
     """
+    if receipts and evidence is False:
+        raise SettingsError("--receipts shows the evidence that --no-evidence leaves out: give one of them")
     if map_format is not None and maps is None:
         raise SettingsError("--map-format without --maps: name the maps to write, such as --maps anomaly,influence")
     kinds: tuple[MapFormat, ...] = get_args(MapFormat)
     given = _known("--map-format", [map_format or "png"], kinds)[0]
     kind = next(kind for kind in kinds if kind == given)
-    return Extras(
-        evidence or receipts, _known("--maps", _names(maps), MAPS), kind, _known("--masks", _names(masks), MASKS), receipts
-    )
+    given_maps, given_masks = _known("--maps", _names(maps), MAPS), _known("--masks", _names(masks), MASKS)
+    return Extras(bool(evidence) or receipts, given_maps, kind, given_masks, receipts)
 
 
 def _names(words: str | None) -> list[str]:

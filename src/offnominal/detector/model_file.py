@@ -115,6 +115,8 @@ def load_model(path: Path) -> Model:
     Raises:
         ModelFileError: missing, not a model of ours, of another version, or damaged.
     """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder; name the model file in it, such as {path / 'part.safetensors'}")
     if not path.is_file():
         raise ModelFileError(f"{path}: no such model file; make one with: offnominal fit DATA --out {path}")
     try:

@@ -71,7 +71,11 @@ def updated(
     left = {source.name for at, source in enumerate(model.bank.sources) if at not in gone}
     doubled = sorted(left & {name for name, _ in add} | {name for name in (n for n, _ in add) if _count(add, name) > 1})
     if doubled:
-        raise InputError(f"'{doubled[0]}' would be in the model twice: remove it in the same update, or add it by another name")
+        raise InputError(
+            f"'{doubled[0]}' would be in the model twice: remove it in the same update, or add a folder above it, by which its "
+            "name differs"
+        )
+    remove = tuple(dict.fromkeys(remove))
     patches_removed = patches_added = 0
     skipped: tuple[tuple[str, str], ...] = ()
     names: tuple[str, ...] = ()
@@ -89,7 +93,7 @@ def updated(
     normal, scores = usual_and_scores(model.learnt.signals, networks, model.settings, head=bool(model.heads))
     progress("calibration", 1, 1)
     model = replace(model, normal=normal, calibration=calibrate(scores, model.calibration.asked))
-    return model, Change(names, tuple(remove), skipped, patches_added, patches_removed)
+    return model, Change(names, remove, skipped, patches_added, patches_removed)
 
 
 def _count(add: Sequence[tuple[str, Source]], name: str) -> int:
@@ -100,7 +104,7 @@ def _found(model: Model, names: Sequence[str]) -> set[int]:
     known = [source.name for source in model.bank.sources]
     for name in names:
         if name not in known:
-            tails = [one for one in known if one.endswith(f"/{name}")]
+            tails = [one for one in known if one.endswith(f"/{name}") or name.endswith(f"/{one}")]
             near = tails or get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"its images are named as '{known[0]}'"
             raise InputError(f"the model was not fitted on '{name}': {hint}")

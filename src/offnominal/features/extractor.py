@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from offnominal.errors import SettingsError
 from offnominal.features.backbones import Backbone
 
 
@@ -32,7 +33,10 @@ class PatchExtractor(nn.Module):
         self.dimensions = dimensions
         whole = math.lcm(*(stride.numerator for stride in self.strides))  # so many pixels are whole places of every map
         self.multiple = 32 if 32 % whole == 0 else whole
-        self.channels = dimensions if dimensions is not None else sum(backbone.channels)
+        total = sum(backbone.channels)
+        if dimensions is not None and dimensions > total:
+            raise SettingsError(f"dimensions = {dimensions}: the layers have {total} channels; give at most so many")
+        self.channels = dimensions if dimensions is not None else total
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 

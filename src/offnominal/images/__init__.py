@@ -1,6 +1,6 @@
 """Images: folder, manifest, array -> `ImageBatch` in network pixels, and the way back to original pixels."""
 
-from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare
+from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, several
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
@@ -46,6 +46,7 @@ __all__ = [
     "read_header",
     "read_mask",
     "resize",
+    "several",
     "thumbnail",
     "to_original",
 ]

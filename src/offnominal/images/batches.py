@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from offnominal.errors import ImageError
+from offnominal.errors import ImageError, InputError
 from offnominal.images.decode import Pixels, decode, from_array, from_pillow
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.value_range import ValueRange
@@ -71,6 +71,20 @@ def pixels_of(source: Source) -> Pixels:
     if isinstance(source, Image.Image):
         return from_pillow(source)
     return from_array(source)
+
+
+def several(sources: Iterable[Source]) -> Sequence[Source]:
+    """The sources as a sequence.
+
+    Raises:
+        InputError: one image was given in place of several, whose rows or letters would be taken for images.
+    """
+    one = isinstance(sources, (str, Path, Image.Image))
+    if isinstance(sources, np.ndarray):
+        one = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
+    if one:
+        raise InputError("one image was given where several are expected: put it in a list, [image]")
+    return sources if isinstance(sources, Sequence) else list(sources)
 
 
 def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: bool = False) -> Prepared:
