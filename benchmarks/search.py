@@ -2,6 +2,8 @@
 
     python benchmarks/search.py [--threads 1] [--out benchmarks/results]
 
+One thread is what each of many images that are inspected side by side has: `search-1`.
+
 K = 9 for the 1,024 patches of an image in greedy banks of 1,024, 4,096 and 16,384 x 152, and of 4,096 x 1,024 (as many
 dimensions as wide_resnet50_2 has). The distances to the neighbours found are worked out exactly afterwards, as the detector
 does, so an index errs only by the neighbours that it misses.
@@ -185,7 +187,8 @@ def main() -> None:
         "and products of bytes may fall below it. The neighbours are compared with those by float64 differences.",
         table(("bank", "the detector's search", "times FAISS flat", f"goal, with products of bytes: {GOAL:g} times"), goals),
     ]
-    write(given.out, "search", parts, {"machine": here, **{str(dimensions): banks for dimensions, banks in found.items()}})
+    name = "search" if given.threads is None else f"search-{given.threads}"
+    write(given.out, name, parts, {"machine": here, **{str(dimensions): banks for dimensions, banks in found.items()}})
 
 
 if __name__ == "__main__":

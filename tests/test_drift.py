@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -227,6 +228,9 @@ def test_blur_is_named_and_dated_and_the_state_goes_on(watched: Model, tmp_path:
     assert told["since"]["path"] == f"{told['since']['image']}.png"
     assert told["noticed"]["image"] > told["since"]["image"]
     assert any(line.startswith("warning: since about image") for line in lines)
+    assert watch._noticed is not None
+    watch._noticed = replace(watch._noticed, number=told["since"]["image"] - 5, path="by another statistic")
+    assert watch.result()["since"] == watch.result()["noticed"], "no change begins behind where one was noticed"
     assert not DriftWatch(watched, path, reset=True).result()["warning"]
 
 

@@ -82,7 +82,7 @@ def test_what_cannot_be_joined_is_refused() -> None:
         load_backbones(f"{ONE}+{ONE}")
     with pytest.raises(BackboneError, match="by itself"):
         load_backbones(f"{ONE}+{OTHER}", ("blocks.2",))
-    with pytest.raises(BackboneError, match="unknown backbone ''"):
+    with pytest.raises(BackboneError, match="a name is missing"):
         load_backbones(f"{ONE}+")
 
 

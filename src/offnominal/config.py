@@ -51,6 +51,8 @@ def _bytes(value: object) -> object:
 def _names(value: object) -> object:
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",") if name.strip()]
+        if not value:
+            raise ValueError("name one layer or more, separated by commas")
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -33,6 +33,8 @@ def load_backbones(
         BackboneError: as that does; an enlargement that cannot be; layers or a weights file for several backbones.
     """
     parts = [_part(part.strip()) for part in name.split(JOINT)]
+    if not all(one for one, _ in parts):
+        raise BackboneError(f"{name!r}: a name is missing; join backbones as in efficientnet-lite0+efficientnet-lite2")
     if len(parts) == 1 and parts[0][1] == 1:
         return load_backbone(parts[0][0], layers, weights, pretrained=pretrained)
     if layers is not None or weights is not None:

@@ -5,7 +5,7 @@ Indexes of Douze et al., "The Faiss library" (2024); `ivf` after Jégou et al. (
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, get_args
 
 import numpy as np
@@ -96,11 +96,15 @@ class NearestPatches:
             squared[missing], indices[missing] = self._by_product(patches[missing].float(), k)
         return squared, indices
 
+    @cached_property
+    def _lengths(self) -> Tensor:
+        """(1, M) squared lengths of the bank's patches."""
+        return self.bank.square().sum(1)[None]
+
     def _by_product(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        lengths = self.bank.square().sum(1)[None]
         parts = []
         for block in patches.split(max(1, AT_ONCE // len(self.bank))):
-            nearest = torch.addmm(lengths, block, self.bank.T, alpha=-2).topk(k, largest=False)
+            nearest = torch.addmm(self._lengths, block, self.bank.T, alpha=-2).topk(k, largest=False)
             parts.append(((nearest.values + block.square().sum(1, keepdim=True)).clamp_(min=0), nearest.indices))
         return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
