@@ -35,8 +35,8 @@ FAR = 8
 NEVER = -(2**29)
 #: Numbers that a processor sorts at once, without memory.
 SORTED = 512
-#: Rows of patches that are multiplied at once, so that the product stays in the processor's cache.
-ROWS = 256
+#: Rows of patches that are multiplied at once, and numbers of the product at most, so that it stays in the processor's cache.
+ROWS, PRODUCT = 256, 2**22
 #: (n, D) patches, (M, D) bank and (n, C) rows of it -> their (n, C) squared distances in float32.
 SquaredDistances = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -96,10 +96,11 @@ class ScreenedBank:
         A patch is sure when no other bank patch than those whose distances were worked out can be among its K nearest; K is at
         most M. Where more are about equally near, or values are not finite, it is not: then it is to be searched otherwise.
         """
-        product = torch.empty((min(ROWS, len(patches)), len(self._columns)), dtype=torch.int32)
-        found = [self._block(block, k, product[: len(block)]) for block in patches.split(ROWS)]
-        squared, rows, sure = (torch.cat(part) for part in zip(*found, strict=True))
-        return squared, rows, sure
+        rows = max(8, min(ROWS, len(patches), PRODUCT // len(self._columns)))
+        product = torch.empty((rows, len(self._columns)), dtype=torch.int32)
+        found = [self._block(block, k, product[: len(block)]) for block in patches.split(rows)]
+        squared, nearest, sure = (torch.cat(part) for part in zip(*found, strict=True))
+        return squared, nearest, sure
 
     def _block(self, patches: Tensor, k: int, product: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rounded = self._rounded(patches)
