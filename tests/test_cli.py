@@ -113,9 +113,17 @@ def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -
     (row,) = map(json.loads, (lot / "results.jsonl").read_text().splitlines())
     outside = tmp_path / "outside.jpg"
     outside.write_text("not ours")
-    (lot / "results.jsonl").write_text(json.dumps({**row, "map": "../outside.jpg"}) + "\nno JSON\n[]\n")
+    (lot / "results.jsonl").write_text(json.dumps({**row, "map": "../outside.jpg"}) + "\n")
+    (lot / "lot.json").write_text("of an earlier run")
     assert run("inspect", model_file, parts / "test/good/100.png", "--out", lot, "--no-drift").returncode == 0
     assert outside.exists()
+    assert not (lot / "lot.json").exists()
+    for foreign in ("no JSON\n", "[]\n", json.dumps({"map": "200.png"}) + "\n", ""):
+        (lot / "results.jsonl").write_text(foreign)
+        (lot / "lot.json").write_text("somebody else's")
+        assert run("inspect", model_file, parts / "test/good/100.png", "--out", lot, "--no-drift").returncode == 0
+        assert (lot / "lot.json").exists()
+        assert (lot / "200.png").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

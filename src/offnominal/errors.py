@@ -21,6 +21,7 @@ UNEXPECTED = 1
 WRONG_INPUT = 2
 OFF_NOMINAL = 3
 SOME_UNREADABLE = 4
+STOPPED = 130
 
 
 class OffnominalError(Exception):

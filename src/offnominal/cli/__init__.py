@@ -207,7 +207,8 @@ def inspect(
     if fdr is not None and not lot:
         raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")
     fdr = 0.1 if fdr is None else fdr
-    extras = extras_from(evidence if evidence is not None or not report else True, maps, map_format, masks, receipts)
+    evidence = True if evidence is None and report else evidence
+    extras = extras_from(evidence, maps, map_format, masks, receipts)
     items = any_images(inputs, leave_out=[out / name for name in FOLDERS])
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     calibration = detector.model.calibration
@@ -344,9 +345,6 @@ def demo(
 
 learning.register(app, fit)
 
-#: Exit code after Ctrl-C.
-STOPPED = 130
-
 
 def _title(data: str) -> str:
     return Path(data).absolute().stem.replace("_", " ")
@@ -366,6 +364,6 @@ def main() -> None:
         say(f"offnominal: {error}")
         sys.exit(errors.WRONG_INPUT)
     except SystemExit as stop:
-        if stop.code == STOPPED:  # typer has made that of Ctrl-C
+        if stop.code == errors.STOPPED:  # typer has made that of Ctrl-C
             say("offnominal: stopped")
         raise

@@ -13,33 +13,39 @@ from offnominal.detector.report_files import PICTURES
 
 #: Folders that `inspect` fills, and its files beside `results.jsonl`.
 FOLDERS = ("overlays", "receipts", "maps", "masks", PICTURES)
-_FILES = ("report.html", "lot.json", "drift.json", "masks.json")
-RESULTS = "results.jsonl"
+_FILES = ("lot.json", "drift.json", "masks.json")
+_KEYS = {"path", "score", "p_value", "anomalous", "threshold", "regions", "map", "error"}
+RESULTS, REPORT = "results.jsonl", "report.html"
 
 
 def remove_inspection(folder: Path) -> None:
-    """Remove what an earlier `inspect` wrote into this folder: what its `results.jsonl` names, and nothing else."""
-    results = folder / RESULTS
+    """Remove what an earlier `inspect` wrote into this folder: what its `results.jsonl` names, and nothing else.
+
+    Of a file of this name that is not one of ours nothing is believed. A report beside the figures of `evaluate` is its.
+    """
     with suppress(OSError):
-        rows = results.read_text("utf-8").splitlines()
+        try:
+            rows = [json.loads(line) for line in (folder / RESULTS).read_text("utf-8").splitlines()]
+        except ValueError:
+            return
+        if not rows or not all(isinstance(row, dict) and set(row) >= _KEYS for row in rows):
+            return
         for name in {name for row in rows for name in _named(row)}:
             path = (folder / name).resolve()
             if path.is_relative_to(folder.resolve()):
                 path.unlink(missing_ok=True)
         for name in (*_FILES, RESULTS):
             (folder / name).unlink(missing_ok=True)
-        shutil.rmtree(folder / PICTURES, ignore_errors=True)
+        if not (folder / "metrics.json").exists():
+            (folder / REPORT).unlink(missing_ok=True)
+            shutil.rmtree(folder / PICTURES, ignore_errors=True)
         for name in FOLDERS:
             with suppress(OSError):  # not there, or somebody keeps something else in it
                 (folder / name).rmdir()
 
 
-def _named(row: str) -> Iterator[str]:
-    """The files that a line of `results.jsonl` names; none where it is not one of ours."""
-    try:
-        entry: dict[str, Any] = json.loads(row)
-        found = [entry["map"], entry.get("receipt"), entry.get("mask")]
-        found += [drawn["path"] for drawn in (entry.get("maps") or {}).values()]
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return
-    yield from (name for name in found if isinstance(name, str))
+def _named(row: dict[str, Any]) -> Iterator[str]:
+    """The files that a row names."""
+    maps = row.get("maps")
+    drawn = [told.get("path") for told in maps.values() if isinstance(told, dict)] if isinstance(maps, dict) else []
+    yield from (name for name in (row["map"], row.get("receipt"), row.get("mask"), *drawn) if isinstance(name, str))
