@@ -139,6 +139,15 @@ def test_a_threshold_may_rest_on_few_images(scores: list[float], rate: float, ap
     assert calibrate(np.array(scores, np.float32), rate).apart is apart
 
 
+def test_a_threshold_rarely_stands_apart_by_chance() -> None:
+    """As often as the docstring of `apart` says: 2,000 sets each of scores with a normal and with an exponential tail."""
+    rng, sets = np.random.default_rng(0), 2000
+    for draw, shares in ((rng.normal, (0.0194, 0.0001)), (rng.exponential, (0.0944, 0.0094))):  # of 200,000 sets each
+        for n, share in zip((20, 99), shares, strict=True):
+            found = np.mean([calibrate(draw(size=n).astype(np.float32), 0.01).apart for _ in range(sets)])
+            assert found == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / sets)), (draw.__name__, n)
+
+
 def test_the_image_that_the_threshold_rests_on_is_named(tmp_path: Path) -> None:
     images = [texture(seed) for seed in range(24)]
     calm = Detector(image_size=96, bank=200).fit(images)

@@ -126,7 +126,7 @@ def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -
         assert (lot / "200.png").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a whole console, these tests too")
 def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_path: Path) -> None:
     many = tmp_path / "many"
     many.mkdir()
@@ -150,6 +150,16 @@ def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_pat
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert 15 < len(rows) < 1500
     assert all((tmp_path / "out" / row["map"]).is_file() for row in rows)
+
+
+def test_an_anomaly_goes_before_what_cannot_be_read(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    shutil.copy(parts / "test/blotch/200.png", tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"")
+    words = ["inspect", model_file, tmp_path, "--out", tmp_path / "out", "--no-drift"]
+    assert run(*words).returncode == 4
+    assert run(*words, "--fail-on-anomaly").returncode == 3
+    shutil.copy(parts / "test/good/100.png", tmp_path / "a.png")
+    assert run(*words, "--fail-on-anomaly").returncode == 4
 
 
 def test_what_cannot_be_written_is_said_before_the_work(model_file: Path, parts: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,19 @@ def test_a_tiny_memory_limit_changes_no_figure(
         assert one.mask is None or np.array_equal(one.mask, other.mask)
     write_evaluation(tight, found, tmp_path, "parts")
     assert (tmp_path / "report.html").is_file()
+
+
+def test_images_and_masks_that_cannot_be_read_are_counted_apart(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    shutil.copytree(parts, root)
+    (root / "test/good/100.png").write_bytes(b"")
+    (root / "ground_truth/blotch/200_mask.png").write_bytes(b"")
+    (root / "ground_truth/blotch/201_mask.png").unlink()
+    found = load(model_file).evaluate(root)
+    told = found.as_json()
+    assert (told["n_unreadable"], told["n_masks_unreadable"]) == (1, 1)
+    assert (told["n_good"], told["n_defect"], found.without_mask) == (4, 5, 2)
+    assert [name for name, _ in found.unreadable] == ["test/blotch/200.png", "test/good/100.png"]
 
 
 def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,7 +151,7 @@ def test_small_banks_and_what_fills_them_up(size: int) -> None:
     assert torch.equal(rows[sure], right_rows[sure])
     assert torch.allclose(squared[sure].double(), right[sure], rtol=1e-5)
     assert int(rows.max()) < size
-    assert sure.any() or size == 1, "one patch has no reach that a step could be a share of"
+    assert sure.any()
 
 
 def test_what_is_not_finite_is_never_sure() -> None:
@@ -194,6 +194,20 @@ def test_a_bank_is_screened_by_its_size_and_the_processor(monkeypatch: pytest.Mo
     assert [search.screens(5000, dimensions) for dimensions in (4096, 4097)] == [True, False]
     monkeypatch.setattr(search, "multiplies_bytes", lambda: False)
     assert not search.screens(5000, 152)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_torch_keeps_its_threads(threads: int) -> None:
+    """FAISS sets the threads of both where it shares them."""
+    patches, bank = made("random")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        search._shares_threads.cache_clear()
+        squared_distances(patches, bank, torch.zeros((len(patches), 3), dtype=torch.int64))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_squared_distances_are_those_of_the_rows() -> None:

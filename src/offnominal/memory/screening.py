@@ -77,7 +77,8 @@ class ScreenedBank:
         far = FAR if len(bank) > GROUP * FAR else 0
         #: Rows of the bank that every patch is compared with.
         self._far, screened = order[:far].clone(), order[far:].sort().values
-        self._step = max(float(reach[screened].amax()) / STEPS, torch.finfo(torch.float32).tiny)
+        longest = float(reach[screened].amax())
+        self._step = max(longest / STEPS, torch.finfo(torch.float32).tiny) if longest > 0 else 1.0
         near = self._rounded(bank[screened])
         self._error = float(near.error.max())
         halves = near.square >> 1
