@@ -278,7 +278,7 @@ def evaluate(
     else:
         shown = {name: "-" if metrics[name] is None else f"{metrics[name]:.3f}" for name in ("image_auroc", "pixel_auroc")}
         say(f"{out / 'report.html'}: image AUROC {shown['image_auroc']}, pixel AUROC {shown['pixel_auroc']}")
-        if result.without_mask and shown["pixel_auroc"] != "-":
+        if result.without_mask:
             say(f"note: {result.without_mask} defective images have no mask that can be read; pixel figures leave them out")
     if result.unreadable:
         for _, reason in result.unreadable:

@@ -101,8 +101,12 @@ class Evaluation:
 
     @property
     def without_mask(self) -> int:
-        """Defective images that pixel figures leave out."""
-        return sum(not image.item.good and image.mask is None for image in self.images)
+        """Defective images that pixel figures leave out; 0 where there are no such figures, as of a set without masks."""
+        return (
+            0
+            if self.figures["pixel_auroc"] is None
+            else sum(not image.item.good and image.mask is None for image in self.images)
+        )
 
     def as_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
