@@ -132,12 +132,11 @@ def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_pat
     many.mkdir()
     for number in range(1500):
         (many / f"{number:04d}.png").symlink_to(parts / "test" / "good" / f"{100 + number % 5}.png")
-    words = [sys.executable, "-m", "offnominal.cli", "inspect", str(model_file), str(many), "--out", str(tmp_path / "out")]
-
-    def heed() -> None:  # a shell lets what it runs in the background ignore Ctrl-C, and the tests too
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, preexec_fn=heed) as running:
+    # A shell lets what it runs in the background ignore Ctrl-C, these tests too. No fork, which would stop the threads of BLAS.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    words = [sys.executable, "-c", f"{heed}; from offnominal.cli import main; main()"]
+    words += ["inspect", str(model_file), str(many), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as running:
         overlays = tmp_path / "out" / "overlays"
         for _ in range(600):
             if overlays.is_dir() and len(list(overlays.iterdir())) > 20:
