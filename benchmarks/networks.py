@@ -7,16 +7,16 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import openvino
 from torch.utils.flop_counter import FlopCounterMode
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
+from offnominal.features.openvino_runtime import able
 from offnominal.images import ImageBatch
 from tables import Timing, apart, table, timed, yes
 
 Way = tuple[str, str]
-RUNTIMES, PRECISIONS = ("openvino", "torch"), {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+RUNTIMES, PRECISIONS = ("openvino", "torch"), ("float32", "bfloat16", "float16")
 WAYS: tuple[Way, ...] = tuple((runtime, precision) for runtime in RUNTIMES for precision in PRECISIONS)
 REFERENCE, EAGER = ("openvino", "float32"), ("torch", "float32")
 SIDE, BATCHES, GOAL = 256, (1, 8), 2.0
@@ -26,8 +26,7 @@ Speeds = dict[tuple[str, int], tuple[float, dict[Way, Timing | str]]]
 
 def in_hardware() -> set[str]:
     """The precisions that this processor multiplies in, as OpenVINO tells."""
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return {precision for precision, name in PRECISIONS.items() if name in capabilities}
+    return {precision for precision in PRECISIONS if able(precision)}
 
 
 def refusal(error: Exception) -> str:

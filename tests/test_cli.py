@@ -132,7 +132,7 @@ def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_pat
     many.mkdir()
     for number in range(1500):
         (many / f"{number:04d}.png").symlink_to(parts / "test" / "good" / f"{100 + number % 5}.png")
-    # A shell lets what it runs in the background ignore Ctrl-C, these tests too. No fork, which would stop the threads of BLAS.
+    # A shell lets what it runs in the background ignore Ctrl-C, these tests too.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     words = [sys.executable, "-c", f"{heed}; from offnominal.cli import main; main()"]
     words += ["inspect", str(model_file), str(many), "--out", str(tmp_path / "out")]

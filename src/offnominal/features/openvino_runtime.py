@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from torch import nn
 
 from offnominal.errors import SettingsError
 from offnominal.features.cache import cache_folder
+from offnominal.features.telemetry import without
 from offnominal.types import Float
+
+with without("openvino_telemetry"):
+    import openvino
 
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 #: What a processor must be able to, by OpenVINO's names; one that is not would run float32 without a word.
@@ -98,10 +101,15 @@ def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams:
         return _in_process[at]
 
 
+def able(precision: str) -> bool:
+    """Whether this processor multiplies in the precision."""
+    wanted = _ABILITIES.get(precision)
+    return wanted is None or wanted in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _require_able(precision: str) -> None:
     """Raises `SettingsError` where this processor does not multiply in the precision."""
-    wanted = _ABILITIES.get(precision)
-    if wanted is not None and wanted not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if not able(precision):
         raise SettingsError(
             f"precision = {precision}: this processor does not multiply in it, so OpenVINO would run float32; "
             "use --precision float32, or --runtime torch"
