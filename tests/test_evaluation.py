@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from offnominal import load
+from offnominal.cli import app
 from offnominal.detector import evaluation
 from offnominal.detector.evaluation import MapStore
 from offnominal.detector.outputs import write_evaluation
@@ -68,6 +71,17 @@ def test_images_and_masks_that_cannot_be_read_are_counted_apart(model_file: Path
     assert without.without_mask == 0
     assert "have no mask" not in (tmp_path / "none/report.html").read_text(), "a set without masks misses nothing"
     assert [name for name, _ in found.unreadable] == ["test/blotch/200.png", "test/good/100.png"]
+
+
+def test_rows_without_a_label_are_told(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    rows = [f"{path},{path.parent.name}" for path in sorted((parts / "test").rglob("*.png"))] + [f"{parts}/test/good/100.png,"]
+    (tmp_path / "m.csv").write_text("path,label\n" + "\n".join(rows))
+    result = CliRunner().invoke(app, ["evaluate", str(model_file), str(tmp_path / "m.csv"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0
+    assert f"1 rows of {tmp_path / 'm.csv'} have no label" in result.output.replace("\n", " ")
+    told = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert (told["n_unlabelled"], told["n_good"], told["n_defect"]) == (1, 5, 5)
+    assert "1 rows have no label and are left out" in (tmp_path / "out/report.html").read_text()
 
 
 def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from offnominal.images import (
     ValueRange,
     any_images,
     batches,
+    count_unlabelled,
     decode,
     displayed,
     from_array,
@@ -252,6 +253,11 @@ def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
     for name in ("m.jsonl", "m.csv", "m.parquet"):
         assert [item.path for item in normal_images(tmp_path / name)] == [item.path for item in normal_images(parts)]
         assert [item.mask for item in labelled_images(tmp_path / name)] == [item.mask for item in tested]
+        assert count_unlabelled(tmp_path / name) == count_unlabelled(parts) == 0
+    rows += [{"path": "a.png", "split": "test", "label": ""}, {"path": "b.png"}, {"path": "c.png", "split": "train"}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert labelled_images(tmp_path / "m.jsonl") == labelled_images(tmp_path / "m.parquet")
+    assert count_unlabelled(tmp_path / "m.jsonl") == 2, "what is to be fitted on needs no label"
 
 
 def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:

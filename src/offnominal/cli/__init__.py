@@ -280,6 +280,8 @@ def evaluate(
         say(f"{out / 'report.html'}: image AUROC {shown['image_auroc']}, pixel AUROC {shown['pixel_auroc']}")
         if result.without_mask:
             say(f"note: {result.without_mask} defective images have no mask that can be read; pixel figures leave them out")
+        if result.unlabelled:
+            say(f"note: {result.unlabelled} rows of {data} have no label and are left out")
     if result.unreadable:
         for _, reason in result.unreadable:
             say(f"unreadable: {reason}")

@@ -24,7 +24,7 @@ from offnominal.detector.partial import PartialBank
 from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError
-from offnominal.images import Item, Source, labelled_images, normal_images, read_mask, several
+from offnominal.images import Item, Source, count_unlabelled, labelled_images, normal_images, read_mask, several
 from offnominal.images.decode import Pixels
 from offnominal.images.sources import MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
@@ -248,6 +248,7 @@ class Detector:
             tuple(images),
             tuple((items[index].name, reason) for index, reason in sorted(unreadable.items())),
             seconds,
+            count_unlabelled(data),
         )
         progress("figures", 1, 1)
         return result

@@ -89,7 +89,8 @@ class Evaluated:
 class Evaluation:
     """Figures and curves over all images, figures per class.
 
-    `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read.
+    `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read; `unlabelled`
+    counts rows of a manifest that say no label.
     """
 
     figures: Figures
@@ -98,6 +99,7 @@ class Evaluation:
     images: tuple[Evaluated, ...]
     unreadable: tuple[tuple[str, str], ...]
     seconds: float
+    unlabelled: int
 
     @property
     def without_mask(self) -> int:
@@ -119,5 +121,6 @@ class Evaluation:
             "images_per_second": count / self.seconds if self.seconds > 0 else None,
             "n_unreadable": without,
             "n_masks_unreadable": len(self.unreadable) - without,
+            "n_unlabelled": self.unlabelled,
             "classes": self.classes,
         }

@@ -243,6 +243,8 @@ def _write_report(
     notes = warnings_of(model)
     if result.without_mask:
         notes.append(f"{result.without_mask} defective images have no mask; pixel figures leave them out.")
+    if result.unlabelled:
+        notes.append(f"{result.unlabelled} rows have no label and are left out.")
     page.write(title, _readable_facts(model), notes, result.unreadable, metrics, charts[1:])
 
 

@@ -78,6 +78,11 @@ def labelled_images(data: str | Path) -> list[Item]:
     return items
 
 
+def count_unlabelled(data: str | Path) -> int:
+    """Rows of a manifest that `labelled_images` leaves out because nobody said what they are; 0 for an MVTec root."""
+    return 0 if Path(data).is_dir() else sum(item.split != "train" and item.label is None for item in _listed(data))
+
+
 def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> list[Item]:
     """The images to inspect: files, folders, globs and manifests, in the order given, each once; of an MVTec root those of
     `test`. What lies in a folder of `leave_out` is not among them.
