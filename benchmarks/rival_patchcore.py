@@ -87,11 +87,12 @@ def main() -> None:
             times.append(perf_counter() - started)
             scores.append(score)
             maps[at] = anomaly_map
-        batches, size = [], min(16, len(job["test"]))
-        for first in range(0, min(len(job["test"]), 128) - size + 1, size):
+        paths = job["test"][: job["in_batches"]]
+        for _ in range(2):
             started = perf_counter()
-            model(torch.stack([prepare(read_image(path, as_tensor=True)) for path in job["test"][first : first + size]]))
-            batches.append((perf_counter() - started) / size)
+            for first in range(0, len(paths), 16):
+                model(torch.stack([prepare(read_image(path, as_tensor=True)) for path in paths[first : first + 16]]))
+            batches = (perf_counter() - started) / len(paths)
     maps.flush()
     print(
         json.dumps(
@@ -101,7 +102,7 @@ def main() -> None:
                 "bank": len(model.memory_bank),
                 "peak_gb": peak,
                 "ms_batch_of_one": 1000 * float(np.median(times[3:])),
-                "ms_in_batches": 1000 * float(np.median(batches)),
+                "ms_in_batches": 1000 * batches,
                 "scores": scores,
             }
         )

@@ -3,8 +3,9 @@
     python benchmarks/rivals.py --data MVTEC_ROOT [--environment FOLDER] [--bank 0.01] [--test 200] [--out FOLDER]
 
 anomalib is installed into an environment of its own, which this program makes. Its input is normalised as the backbone wants,
-not by its default, which would cost it accuracy. Each runs in a process of its own, one after the other; times an image
-are from the file to the score and the map. The accuracy of both comes from the same code, on masks in original resolution.
+not by its default, which would cost it accuracy. Each runs in a process of its own, one after the other. Times an image are
+from the file to the score and the map; those in batches are of a second pass over the same images, so that what happens once,
+such as making a network ready, is in neither. The accuracy of both comes from the same code, on masks in original resolution.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import numpy as np
 from tables import machine, table, write
 
 SIDE, LITTLE = 256, "100MB"
+#: So many images, or all that there are, are also measured in batches, by both.
+IN_BATCHES = 128
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
 COLUMNS = (
     "method",
@@ -78,9 +81,11 @@ def ours(data: str, settings: dict[str, str], most: int) -> dict[str, Any]:
         found = detector.inspect(item.path)
         times.append(perf_counter() - started)
         judged.append(Judged(item.good, item.label, found.score, found.anomalous, found.anomaly_map, mask_of(item)))
-    started = perf_counter()
-    count = sum(1 for _ in detector.inspect_many([item.path for item in test[:128]], failed=lambda index, error: None))
-    batches = (perf_counter() - started) / count
+    paths = [item.path for item in test[:IN_BATCHES]]
+    for _ in range(2):
+        started = perf_counter()
+        count = sum(1 for _ in detector.inspect_many(paths, failed=lambda index, error: None))
+        batches = (perf_counter() - started) / count
     return {
         "fit_seconds": fit,
         "coreset_seconds": detector.seconds["coreset"],
@@ -122,6 +127,7 @@ def theirs(python: Path, data: str, bank: float, most: int) -> dict[str, Any]:
             "bank": bank,
             "train": [str(item.path) for item in train],
             "test": [str(item.path) for item in test],
+            "in_batches": IN_BATCHES,
             "maps": str(folder / "maps.npy"),
         }
         (folder / "job.json").write_text(json.dumps(job))
