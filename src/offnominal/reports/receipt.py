@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -113,6 +112,8 @@ def _written(words: str, size: int, colour: Colour, bold: bool, anchor: str) -> 
 
 @lru_cache
 def _font(size: int, bold: bool) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(
         str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size, layout_engine=ImageFont.Layout.BASIC

@@ -6,9 +6,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from offnominal.reports.plots.chart import Band, Bars, Boxes, Chart, Dots, Line, Mark, Role, Rule
 
@@ -24,6 +22,9 @@ _STYLE: Any = {
 
 def drawn(chart: Chart, kind: str = "png") -> bytes:
     """The chart as a file: `png`, `svg` or `pdf`. The same chart gives the same bytes."""
+    import matplotlib  # imported where it draws: half a second of start-up
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
         axes: Any = figure.subplots()

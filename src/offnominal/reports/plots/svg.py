@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 import numpy as np
-from matplotlib.cbook import boxplot_stats
-from matplotlib.ticker import MaxNLocator
 
 from offnominal.reports.plots.chart import Band, Bars, Boxes, Chart, Dots, Line, Mark, Points, Role, Rule
 
@@ -126,6 +124,8 @@ def _bars(mark: Bars, frame: _Frame) -> str:
 
 
 def _boxes(mark: Boxes, frame: _Frame) -> str:
+    from matplotlib.cbook import boxplot_stats
+
     parts = []
     for place, (name, values, role) in enumerate(mark.rows):
         (found,) = boxplot_stats(np.asarray(values, dtype=np.float64))
@@ -171,6 +171,8 @@ def _legend(marks: Iterable[Mark], frame: _Frame) -> str:
 
 def _ticks(span: tuple[float, float], count: int) -> Sequence[float]:
     low, high = min(span), max(span)
+    from matplotlib.ticker import MaxNLocator
+
     return [float(tick) + 0.0 for tick in MaxNLocator(count).tick_values(low, high) if low <= tick <= high]
 
 
