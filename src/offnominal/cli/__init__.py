@@ -281,7 +281,7 @@ def evaluate(
         if result.without_mask:
             say(f"note: {result.without_mask} defective images have no mask that can be read; pixel figures leave them out")
         if result.unlabelled:
-            say(f"note: {result.unlabelled} rows of {data} have no label and are left out")
+            say(f"note: rows of {data} left out for want of a label: {result.unlabelled}")
     if result.unreadable:
         for _, reason in result.unreadable:
             say(f"unreadable: {reason}")

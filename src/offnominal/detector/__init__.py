@@ -231,7 +231,7 @@ class Detector:
             InputError: no labels, or not both good and defective images.
             OutputError: the disk is too full for the maps.
         """
-        items = labelled_images(data)
+        items, unlabelled = labelled_images(data), count_unlabelled(data)
         with MapStore(self.settings.memory) as store:
             images, unreadable, seconds = self._evaluated(items, store, progress, evidence)
         judged = [_judged(image) for image in images]
@@ -248,7 +248,7 @@ class Detector:
             tuple(images),
             tuple((items[index].name, reason) for index, reason in sorted(unreadable.items())),
             seconds,
-            count_unlabelled(data),
+            unlabelled,
         )
         progress("figures", 1, 1)
         return result

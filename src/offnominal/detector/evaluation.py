@@ -90,7 +90,7 @@ class Evaluation:
     """Figures and curves over all images, figures per class.
 
     `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read; `unlabelled`
-    counts rows of a manifest that say no label.
+    counts the rows of a manifest that have no label.
     """
 
     figures: Figures

@@ -244,7 +244,7 @@ def _write_report(
     if result.without_mask:
         notes.append(f"{result.without_mask} defective images have no mask; pixel figures leave them out.")
     if result.unlabelled:
-        notes.append(f"{result.unlabelled} rows have no label and are left out.")
+        notes.append(f"Rows left out for want of a label: {result.unlabelled}.")
     page.write(title, _readable_facts(model), notes, result.unreadable, metrics, charts[1:])
 
 

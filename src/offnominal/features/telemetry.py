@@ -1,8 +1,9 @@
-"""Keep a library's telemetry out while it is imported.
+"""Import a library without its telemetry.
 
 OpenVINO reports every import and every translation of a network to its maker, unasked, from processes that it forks in threads
 of its own. An inspection line sends nothing anywhere; and a fork stops the threads of the linear algebra that is at work in
-another thread, which then waits for them for ever (seen: a fit that hung in the covariance of its features).
+another thread, which then waits for them for ever (seen: a fit that hung in the covariance of its features). A program that
+imports OpenVINO before offnominal has decided for itself, and its reports stay as they are.
 """
 
 from __future__ import annotations

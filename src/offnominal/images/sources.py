@@ -79,7 +79,7 @@ def labelled_images(data: str | Path) -> list[Item]:
 
 
 def count_unlabelled(data: str | Path) -> int:
-    """Rows of a manifest that `labelled_images` leaves out because nobody said what they are; 0 for an MVTec root."""
+    """Rows of a manifest that `labelled_images` leaves out for want of a label; 0 for an MVTec root."""
     return 0 if Path(data).is_dir() else sum(item.split != "train" and item.label is None for item in _listed(data))
 
 

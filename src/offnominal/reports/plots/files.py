@@ -22,7 +22,7 @@ _STYLE: Any = {
 
 def drawn(chart: Chart, kind: str = "png") -> bytes:
     """The chart as a file: `png`, `svg` or `pdf`. The same chart gives the same bytes."""
-    import matplotlib  # imported where it draws: half a second of start-up
+    import matplotlib  # here and not above: commands that draw nothing start sooner
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):

@@ -170,9 +170,9 @@ def _legend(marks: Iterable[Mark], frame: _Frame) -> str:
 
 
 def _ticks(span: tuple[float, float], count: int) -> Sequence[float]:
-    low, high = min(span), max(span)
     from matplotlib.ticker import MaxNLocator
 
+    low, high = min(span), max(span)
     return [float(tick) + 0.0 for tick in MaxNLocator(count).tick_values(low, high) if low <= tick <= high]
 
 
