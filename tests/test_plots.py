@@ -68,6 +68,15 @@ def test_histogram_counts_every_image() -> None:
     assert float(rule.get("x1", "")) == pytest.approx(left + (3.0 - low) / (high - low) * (right - left), abs=0.1)
 
 
+def test_images_are_counted_in_whole_ones() -> None:
+    for most in (1, 2, 5, 400):
+        scores = np.concatenate([np.full(most, 1.0), np.linspace(0, 3, 7)]).astype(np.float32)
+        found = parsed(score_histogram({"all": scores}, 2.0)).iter(f"{_SVG}text")
+        sides = [float(text.text.replace(",", "")) for text in found if text.text and text.get("text-anchor") == "end"]
+        assert len(sides) > 1
+        assert all(side % 1 == 0 for side in sides), most
+
+
 def test_boxes_are_quartiles() -> None:
     values = np.random.default_rng(4).normal(size=101).astype(np.float32)
     root = parsed(class_boxes([("good", values), ("<crack>", values + 5)], 2.0))

@@ -18,7 +18,7 @@ Role = Literal["good", "defect", "line", "faint"]
 
 @dataclass(frozen=True)
 class Bars:
-    """Adjacent bars: (n + 1,) edges ascending, (n,) heights."""
+    """Adjacent bars: (n + 1,) edges ascending, (n,) heights, which count something."""
 
     edges: Values
     heights: Values

@@ -48,6 +48,7 @@ def files_of(charts: Iterable[Chart], kind: str = "png") -> dict[str, bytes]:
 def _draw(axes: Any, mark: Mark) -> None:
     if isinstance(mark, Bars):
         widths = np.diff(mark.edges)
+        axes.yaxis.get_major_locator().set_params(integer=True)
         axes.bar(mark.edges[:-1], mark.heights, widths, align="edge", color=_COLOURS[mark.role], alpha=0.6, label=mark.label)
     elif isinstance(mark, Line):
         form: dict[str, Any] = {

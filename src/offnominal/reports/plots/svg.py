@@ -66,13 +66,13 @@ def svg(chart: Chart) -> str:
 
 
 def _axes(chart: Chart, frame: _Frame) -> str:
-    boxes = any(isinstance(mark, Boxes) for mark in chart.marks)
+    boxes, counts = (any(isinstance(mark, kind) for mark in chart.marks) for kind in (Boxes, Bars))
     parts = []
     for tick in _ticks(chart.x_range, 6):
         x = frame.x(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top}" y2="{frame.bottom}"/>')
         parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{frame.bottom + 16}">{tick:,.6g}</text>')
-    for tick in () if boxes else _ticks(chart.y_range, 5):
+    for tick in () if boxes else _ticks(chart.y_range, 5, whole=counts):
         y = frame.y(tick)
         parts.append(f'<line class="grid" x1="{frame.left}" x2="{frame.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="tick" text-anchor="end" x="{frame.left - 6}" y="{y + 4:.1f}">{tick:,.6g}</text>')
@@ -169,11 +169,12 @@ def _legend(marks: Iterable[Mark], frame: _Frame) -> str:
     return "".join(parts)
 
 
-def _ticks(span: tuple[float, float], count: int) -> Sequence[float]:
+def _ticks(span: tuple[float, float], count: int, *, whole: bool = False) -> Sequence[float]:
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(span), max(span)
-    return [float(tick) + 0.0 for tick in MaxNLocator(count).tick_values(low, high) if low <= tick <= high]
+    found = MaxNLocator(count, integer=whole).tick_values(low, high)
+    return [float(tick) + 0.0 for tick in found if low <= tick <= high]
 
 
 def _stepped(points: Points) -> Points:
