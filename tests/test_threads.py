@@ -108,6 +108,24 @@ def test_who_stops_early_leaves_no_thread_and_no_work(three: int) -> None:
     assert len(begun) <= 1 + three  # six were waiting for a thread
 
 
+def test_ctrl_c_while_threads_start_leaves_none(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(threading.Barrier):
+        def wait(self, timeout: float | None = None) -> int:
+            if threading.current_thread() is threading.main_thread():
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    monkeypatch.setattr(threads, "Barrier", Interrupted)
+    before = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        list(side_by_side(nothing, range(9), three, nothing))
+    assert torch.get_num_threads() == three
+    for thread in threading.enumerate():
+        if thread.name.startswith("offnominal"):
+            thread.join(60)
+    assert threading.active_count() == before
+
+
 def test_a_gpu_and_few_images_have_one(three: int) -> None:
     assert threads_for(4, CPU) == three
     assert threads_for(3, CPU) == 1

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +147,42 @@ def test_a_batch_run_a_few_images_at_a_time_comes_back_whole(threads_an_image: i
     (first,) = runtime(images)
     runtime(images[:1] + 1)
     assert torch.allclose(first, torch.from_numpy(2 * images), rtol=1e-5)  # and what came back is no view of the next
+
+
+def test_first_inferences_go_alone_and_later_ones_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its first inference in a process OpenVINO fills tables, and two threads there at once can wait for ever."""
+    inferred = openvino_runtime._outputs
+    compiled, meeting = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+    within, firsts = 0, []
+
+    def watched(request: object, part: np.ndarray) -> tuple[np.ndarray, ...]:
+        nonlocal within
+        if len(firsts) == 2:
+            meeting.wait()  # breaks where one waits for the other
+            return inferred(request, part)
+        within += 1
+        time.sleep(0.2)
+        firsts.append(within)
+        within -= 1
+        return inferred(request, part)
+
+    def wait_for_the_other(*args: object) -> object:
+        made = make(*args)
+        compiled.wait()
+        return made
+
+    make = openvino_runtime._compiled
+    monkeypatch.setattr(openvino_runtime, "_compiled", wait_for_the_other)
+    monkeypatch.setattr(openvino_runtime, "_outputs", watched)
+    runtime, images = OpenVinoRuntime(lambda: Scaled(2.0), "float32", "two"), IMAGES[:1]
+    done = threading.Barrier(2, timeout=60)
+
+    def work() -> list[torch.Tensor]:
+        first = runtime(images)
+        done.wait()
+        return [*first, *runtime(images)]
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(work) for _ in range(2)]:
+            assert all(torch.allclose(found, torch.from_numpy(2 * images), rtol=1e-5) for found in future.result())
+    assert firsts == [1, 1]

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from threading import Barrier
+from contextlib import contextmanager, suppress
+from threading import Barrier, BrokenBarrierError
 from typing import TypeVar
 
 import torch
@@ -99,11 +99,17 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     def start() -> None:
         torch.get_num_threads()  # torch sets up a thread when it is first asked something there, and would undo what follows
         torch.set_num_threads(1)
-        ready.wait()
+        with suppress(BrokenBarrierError):
+            ready.wait()
 
     pool = ThreadPoolExecutor(threads, "offnominal", initializer=start)
     for _ in range(threads):  # nobody is idle before all have started, so each of these starts one
         pool.submit(torch.get_num_threads)
-    ready.wait()
-    torch.set_num_threads(before)
+    try:
+        ready.wait()
+    except BaseException:  # Ctrl-C: they would wait for ever, and the process for them
+        ready.abort()
+        raise
+    finally:
+        torch.set_num_threads(before)
     return pool

@@ -40,7 +40,7 @@ KEPT, IN_PROCESS = 4, 4
 #: threads, which as yet work well on one image together.
 THREADS_AN_IMAGE = 2
 _in_process: dict[tuple[str, str, int], Any] = {}
-_compiling = threading.Lock()
+_compiling, _alone = threading.Lock(), threading.Lock()
 
 
 class OpenVinoRuntime:
@@ -67,23 +67,36 @@ class OpenVinoRuntime:
     def __call__(self, images: Float) -> list[torch.Tensor]:
         """(B, 3, H, W) float32 -> segments (B, D, h, w)."""
         streams = self._threads if torch.get_num_threads() == 1 else 1
-        request, at_once = self._request(streams), max(1, self._threads // streams // THREADS_AN_IMAGE)
+        at_once = max(1, self._threads // streams // THREADS_AN_IMAGE)
         segments: list[torch.Tensor] = []
         for start in range(0, len(images), at_once):
             part = np.ascontiguousarray(images[start : start + at_once])
-            found = request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
+            found = self._inferred(streams, part)
             if not segments:
                 segments = [torch.empty((len(images), *values.shape[1:])) for values in found]
             for segment, values in zip(segments, found, strict=True):
                 segment[start : start + len(part)] = torch.from_numpy(values)
         return segments
 
-    def _request(self, streams: int) -> Any:
-        """This thread's own, so that threads and detectors may work side by side."""
+    def _inferred(self, streams: int, part: Float) -> tuple[Float, ...]:
+        """The request is this thread's own, so that threads and detectors may work side by side.
+
+        Its first inference goes alone: two threads that are both there for the first time in a process can wait for ever,
+        one for a table that the other fills, the other for Python's lock, which the first one holds.
+        """
         requests: dict[int, Any] = self._own.__dict__.setdefault("requests", {})
         if streams not in requests:
-            requests[streams] = _compiled(self._build, self._precision, self._key, streams).create_infer_request()
-        return requests[streams]
+            compiled = _compiled(self._build, self._precision, self._key, streams)
+            with _alone:
+                requests[streams] = compiled.create_infer_request()
+                return _outputs(requests[streams], part)
+        return _outputs(requests[streams], part)
+
+
+def _outputs(request: Any, part: Float) -> tuple[Float, ...]:
+    """Valid until the request's next inference."""
+    outputs: tuple[Float, ...] = request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
+    return outputs
 
 
 def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams: int) -> Any:
