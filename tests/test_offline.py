@@ -30,7 +30,13 @@ def test_fit_and_inspect_send_nothing_and_fork_nothing(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "CI"}  # there libraries send nothing anyway
     environment |= {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", PROGRAM],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert (done.returncode, done.stdout.split()) == (0, []), done.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["cache"]
