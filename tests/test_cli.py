@@ -286,8 +286,8 @@ def test_names_that_are_no_utf8_are_written_as_escapes(parts: Path, tmp_path: Pa
     for folder in ("train/good", "test/blotch"):
         shutil.copy(good, root / folder / odd)
     model = tmp_path / "m.safetensors"
-    assert run_apart("fit", root, "--out", model, *SMALL).returncode == 0
-    assert run_apart("audit", root, "--out", tmp_path / "a", "--image-size", "128", "--bank", "300").returncode == 0
+    assert run("fit", root, "--out", model, *SMALL).returncode == 0
+    assert run("audit", root, "--out", tmp_path / "a", "--image-size", "128", "--bank", "300").returncode == 0
     inspected = run_apart("inspect", model, root / "test", "--out", tmp_path / "i", "--report")
     assert inspected.returncode == 0, inspected.stderr
     assert odd in [Path(json.loads(line)["path"]).name for line in (tmp_path / "i" / "results.jsonl").read_text().splitlines()]
