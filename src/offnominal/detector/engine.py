@@ -14,7 +14,7 @@ from offnominal.config import SearchIndex, Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbones, make_runtime
 from offnominal.images import Geometry, ImageBatch
-from offnominal.memory import NearestPatches
+from offnominal.memory import NearestPatches, Upsampling
 from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
 from offnominal.types import Float
 
@@ -32,11 +32,21 @@ class FeatureEngine:
         self.dimensions = self._extractor.channels
         self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}
+        self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
+        self._rounded = settings.precision not in ("auto", "float32")
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
 
     def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Grids of the patches of an image of this network size, one a segment."""
         return self._extractor.grids(network)
+
+    def upsampling(self, network: tuple[int, int]) -> Upsampling | None:
+        """How the standardised patches of an image of this network size came about, where that saves the search some work."""
+        if network not in self._upsamplings:
+            first = None if self._rounded else self._extractor.upsampled_from(network)
+            whole = None if first is None else Upsampling(first, self._share(network)[:, -1].view(self.grids(network)[0]))
+            self._upsamplings[network] = whole
+        return self._upsamplings[network]
 
     def patches(self, batch: ImageBatch) -> Tensor:
         """(B, 3, H, W) -> (B, N, D) float32, all segments one after another."""
@@ -54,10 +64,13 @@ class FeatureEngine:
         mean of normal patches, that is 0, so a feature is multiplied by the share of its neighbourhood that lies inside.
         Otherwise the varied edges of good parts would take up most of the bank, and its alarms.
         """
-        inside = self._inside.get(network)
-        if inside is None:
-            inside = self._inside[network] = _patches_of(self._extractor.inside(network))[0].to(self.device)
-        return standard(patches) * inside.to(patches.device)
+        return standard(patches) * self._share(network).to(patches.device)
+
+    def _share(self, network: tuple[int, int]) -> Tensor:
+        """(N, D): of every feature's neighbourhood, how much lies inside the image."""
+        if network not in self._inside:
+            self._inside[network] = _patches_of(self._extractor.inside(network))[0].to(self.device)
+        return self._inside[network]
 
 
 def _patches_of(segments: list[Tensor]) -> Tensor:
@@ -109,9 +122,20 @@ class SignalEngine:
         """Build the search, once, before several threads ask for it."""
         _ = self._search
 
-    def __call__(self, patches: Tensor, *, with_noise: bool | None = None, fold: int | None = None) -> PatchSignals:
-        """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them."""
-        return self.of_neighbours(patches, *self._search(patches, self.neighbours), with_noise=with_noise, fold=fold)
+    def __call__(
+        self,
+        patches: Tensor,
+        upsampling: Upsampling | None = None,
+        *,
+        with_noise: bool | None = None,
+        fold: int | None = None,
+    ) -> PatchSignals:
+        """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them.
+
+        The search takes less time where `upsampling` says how the patches, all those of an image, came about.
+        """
+        found = self._search(patches, self.neighbours, upsampling)
+        return self.of_neighbours(patches, *found, with_noise=with_noise, fold=fold)
 
     @property
     def neighbours(self) -> int:

@@ -112,10 +112,11 @@ class Inspector:
             raise error
 
         (batch,) = batches([source], self.model.geometry, self.model.values, batch_size=1, failed=fail)
-        found = self._signals(self._patches(batch)[0], with_noise=True)
+        network = (batch.pixels.shape[2], batch.pixels.shape[3])
+        found = self._signals(self._patches(batch)[0], self.engine.upsampling(network), with_noise=True)
         assert found.noise is not None
         return Explanation(
-            self.engine.grids((batch.pixels.shape[2], batch.pixels.shape[3]))[0],
+            self.engine.grids(network)[0],
             found.around.distances.cpu().numpy(),
             found.around.indices.cpu().numpy(),
             found.around.gradient.cpu().numpy(),
@@ -157,7 +158,7 @@ class Inspector:
         self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor, evidence: bool, maps: bool
     ) -> Inspection:
         model = self.model
-        found = self._signals(patches, with_noise=True if maps else None)
+        found = self._signals(patches, self.engine.upsampling(network), with_noise=True if maps else None)
         signals = grid_of(found.values, self.engine.grids(network))
         settings = model.settings
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, settings.smoothing, settings.context)

@@ -50,6 +50,15 @@ class PatchExtractor(nn.Module):
         strides = self.strides if self.aggregation == "concat-patches" else self.strides[:1]
         return tuple((size[0] // stride, size[1] // stride) for stride in strides)
 
+    def upsampled_from(self, size: tuple[int, int]) -> int | None:
+        """The feature from which on all are of maps of half as many places a side, brought up by `align`; None where not so."""
+        if self.aggregation != "align" or self.dimensions is not None:
+            return None
+        finest, *others = [(size[0] // stride, size[1] // stride) for stride in self.strides]
+        fine = 1 + sum(grid == finest for grid in others)
+        halves = all((2 * height, 2 * width) == finest for height, width in others[fine - 1 :])
+        return sum(self.layer_channels[:fine]) if halves and fine < len(self.strides) else None
+
     def forward(self, images: Tensor) -> list[Tensor]:
         return self._joined(self.network((images - self.mean) / self.std))
 

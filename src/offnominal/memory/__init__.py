@@ -6,6 +6,7 @@ from offnominal.memory.cover import cover
 from offnominal.memory.held_out import HeldOutBanks
 from offnominal.memory.search import EXACT_INDEXES, NearestPatches
 from offnominal.memory.store import PatchRows, PatchStore
+from offnominal.memory.upsampled import Upsampling
 
 __all__ = [
     "EXACT_INDEXES",
@@ -17,6 +18,7 @@ __all__ = [
     "PatchStore",
     "SourceImage",
     "Unfinished",
+    "Upsampling",
     "cover",
     "greedy_kcenter",
     "kcenter",

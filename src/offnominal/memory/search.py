@@ -5,6 +5,7 @@ Indexes of Douze et al., "The Faiss library" (2024); `ivf` after Jégou et al. (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ import faiss
 
 from offnominal.config import SearchIndex
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, multiplies_bytes
+from offnominal.memory.upsampled import UpsampledProducts, Upsampling
 from offnominal.types import require
 
 EXACT_INDEXES = ("auto", "flat")
@@ -29,6 +31,8 @@ LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
 SCREENED_BANKS = range(1500, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
+#: So is the way by the map that features were brought up from, from so many bank patches.
+FEWEST_UPSAMPLED = 1500
 #: Distances of one matrix product.
 AT_ONCE = 2**25
 
@@ -36,8 +40,9 @@ AT_ONCE = 2**25
 class NearestPatches:
     """Search over a bank (M, D), by one of these indexes:
 
-    - `auto`: exact. On a CPU `flat`, or where the processor has products of bytes and the bank is large, `memory.screening`,
-      which finds the same neighbours; on a GPU one matrix product in torch. By what there is, not by the clock: that must not
+    - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner: `memory.screening`, where the processor has
+      products of bytes and the bank is large, else `memory.upsampled`, where the patches are known to be so; on a GPU one
+      matrix product in torch. By what there is, not by the clock: that must not
       decide between results that differ in rounding. `benchmarks/search.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
     - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
@@ -57,8 +62,10 @@ class NearestPatches:
         self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
         screened = on_cpu and index == "auto" and screens(*bank.shape)
         self._screened = ScreenedBank(self.bank, squared_distances) if screened else None
+        short = on_cpu and index == "auto" and not screened and len(bank) >= FEWEST_UPSAMPLED
+        self._upsampled = UpsampledProducts(self.bank) if short else None
 
-    def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
 
         The squared distances come from products: their error is that of float32 relative to the lengths of the patches, not
@@ -81,7 +88,23 @@ class NearestPatches:
                 points = patches[unsure].float()
                 squared[unsure], rows[unsure] = self._in_order(points, self._by_product(points, k)[1], k)
             return squared, rows
+        if self._upsampled is not None and upsampling is not None:
+            return self._by_parts(self._upsampled(patches.float(), upsampling), patches.float(), k)
         return self._by_index(patches, k)
+
+    def _by_parts(self, parts: Iterator[tuple[int, Tensor]], patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """`parts`: the first row and (N, n) squared distances, less the patch's own square, of one part of the bank each."""
+        squared, indices = torch.empty((len(patches), k)), torch.empty((len(patches), k), dtype=torch.int64)
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        nearest: Any = faiss.float_maxheap_array_t()
+        nearest.nh, nearest.k = squared.shape
+        nearest.val, nearest.ids = faiss.swig_ptr(squared.numpy()), faiss.swig_ptr(indices.numpy())
+        nearest.heapify()
+        for first, values in parts:
+            nearest.addn(values.shape[1], faiss.swig_ptr(values.numpy()), first, 0, len(patches))
+        nearest.reorder()
+        squared.add_(patches.square().sum(1, keepdim=True)).clamp_(min=0)
+        return self._completed(patches, squared, indices)
 
     def _by_index(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         compressed = self._kind in ("fp16", "sq8")
@@ -91,9 +114,13 @@ class NearestPatches:
         squared, indices = torch.from_numpy(found[0]).clamp_(min=0), torch.from_numpy(found[1])
         if compressed:
             squared, indices = self._in_order(patches.float(), indices, k)
+        return self._completed(patches, squared, indices)
+
+    def _completed(self, patches: Tensor, squared: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches of which fewer than K were found are searched by the whole product."""
         missing = torch.nonzero((indices < 0).any(1)).flatten()
         if len(missing):
-            squared[missing], indices[missing] = self._by_product(patches[missing].float(), k)
+            squared[missing], indices[missing] = self._by_product(patches[missing].float(), indices.shape[1])
         return squared, indices
 
     @cached_property

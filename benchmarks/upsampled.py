@@ -1,0 +1,108 @@
+"""Search by way of the map that coarse features were brought up from, against FAISS flat, on the patches of real images.
+
+    python benchmarks/upsampled.py --data IMAGES [--threads 1] [--out benchmarks/results]
+
+IMAGES has good images to fit on and others to test, as for `offnominal evaluate`. The banks are random: which patches are in
+them hardly changes the time. The processor's products of bytes are left out, where it has them.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offnominal import Detector
+from offnominal.detector.engine import FeatureEngine
+from offnominal.errors import ImageError
+from offnominal.images import batches, labelled_images
+from offnominal.memory import NearestPatches, Upsampling, search
+from offnominal.memory.upsampled import UpsampledProducts
+from tables import Timing, arguments, machine, table, timed, use_threads, write
+
+BANKS, K, IMAGES = (1024, 4096, 16384), 9, 8
+
+
+def through(products: UpsampledProducts, patches: Tensor, upsampling: Upsampling) -> None:
+    for _ in products(patches, upsampling):
+        pass
+
+
+def measure(images: list[Tensor], upsampling: Upsampling, bank: Tensor) -> dict[str, Any]:
+    flat, ours, patches = NearestPatches(bank, "flat"), NearestPatches(bank), images[0]
+    times = timed(
+        partial(torch.mm, patches, bank.T),
+        partial(through, UpsampledProducts(bank), patches, upsampling),
+        partial(flat, patches, K),
+        partial(ours, patches, K, upsampling),
+        runs=25,
+        settle=1,
+    )
+    pairs = [(flat(one, K), ours(one, K, upsampling)) for one in images]
+    same = float(torch.cat([there[1] == here[1] for there, here in pairs]).float().mean())
+    apart = max(float((there[0] - here[0]).abs().max() / there[0].mean()) for there, here in pairs)
+    assert same > 0.999, "the neighbours must be the same but for rounding among near-ties"
+    return dict(zip(("product", "parts", "flat", "ours"), times, strict=True)) | {"same": same, "apart": apart}
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--data", required=True)
+    given = parser.parse_args()
+    use_threads(given.threads)
+    search.screens, search.FEWEST_UPSAMPLED = lambda count, dimensions: False, 1
+    here = machine()
+    model = Detector(image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS)).fit(given.data).model
+    engine, sources = FeatureEngine(model.settings), [item.path for item in labelled_images(given.data)[:IMAGES]]
+
+    def fail(index: int, error: ImageError) -> None:
+        raise error
+
+    (batch,) = batches(sources, model.geometry, model.values, batch_size=IMAGES, failed=fail)
+    upsampling = engine.upsampling((256, 256))
+    assert upsampling is not None
+    images = list(engine.standardise(engine.patches(batch), model.standard, (256, 256)))
+    found = {size: measure(images, upsampling, model.bank.patches[:size].contiguous()) for size in BANKS}
+
+    def times(slow: Timing, fast: Timing) -> str:
+        return f"{slow.middle / fast.middle:.2f}"
+
+    rows = [
+        [
+            f"{size:,} x {model.bank.patches.shape[1]}",
+            *(str(one[name]) for name in ("product", "parts")),
+            times(one["product"], one["parts"]),
+            *(str(one[name]) for name in ("flat", "ours")),
+            times(one["flat"], one["ours"]),
+            f"{100 * one['same']:.3f}",
+            f"{one['apart']:.0e}",
+        ]
+        for size, one in found.items()
+    ]
+    columns = (
+        "bank",
+        "whole product",
+        "by way of the map",
+        "times",
+        "FAISS flat",
+        "ours",
+        "times",
+        "same neighbours, %",
+        "apart",
+    )
+    parts = [
+        "# Search by way of the map that coarse features were brought up from",
+        f"{given.data.rstrip('/').split('/')[-1]}: {len(images[0]):,} patches of an image, K = {K}; random banks. "
+        f"{upsampling.first} features are of the finest map, the others of one with half as many places a side.",
+        str(here),
+        table(columns, rows),
+        f"*Apart*: the largest difference of a squared distance over their mean, {IMAGES} images.",
+    ]
+    name = "upsampled" if given.threads is None else f"upsampled-{given.threads}"
+    write(given.out, name, parts, {"machine": here, **{str(size): one for size, one in found.items()}})
+
+
+if __name__ == "__main__":
+    main()

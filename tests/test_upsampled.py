@@ -1,0 +1,120 @@
+"""Products by way of the map that features were brought up from, against products of the patches as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import texture
+from offnominal import Detector
+from offnominal.detector.engine import FeatureEngine
+from offnominal.features import channel_standard
+from offnominal.images import ValueRange, batches
+from offnominal.memory import NearestPatches, Upsampling, search
+from offnominal.memory.upsampled import COLUMNS, UpsampledProducts
+
+GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
+
+
+@pytest.fixture(autouse=True)
+def _no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "screens", lambda count, dimensions: False)
+    monkeypatch.setattr(search, "FEWEST_UPSAMPLED", 1)
+
+
+def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -> tuple[torch.Tensor, torch.Tensor, Upsampling]:
+    """(h w, D) patches, (h w / 4, coarse) the map, and what tells of them."""
+    draw = torch.Generator().manual_seed(seed)
+    share = 0.4 + 0.6 * torch.rand(grid, generator=draw)
+    low = torch.randn((1, coarse, grid[0] // 2, grid[1] // 2), generator=draw)
+    high = F.interpolate(low, size=grid, mode="bilinear", align_corners=False)[0] * share
+    own = torch.randn((fine, *grid), generator=draw)
+    return torch.cat([own, high]).flatten(1).T.contiguous(), low[0].flatten(1).T, Upsampling(fine, share)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("count", [1, COLUMNS - 1, COLUMNS, 2 * COLUMNS + 3])
+def test_products_are_those_of_the_patches(grid: tuple[int, int], count: int) -> None:
+    patches, low, upsampling = made(grid)
+    bank = torch.randn((count, patches.shape[1]), generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(upsampling.map(patches), low, atol=1e-5)
+    found = torch.full((len(patches), count), torch.nan)
+    for first, part in UpsampledProducts(bank)(patches, upsampling):
+        found[:, first : first + part.shape[1]] = part
+    assert torch.allclose(found, bank.square().sum(1) - 2 * patches @ bank.T, atol=2e-4)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("count", [1, 3, 700])
+def test_the_nearest_are_the_same(grid: tuple[int, int], count: int) -> None:
+    patches, _, upsampling = made(grid)
+    nearest = NearestPatches(made((32, 44), 2)[0][:count] + 0.1)
+    (squared, rows), (plain, plain_rows) = nearest(patches, 4, upsampling), nearest(patches, 4)
+    assert torch.allclose(squared, plain, atol=1e-4)
+    assert (rows == plain_rows).float().mean() > 0.999
+    assert (squared.diff(dim=1) >= 0).all()
+
+
+def test_equal_and_infinite_patches() -> None:
+    patches, _, upsampling = made((6, 4))
+    nearest = NearestPatches(patches[:1].expand(600, -1))
+    squared, rows = nearest(patches, 3, upsampling)
+    assert torch.allclose(squared, nearest(patches, 3)[0], atol=1e-4)
+    assert all(len(set(row)) == 3 for row in rows.tolist())
+    patches[7] = torch.inf
+    squared, rows = nearest(patches, 3, upsampling)
+    assert squared.shape == rows.shape == (24, 3)
+    assert ((rows >= 0) & (rows < 600)).all()
+
+
+def test_an_odd_grid_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be even, got 3 x 4"):
+        Upsampling(2, torch.ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({}, 40),
+        ({"backbone": "efficientnet-lite2"}, 48),
+        ({"layers": ("blocks.2",)}, None),
+        ({"layers": ("blocks.1", "blocks.4")}, None),
+        ({"backbone": "efficientnet-lite0+efficientnet-lite2"}, 88),
+        ({"aggregation": "concat-patches", "dimensions": 96}, None),
+        ({"dimensions": 96}, None),
+        ({"backbone": "efficientnet-lite0+efficientnet-lite2@1.5"}, None),
+    ],
+)
+def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object], first: int | None) -> None:
+    engine = FeatureEngine(Detector(image_size=96, resize="keep", **settings).settings)
+    (batch,) = batches(
+        [texture(0)], engine.geometry, ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
+    )
+    network = (batch.pixels.shape[2], batch.pixels.shape[3])
+    upsampling = engine.upsampling(network)
+    assert (upsampling and upsampling.first) == first
+    if upsampling is None:
+        return
+    raw = engine.patches(batch)
+    patches = engine.standardise(raw, channel_standard(raw[0]), network)[0]
+    low = upsampling.map(patches).T.unflatten(1, upsampling.half)
+    high = F.interpolate(low[None], scale_factor=2, mode="bilinear", align_corners=False)[0] * upsampling.share
+    assert torch.allclose(high.flatten(1).T, patches[:, upsampling.first :], atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_inspections_use_it_where_patches_are_whole_float32(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    products = UpsampledProducts.__call__
+    monkeypatch.setattr(UpsampledProducts, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    images = [texture(seed) for seed in range(12)]
+    detector = Detector(image_size=96, bank=200, runtime="torch", precision=precision, false_alarm_rate=0.1).fit(images)
+    used.clear()
+    found = detector.inspect(images[0])
+    assert len(used) == (0 if precision == "bfloat16" else 1)
+    monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
+    plain = detector.inspect(images[0])
+    assert len(used) == (0 if precision == "bfloat16" else 1)
+    assert np.allclose(found.anomaly_map, plain.anomaly_map, rtol=1e-4)
