@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -160,7 +161,7 @@ class Settings(BaseModel):
     def _consistent(self) -> Settings:
         if min(self.image_size) < 64 or max(self.image_size) > 4096:
             raise ValueError("image_size must lie between 64 and 4096 pixels")
-        if self.bank != "auto" and (self.bank <= 0 or (self.bank > 1 and self.bank != int(self.bank))):
+        if self.bank != "auto" and (not 0 < self.bank < math.inf or (self.bank > 1 and self.bank != int(self.bank))):
             raise ValueError("bank must be a share above 0 and up to 1, or a whole number of patches")
         if not 0 < self.noise_range[0] <= self.noise_range[1] <= MOST_WEIGHT:
             raise ValueError(f"noise_range must be two numbers, 0 < low <= high, and high at most {MOST_WEIGHT:g}")
@@ -201,7 +202,7 @@ def settings_from(**values: Any) -> Settings:
     if _height_and_width(values.get("image_size")):
         values = {"resize": "squash", **values}
     try:
-        return Settings(**{name: _detuple(value) for name, value in values.items()})
+        return Settings(**{name: _plain(value) for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
         inside = () if error.title == Settings.__name__ else (error.title.lower(),)
@@ -218,10 +219,14 @@ def _height_and_width(size: object) -> bool:
     return isinstance(size, (list, tuple)) and len(size) > 1
 
 
-def _detuple(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        return value.item()  # strict about types, pydantic would refuse a number of numpy's
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(part) for part in value)
     if isinstance(value, dict):
         return Fusion.model_validate(value) if set(value) <= set(Fusion.model_fields) else value
-    return tuple(value) if isinstance(value, list) else value
+    return value
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
-from offnominal.errors import ImageError, InputError, ModelFileError
+from offnominal.errors import ImageError, InputError, ModelFileError, nearest
 from offnominal.images import Item, Source, count_unlabelled, labelled_images, normal_images, read_mask, several
 from offnominal.images.decode import Pixels
 from offnominal.images.sources import MANIFESTS
@@ -81,10 +81,12 @@ class Detector:
     ) -> Self:
         """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
 
+        Arrays are as for `inspect`. Images that cannot be read are left out: `model.skipped` names them and says why. Where
+        the images are too few for the rate that was asked for, `model.calibration.enough` is False and `.rate` the one used.
         `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
         A long choice of the bank is kept in the file `partial` now and then and when Ctrl-C stops it; the next fit of the same
         images with the same settings goes on from there to the same model, and removes the file. `tell` is given a line
-        where that happens, or the file is of no use.
+        where that happens or the file is of no use, where images are copies of others, and about the preset `auto`.
 
         Raises:
             InputError: fewer than two readable images.
@@ -108,6 +110,12 @@ class Detector:
         head = judged_head([given[at][1] for at in learn], self.settings, engine, progress)
         tried = perf_counter() - started
         self._inspector = Inspector(replace(fitting.run(head), choice=choice), engine)
+        if fitting.copies:
+            copy, of = fitting.copies[0]
+            tell(
+                f"{len(fitting.copies)} of {len(learn)} images are copies, the first '{copy}' of '{of}': held out, an image is "
+                "compared with its copy, so the threshold comes out too low; take the copies out and fit anew"
+            )
         self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
         self.seconds |= {} if choice is None else {"trial of the presets": chosen_in}
         if len(held):
@@ -144,13 +152,14 @@ class Detector:
         self,
         *,
         add: str | Path | Sequence[Source] = (),
-        remove: Sequence[str] = (),
+        remove: Iterable[str | Path] = (),
         progress: Progress = silent,
     ) -> Change:
         """Take images out of the fitted model by their names, and add others, without a new fit; see `detector.update`.
 
         `add` is a folder, image, glob or manifest of good images, or a sequence of these and of arrays. The calibration
-        counts the images that the model then knows, and the threshold follows. When this raises, the model is as before.
+        counts the images that the model then knows, one by one as by `leave-one-image-out`, also where it was a split; the
+        threshold follows. When this raises, the model is as before.
 
         Raises:
             InputError: an unknown name (the nearest is suggested) or a doubled one, fewer than two images left, or none of
@@ -158,7 +167,10 @@ class Detector:
         """
         inspector = self._ready()
         given = _expanded([add] if isinstance(add, (str, Path)) else add, _unused_number(inspector.model))
-        model, change = updated(inspector.model, inspector.engine, given, remove, progress)
+        if isinstance(remove, (str, Path)):
+            raise InputError(f"remove = {str(remove)!r}: put the names in a list, even a single one")
+        names = [name.as_posix() if isinstance(name, Path) else name for name in remove]
+        model, change = updated(inspector.model, inspector.engine, given, names, progress)
         self._inspector = Inspector(model, inspector.engine)
         return change
 
@@ -175,6 +187,9 @@ class Detector:
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.
+
+        An array with channels is in the order red, green, blue; that of OpenCV is the reverse. Float values are on the scale
+        of those that the model was fitted on.
 
         With `evidence` every region says what stands behind it (`Inspection.evidence`); with `maps` the inspection holds the
         maps of the proposed noise and of the layers' shares too.
@@ -199,7 +214,8 @@ class Detector:
     ) -> Iterator[tuple[int, Inspection]]:
         """Inspect many images; `failed(index, error)` is called for each that cannot be read, and the others go on.
 
-        Yields `(index, inspection)`; images of several shapes may come out of order.
+        Yields `(index, inspection)`; images of several shapes may come out of order. The sources are listed before the first
+        is inspected: of a stream without end, `inspect` one by one.
         """
         for index, inspection, _ in self._inspected(sources, failed, keep=False, evidence=evidence, maps=maps):
             yield index, inspection
@@ -332,6 +348,8 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     kept = {name: value for name, value in run.items() if value is not None}
     unknown = [name for name in kept if name not in _RUN_SETTINGS]
     if unknown:
+        if unknown[0] not in Settings.model_fields:
+            raise InputError(f"unknown setting '{unknown[0]}': {nearest(unknown[0], _RUN_SETTINGS)}")
         raise InputError(f"{unknown[0]} is fixed in the model; only {', '.join(_RUN_SETTINGS)} may change")
     checked = settings_from(**kept)
     settings = model.settings.model_copy(update={name: getattr(checked, name) for name in kept})
@@ -341,7 +359,7 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
             f"{path}: was fitted with other weights of {model.backbone.name} (SHA-256 {model.backbone.digest[:12]}..., "
             f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit anew"
         )
-    detector = Detector()
+    detector = Detector(weights=weights)
     detector.settings = detector._asked = settings
     detector._stored = {name: getattr(model.settings, name) for name in kept}
     detector._inspector = Inspector(replace(model, settings=settings), engine)

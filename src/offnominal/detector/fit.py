@@ -11,6 +11,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -112,6 +113,8 @@ class Fitting:
         self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
         self._release: Callable[[], None] = lambda: None
         self._skipped: dict[int, str] = {}
+        #: Names of images that are copies of others, and of those; complete after `run`.
+        self.copies: list[tuple[str, str]] = []
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
         self._require_enough(len(self._originals))
@@ -271,6 +274,7 @@ class Fitting:
         counts = [self._patches_of(self._originals[index]) for index in kept]
         rows_of = [slice(end - count, end) for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True)]
         placed: list[Placed] = []
+        seen: dict[bytes, int] = {}
         scoring = self._rehearsed([self._sources[index] for index in kept])
         started, told = perf_counter(), False
         threads = threads_for(len(kept), self._engine.device)
@@ -294,6 +298,9 @@ class Fitting:
                     store.patches[rows_of[place]] = image.cpu()
                     network = pixels.shape[1], pixels.shape[2]
                     placed.append(Placed(kept[place], len(placed), rows_of[place], original, network))
+                    first = seen.setdefault(blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest(), kept[place])
+                    if first != kept[place]:
+                        self.copies.append((self._names[kept[place]], self._names[first]))
                     if self._settings.thumbnails:
                         pictures.add(thumbnail(pixels, original))
                 self._tell("features", len(placed), len(kept))

@@ -79,11 +79,15 @@ def several(sources: Iterable[Source]) -> Sequence[Source]:
     Raises:
         InputError: one image was given in place of several, whose rows or letters would be taken for images.
     """
+    if isinstance(sources, (str, Path)) and Path(sources).is_dir():
+        raise InputError(f"{sources}: is a folder; list its images, such as sorted(Path({str(sources)!r}).glob('*.png'))")
     one = isinstance(sources, (str, Path, Image.Image))
     if isinstance(sources, np.ndarray):
         one = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
     if one:
         raise InputError("one image was given where several are expected: put it in a list, [image]")
+    if not isinstance(sources, Iterable):
+        raise InputError(f"{str(sources)[:60]} was given where several images are expected: a sequence of paths and arrays")
     return sources if isinstance(sources, Sequence) else list(sources)
 
 

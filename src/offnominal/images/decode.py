@@ -85,7 +85,11 @@ def from_array(array: Any, name: str = "array") -> Pixels:
     Raises:
         ImageError: another shape or dtype, an empty array, or values that are not finite.
     """
-    pixels = np.asarray(array)
+    try:
+        pixels = np.asarray(array)
+    except ValueError:
+        kind = type(array).__name__
+        raise ImageError(f"{name}: a {kind} is no image: give a path, a Pillow image, or an array of numbers") from None
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]

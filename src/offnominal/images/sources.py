@@ -45,7 +45,7 @@ def normal_images(data: str | Path) -> list[Item]:
     Raises:
         InputError: nothing is there, or no image is among it.
     """
-    path = Path(data)
+    path = _place(data)
     if path.is_dir() and (path / "train").is_dir():
         good = path / "train" / GOOD
         if not good.is_dir():
@@ -58,13 +58,20 @@ def normal_images(data: str | Path) -> list[Item]:
     return items
 
 
+def _place(data: str | Path) -> Path:
+    """Raises `InputError` for what names no place; an empty name would be the folder that one happens to be in."""
+    if not isinstance(data, (str, Path)) or not str(data).strip():
+        raise InputError(f"data = {str(data)[:60]!r}: name a folder, an MVTec root, a manifest or a glob of images")
+    return Path(data)
+
+
 def labelled_images(data: str | Path) -> list[Item]:
     """The images to evaluate on: labels, and masks where there are some.
 
     Raises:
         InputError: the data carries no labels, or not both good and defective images.
     """
-    path = Path(data)
+    path = _place(data)
     if path.is_dir():
         if not (path / "test").is_dir():
             raise InputError(f"{path}: evaluate needs labels: an MVTec root with test/good and test/<defect>, or a manifest")

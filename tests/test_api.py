@@ -1,0 +1,92 @@
+"""The Python door: what is given is taken as a caller means it, or refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from conftest import texture
+from offnominal import Detector, load
+from offnominal.errors import ImageError, InputError, OffnominalError, SettingsError
+
+
+@pytest.fixture(scope="module")
+def images() -> list[np.ndarray]:
+    return [texture(seed) for seed in range(8)]
+
+
+def small(**settings: Any) -> Detector:
+    return Detector(image_size=96, bank=100, false_alarm_rate=0.2, **settings)
+
+
+def test_copies_are_told(images: list[np.ndarray]) -> None:
+    said: list[str] = []
+    small().fit([*images, images[3], images[0]], tell=said.append)
+    (line,) = said
+    assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
+    said.clear()
+    small().fit(images, tell=said.append)
+    assert not said
+
+
+def test_names_to_remove_come_in_any_shape_but_alone(images: list[np.ndarray]) -> None:
+    detector = small().fit(images)
+    assert detector.update(remove=(f"array {number}" for number in (1, 2))).removed == ("array 1", "array 2")
+    assert detector.update(remove=[Path("array 3")]).removed == ("array 3",)
+    for alone in ("array 4", Path("array 4")):
+        with pytest.raises(InputError, match="put the names in a list"):
+            detector.update(remove=alone)
+
+
+@pytest.mark.parametrize("data", ["", " ", None, 3, [None, None]])
+def test_no_place_is_no_data(data: Any) -> None:
+    with pytest.raises(InputError) as caught:
+        small().fit(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_more_that_is_no_data(images: list[np.ndarray], tmp_path: Path) -> None:
+    detector = small().fit(images)
+    with pytest.raises(InputError, match="is a folder; list its images"):
+        detector.predict(str(tmp_path))
+    with pytest.raises(InputError, match="name a folder, an MVTec root"):
+        detector.evaluate([tmp_path])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="several images are expected"):
+        detector.update(add=None)  # type: ignore[arg-type]
+    with pytest.raises(ImageError, match="a tuple is no image"):
+        detector.score_samples([(images[0], 0)])
+
+
+@pytest.mark.parametrize("settings", [{"bank": float("inf")}, {"bank": float("nan")}, {"bank": np.nan}])
+def test_no_number_is_no_setting(settings: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match="bank must be"):
+        Detector(**settings)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    given = {"image_size": np.int64(128), "neighbors": np.int32(5), "bank": np.float64(0.1), "contamination": np.float64(0.1)}
+    plain = {"image_size": 128, "neighbors": 5, "bank": 0.1, "contamination": 0.1}
+    assert Detector(**given).settings == Detector(**plain).settings
+    assert Detector(image_size=(np.int64(96), np.int64(128))).settings == Detector(image_size=(96, 128)).settings
+    assert Detector(bank=np.int64(100)).settings.bank_size(5000) == 100
+
+
+def test_a_misspelt_way_to_run_is_told_from_a_fixed_one(images: list[np.ndarray], tmp_path: Path) -> None:
+    small().fit(images).save(tmp_path / "m")
+    with pytest.raises(OffnominalError, match="unknown setting 'runtim': did you mean 'runtime'"):
+        load(tmp_path / "m", runtim="torch")
+    with pytest.raises(OffnominalError, match="neighbors is fixed in the model"):
+        load(tmp_path / "m", neighbors=3)
+
+
+def test_weights_that_a_model_was_loaded_with_serve_its_audit(images: list[np.ndarray], tmp_path: Path) -> None:
+    import timm
+    import torch
+
+    torch.save(timm.create_model("resnet10t", pretrained=False).state_dict(), tmp_path / "r.pth")
+    small(backbone="resnet10t", weights=tmp_path / "r.pth").fit(images).save(tmp_path / "m")
+    detector = load(tmp_path / "m", weights=tmp_path / "r.pth")
+    assert len(detector.audit(images).names) == len(images)
