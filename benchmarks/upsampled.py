@@ -9,6 +9,7 @@ them hardly changes the time. The processor's products of bytes are left out, wh
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -81,6 +82,7 @@ def main() -> None:
         ]
         for size, one in found.items()
     ]
+    name = Path(given.data).name
     columns = (
         "bank",
         "whole product",
@@ -94,13 +96,13 @@ def main() -> None:
     )
     parts = [
         "# Search by way of the map that coarse features were brought up from",
-        f"{given.data.rstrip('/').split('/')[-1]}: {len(images[0]):,} patches of an image, K = {K}; random banks. "
+        f"{name}: {len(images[0]):,} patches of an image, K = {K}; random banks. "
         f"{upsampling.first} features are of the finest map, the others of one with half as many places a side.",
         str(here),
         table(columns, rows),
         f"*Apart*: the largest difference of a squared distance over their mean, {IMAGES} images.",
     ]
-    name = "upsampled" if given.threads is None else f"upsampled-{given.threads}"
+    name = f"upsampled-{name}" + ("" if given.threads is None else f"-{given.threads}")
     write(given.out, name, parts, {"machine": here, **{str(size): one for size, one in found.items()}})
 
 

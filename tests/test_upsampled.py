@@ -122,3 +122,9 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_patches_rounded_to_half_a_float_have_no_such_map() -> None:
     engine = FeatureEngine(Detector(image_size=96, runtime="torch", precision="bfloat16").settings)
     assert engine.upsampling((96, 96)) is None
+
+
+def test_a_gpu_multiplies_patches_as_they_are() -> None:
+    engine = FeatureEngine(Detector(image_size=96).settings)
+    engine.device = torch.device("cuda")
+    assert engine.upsampling((96, 96)) is None

@@ -33,7 +33,7 @@ class FeatureEngine:
         self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
-        self._rounded = settings.precision not in ("auto", "float32")
+        self._in_float32 = settings.precision in ("auto", "float32")
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
 
     def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
@@ -41,9 +41,13 @@ class FeatureEngine:
         return self._extractor.grids(network)
 
     def upsampling(self, network: tuple[int, int]) -> Upsampling | None:
-        """How the standardised patches of an image of this network size came about, where that saves the search some work."""
+        """How the standardised patches of an image of this network size came about, where that saves the search some work.
+
+        None on a GPU, whose search multiplies them as they are, and where they are rounded to fewer bits than float32.
+        """
         if network not in self._upsamplings:
-            first = None if self._rounded else self._extractor.upsampled_from(network)
+            told = self.device.type == "cpu" and self._in_float32
+            first = self._extractor.upsampled_from(network) if told else None
             whole = None if first is None else Upsampling(first, self._share(network)[:, -1].view(self.grids(network)[0]))
             self._upsamplings[network] = whole
         return self._upsamplings[network]

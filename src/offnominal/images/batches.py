@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,7 +80,7 @@ def several(sources: Iterable[Source]) -> Sequence[Source]:
     Raises:
         InputError: one image was given in place of several, whose rows or letters would be taken for images.
     """
-    if isinstance(sources, (str, Path)) and Path(sources).is_dir():
+    if isinstance(sources, (str, Path)) and os.path.isdir(sources):
         raise InputError(f"{sources}: is a folder; list its images, such as sorted(Path({str(sources)!r}).glob('*.png'))")
     one = isinstance(sources, (str, Path, Image.Image))
     if isinstance(sources, np.ndarray):

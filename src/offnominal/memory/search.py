@@ -89,7 +89,8 @@ class NearestPatches:
                 squared[unsure], rows[unsure] = self._in_order(points, self._by_product(points, k)[1], k)
             return squared, rows
         if self._upsampled is not None and upsampling is not None:
-            return self._by_parts(self._upsampled(patches.float(), upsampling), patches.float(), k)
+            patches = patches.float()
+            return self._by_parts(self._upsampled(patches, upsampling), patches, k)
         return self._by_index(patches, k)
 
     def _by_parts(self, parts: Iterator[tuple[int, Tensor]], patches: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 A feature of a deeper layer is, at each of the finest places, a mean of four places of its own map with weights that are known:
 q = share * sum_i w_i c_i. So is its product with a bank patch b: q b = share * sum_i w_i (c_i b). Formed at the quarter of the
-places that the layer has, and interpolated by a product with four weights a row, it costs less than half, and is the same but
-for the order in which float32 is rounded. `PatchExtractor` of Lite0 gives 40 fine and 112 such features.
+places that the layer has and interpolated, first between its rows and then along them, it is the same but for how float32 is
+rounded, at less than half the multiplications. `PatchExtractor` of Lite0 gives 40 fine and 112 such features.
 """
 
 from __future__ import annotations
