@@ -44,6 +44,7 @@ def cases() -> dict[str, np.ndarray]:
         "few points many times": np.repeat(rng.normal(size=(12, 5)), 30, axis=0),
         "one far away": rng.normal(size=(600, 6)) * np.r_[1e5, np.ones(599)][:, None],
         "far from the origin": rng.normal(size=(600, 6)) + 1e3,
+        "flat but for rounding": 1 + np.r_[rng.normal(size=(20, 6)), 2.0**-23 * rng.integers(0, 9, (480, 6))],
     }
 
 
@@ -51,7 +52,11 @@ def cases() -> dict[str, np.ndarray]:
 def test_the_choice_is_the_naive_one(name: str) -> None:
     patches = cases()[name].astype(np.float32)
     n = min(len(patches), 60)
-    assert greedy_kcenter(patches, n, start=0).tolist() == naive(patches, n, 0).tolist()
+    found = kcenter(torch.from_numpy(patches), n, 0)
+    assert found.indices.tolist() == naive(patches, n, 0).tolist()
+    points = patches.astype(np.float64)
+    away = np.stack([((points - points[centre]) ** 2).sum(1) for centre in found.indices]).min(0)
+    assert found.radius == pytest.approx(np.sqrt(away.max()), rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,6 +8,8 @@ the patch farthest from those taken. Done naively, each centre costs one pass ov
 * Bounds come from float32 matrix products with a known rounding error. Among the few that could be the farthest, the
   distances are worked out in float64 and the greedy order is followed exactly, as long as its leader lies above every
   bound outside. So the choice is the naive one: the farthest patch, the lowest index among equals.
+* Where rounding hides the order of thousands, as among the patches of flat images, which differ by the network's own
+  rounding, the bounds become the distances themselves, in float64 and by differences. It is slower, and blind to nothing.
 
 Any upper bounds give the same choice, so a run that was stopped goes on from its centres and bounds to the same end. Patches
 on disk are read by rising rows and in blocks (`PatchRows`); what is kept of each is its length, its bound and an age.
@@ -149,6 +151,8 @@ class _Greedy:
         self.exact_centres = torch.empty((n, patches.shape[1]), dtype=torch.float64)
         self.chosen: list[int] = []
         self.bound = torch.full((len(patches),), torch.inf, dtype=self.dtype)
+        #: Whether a bound is the distance itself to the centres that its patch has seen, unless it has seen none.
+        self.tight = False
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
         # Room for products, which grow as they come.
         self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
@@ -177,6 +181,9 @@ class _Greedy:
                 taken = self._take_block(rows[places].sort().values, max(outside, inside))
                 if taken == 0 and exact < MOST_EXACT:
                     exact *= 2  # more near-ties than the block holds
+                elif taken == 0 and not self.tight:
+                    self._tighten()
+                    exact = EXACT
                 elif taken == 0:
                     self._take_farthest()
                 tick(len(self.chosen))
@@ -195,20 +202,19 @@ class _Greedy:
     def _state(self) -> Unfinished:
         """What can be gone on from, at whatever instruction a run was stopped: bounds are never below the distances."""
         indices = np.array(self.chosen, dtype=np.int64)
-        bound = self.bound.numpy().copy()
+        bound = self.bound.to(self.dtype).numpy().copy()
+        if self.tight:
+            bound = np.nextafter(bound, np.inf, dtype=bound.dtype)
         bound[indices] = _TAKEN
         return Unfinished(indices, bound, self.seen.numpy().copy())
 
     def _moved(self, block: Tensor) -> Tensor:
         return block.to(self.dtype) - self.shift.to(self.dtype)
 
-    def _exactly(self, points: Tensor) -> Tensor:
-        return points.double() - self.shift
-
     def _take(self, indices: list[int], points: Tensor) -> None:
         """Take patches as centres; `points` are they as they were read."""
         done = len(self.chosen)
-        self.exact_centres[done : done + len(indices)] = self._exactly(points)
+        self.exact_centres[done : done + len(indices)] = points
         moved = self._moved(points)
         self.centres[done : done + len(indices)] = moved
         self.lengths[done : done + len(indices)] = moved.square().sum(1)
@@ -216,21 +222,40 @@ class _Greedy:
         self.bound[indices] = _TAKEN
 
     def _renew(self, rows: Tensor) -> None:
-        """Bring the bounds of some patches (rising rows) up to date with all centres, rounding error added."""
+        """Bring the bounds of some patches (rising rows) up to date with all centres."""
         count = len(self.chosen)
-        centres, lengths = self.centres[:count], self.lengths[:count]
+        look = self._look_exactly if self.tight else self._look
         seen = self.seen[rows]
         for done in torch.unique(seen).tolist():
             if done == count:
                 continue
             for part in rows[seen == done].split(ROWS):
-                points = self._moved(self.patches[part])
-                near = self._nearest(points, centres[done:], lengths[done:])
-                near = near.add_(self.square[part]).clamp_(min=0)
-                # A centre at distance d from a patch of length r is no longer than r + d, which bounds what is rounded.
-                near += self.rounding * (2 * self.square[part].sqrt() + near.sqrt()).square()
-                self.bound[part] = torch.minimum(self.bound[part], near)
+                self.bound[part] = torch.minimum(self.bound[part], look(part, done))
         self.seen[rows] = count
+
+    def _look(self, part: Tensor, done: int) -> Tensor:
+        """Squared distances of some patches to their nearest centre after the first `done`, rounding error added."""
+        count = len(self.chosen)
+        near = self._nearest(self._moved(self.patches[part]), self.centres[done:count], self.lengths[done:count])
+        near = near.add_(self.square[part]).clamp_(min=0)
+        # A centre at distance d from a patch of length r is no longer than r + d, which bounds what is rounded.
+        return near.add_(self.rounding * (2 * self.square[part].sqrt() + near.sqrt()).square())
+
+    def _look_exactly(self, part: Tensor, done: int) -> Tensor:
+        """The same, exactly, in float64."""
+        points = self.patches[part].double()
+        if done == 0:
+            return torch.from_numpy(self._to_centres(points))
+        least = torch.full((len(points),), torch.inf, dtype=torch.float64)
+        for centre in self.exact_centres[done : len(self.chosen)]:
+            torch.minimum(least, torch.from_numpy(_by_difference(points, centre)), out=least)
+        return least
+
+    def _tighten(self) -> None:
+        """From now on a bound is the distance itself, which patches come to as they are renewed."""
+        self.tight = True
+        self.bound = self.bound.double()
+        self.seen.zero_()
 
     def _nearest(self, points: Tensor, centres: Tensor, lengths: Tensor) -> Tensor:
         """(n,) least of squared length less twice the product over the centres, in pieces that stay in the cache."""
@@ -244,41 +269,33 @@ class _Greedy:
     def _take_block(self, block: Tensor, limit: float) -> int:
         """Follow the greedy order inside the block (rising indices) exactly, while its leader lies above `limit`."""
         raw = self.patches[block]
-        points = self._exactly(raw)
-        distance = self._to_centres(points)
-        distance[self.bound[block].numpy() < 0] = _TAKEN
-        between = squared_distances(points, points)
+        points = raw.double()
+        if self.tight:
+            distance, between = self.bound[block].numpy(), None
+        else:
+            distance, moved = self._to_centres(points), points - self.shift
+            distance[self.bound[block].numpy() < 0] = _TAKEN
+            between = squared_distances(moved, moved)
         picks: list[int] = []
         while len(self.chosen) + len(picks) < self.n:
             place = int(distance.argmax())
             if distance[place] <= limit:
                 break
             picks.append(place)
-            np.minimum(distance, between[place], out=distance)
+            away = _by_difference(points, points[place]) if between is None else between[place]
+            np.minimum(distance, away, out=distance)
             distance[place] = _TAKEN
         self._take(block[picks].tolist(), raw[picks])
         return len(picks)
 
     def _take_farthest(self) -> None:
-        """Thousands of patches tie for the farthest: decide exactly among all that may be it."""
+        """Thousands of patches are as far, to the last digit: the first of them all."""
         free = torch.nonzero(self.bound >= 0).flatten()
         self._renew(free)
-        order = free[self.bound[free].argsort(descending=True, stable=True)]
-        best, at = -1.0, -1
-        for part in order.split(8192):
-            if float(self.bound[part[0]]) < best:
-                break
-            part = part.sort().values
-            distance = self._to_centres(self._exactly(self.patches[part]))
-            top = float(distance.max())
-            first = int(part[torch.from_numpy(distance == top)].min())
-            if top > best or (top == best and first < at):
-                best, at = top, first
-        if best == 0:  # nothing but copies of the centres is left
-            rest = free[: self.n - len(self.chosen)]
-            self._take(rest.tolist(), self.patches[rest])
-        else:
-            self._take([at], self.patches[torch.tensor([at])])
+        farthest = self.bound.numpy().argmax()
+        # Where nothing but copies of the centres is left, they come in their order.
+        taken = torch.tensor([farthest]) if self.bound[farthest] > 0 else free[: self.n - len(self.chosen)]
+        self._take(taken.tolist(), self.patches[taken])
 
     def _to_centres(self, points: Tensor) -> npt.NDArray[np.float64]:
         """Exact squared distances of float64 points to their nearest centres.
@@ -289,7 +306,7 @@ class _Greedy:
         return _rounded(torch.cat([self._part_to_centres(part) for part in parts]))
 
     def _part_to_centres(self, points: Tensor) -> Tensor:
-        count, rough = len(self.chosen), points.to(self.dtype)
+        count, rough = len(self.chosen), (points - self.shift).to(self.dtype)
         lengths = rough.square().sum(1)
         squared = self.product[: len(points) * count].view(len(points), count)
         torch.addmm(self.lengths[None, :count], rough, self.centres[:count].T, alpha=-2, out=squared).add_(lengths[:, None])
@@ -307,10 +324,16 @@ class _Greedy:
         while True:
             rows, outside = _largest(self.bound, RENEWED)
             self._renew(rows)
-            if float(self.bound[rows].max()) >= outside:
-                top = rows[int(self.bound[rows].argmax())][None]
-                farthest = self._to_centres(self._exactly(self.patches[top]))
-                return float(np.sqrt(farthest[0]))
+            fresh = self.bound[rows]
+            if float(fresh.max()) < outside:
+                continue
+            if self.tight:
+                return float(fresh.clamp(min=0).max().sqrt())
+            places, inside = _largest(fresh, EXACT)
+            farthest = self._to_centres(self.patches[rows[places]].double()).max()
+            if farthest >= max(outside, inside):
+                return float(np.sqrt(farthest))
+            self._tighten()
 
 
 def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:
@@ -329,6 +352,11 @@ def squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
     squared = torch.addmm(lengths, a, b.T, alpha=-2).clamp_(min=0)
     squared[squared < 1e-12 * lengths] = 0
     return _rounded(squared)
+
+
+def _by_difference(points: Tensor, centre: Tensor) -> npt.NDArray[np.float64]:
+    """(n, D), (D,) float64 -> (n,) squared distances, rounded alike."""
+    return _rounded((points - centre).square_().sum(1))
 
 
 def _rounded(squared: Tensor) -> npt.NDArray[np.float64]:
