@@ -1,4 +1,4 @@
-"""anomalib's Patchcore on one set, in an environment of its own; started by `rivals.py`, prints JSON and leaves maps.
+"""anomalib's Patchcore on one set, in an environment of its own; started by `rivals.py`, leaves maps and inspects in turns.
 
     python rival_patchcore.py JOB.json
 
@@ -12,7 +12,9 @@ import importlib.util
 import json
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -25,6 +27,24 @@ def import_schemas(path: str) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.import_timm()
+
+
+def contend(known: dict[str, Any], paths: list[Any], one: Callable[[Any], Any], batches: Callable[[list[Any]], Any]) -> None:
+    """Print what is known as a line of JSON; then, at every line of the input, inspect all images again, once one by one and
+    once in batches, and print the times."""
+    batches(paths)
+    print(json.dumps(known), flush=True)
+    for _ in sys.stdin:
+        times = []
+        for path in paths:
+            started = perf_counter()
+            one(path)
+            times.append(perf_counter() - started)
+        started = perf_counter()
+        batches(paths)
+        together = perf_counter() - started
+        answer = {"ms_batch_of_one": 1000 * median(times), "ms_in_batches": 1000 * together / len(paths)}
+        print(json.dumps(answer), flush=True)
 
 
 def main() -> None:
@@ -40,6 +60,11 @@ def main() -> None:
     torch.manual_seed(0)
     side = (job["side"], job["side"])
     prepare = Compose([Resize(side, antialias=True), Normalize(mean=job["mean"], std=job["std"])])
+
+    def read(path: str) -> torch.Tensor:
+        prepared: torch.Tensor = prepare(read_image(path, as_tensor=True))
+        return prepared
+
     whole = Patchcore(
         backbone=job["backbone"],
         layers=job["layers"],
@@ -71,42 +96,36 @@ def main() -> None:
     model.feature_extractor.eval()
     with torch.inference_mode():
         for first in range(0, len(job["train"]), 32):
-            model(torch.stack([prepare(read_image(path, as_tensor=True)) for path in job["train"][first : first + 32]]))
+            model(torch.stack([read(path) for path in job["train"][first : first + 32]]))
         whole.fit()
     seconds["fit"] = perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
     model.eval()
-    times, scores = [], []
+
+    def one(path: str) -> tuple[float, Any]:
+        found = model(read(path)[None])
+        return float(found.pred_score), found.anomaly_map[0, 0].numpy()
+
+    def batches(paths: list[str]) -> None:
+        for first in range(0, len(paths), 16):
+            model(torch.stack([read(path) for path in paths[first : first + 16]]))
+
     maps = np.lib.format.open_memmap(job["maps"], "w+", np.float32, (len(job["test"]), *side))
     with torch.inference_mode():
+        scores = []
         for at, path in enumerate(job["test"]):
-            started = perf_counter()
-            found = model(prepare(read_image(path, as_tensor=True))[None])
-            score, anomaly_map = float(found.pred_score), found.anomaly_map[0, 0].numpy()
-            times.append(perf_counter() - started)
+            score, maps[at] = one(path)
             scores.append(score)
-            maps[at] = anomaly_map
-        paths = job["test"][: job["in_batches"]]
-        for _ in range(2):
-            started = perf_counter()
-            for first in range(0, len(paths), 16):
-                model(torch.stack([prepare(read_image(path, as_tensor=True)) for path in paths[first : first + 16]]))
-            batches = (perf_counter() - started) / len(paths)
-    maps.flush()
-    print(
-        json.dumps(
-            {
-                "fit_seconds": seconds["fit"],
-                "coreset_seconds": seconds["coreset"],
-                "bank": len(model.memory_bank),
-                "peak_gb": peak,
-                "ms_batch_of_one": 1000 * float(np.median(times[3:])),
-                "ms_in_batches": 1000 * batches,
-                "scores": scores,
-            }
-        )
-    )
+        maps.flush()
+        known = {
+            "fit_seconds": seconds["fit"],
+            "coreset_seconds": seconds["coreset"],
+            "bank": len(model.memory_bank),
+            "peak_gb": peak,
+            "scores": scores,
+        }
+        contend(known, job["test"][: job["in_batches"]], one, batches)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     python benchmarks/rivals.py --data MVTEC_ROOT [--environment FOLDER] [--bank 0.01] [--test 200] [--out FOLDER]
 
 anomalib is installed into an environment of its own, which this program makes. Its input is normalised as the backbone wants,
-not by its default, which would cost it accuracy. Each runs in a process of its own, one after the other. Times an image are
-from the file to the score and the map; those in batches are of a second pass over the same images, so that what happens once,
-such as making a network ready, is in neither. The accuracy of both comes from the same code, on masks in original resolution.
+not by its default, which would cost it accuracy. Each fits in a process of its own, one after the other. When all have fitted
+they inspect in turns, so that what else a shared machine does falls on all alike. Times an image are from the file to the
+score and the map; what happens once, such as making a network ready, came before. The accuracy of both comes from the same
+code, on masks in original resolution.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,11 +27,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+import rival_patchcore
 from tables import machine, table, write
 
 SIDE, LITTLE = 256, "100MB"
-#: So many images, or all that there are, are also measured in batches, by both.
-IN_BATCHES = 128
+RIVAL = "anomalib Patchcore"
+#: So many images, or all that there are, are inspected in every turn, one by one and in batches, and so many turns taken.
+IN_BATCHES, TURNS = 128, 5
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
 COLUMNS = (
     "method",
@@ -65,8 +69,8 @@ def chosen(data: str, most: int) -> tuple[list[Any], list[Any]]:
     return list(normal_images(data)), test[::step]
 
 
-def ours(data: str, settings: dict[str, str], most: int) -> dict[str, Any]:
-    """Fit and inspect in this process."""
+def ours(data: str, settings: dict[str, str], most: int) -> None:
+    """Fit in this process and print what came of it, then inspect whenever it is asked for; see `Contestant`."""
     from offnominal import Detector
     from offnominal.metrics import Judged, figures
 
@@ -75,26 +79,51 @@ def ours(data: str, settings: dict[str, str], most: int) -> dict[str, Any]:
     detector = Detector(**settings).fit([item.path for item in train])
     fit = perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    times, judged = [], []
+    judged = []
     for item in test:
-        started = perf_counter()
         found = detector.inspect(item.path)
-        times.append(perf_counter() - started)
         judged.append(Judged(item.good, item.label, found.score, found.anomalous, found.anomaly_map, mask_of(item)))
-    paths = [item.path for item in test[:IN_BATCHES]]
-    for _ in range(2):
-        started = perf_counter()
-        count = sum(1 for _ in detector.inspect_many(paths, failed=lambda index, error: None))
-        batches = (perf_counter() - started) / count
-    return {
+    known = {
         "fit_seconds": fit,
         "coreset_seconds": detector.seconds["coreset"],
         "bank": len(detector.model.bank.patches),
         "peak_gb": peak,
-        "ms_batch_of_one": 1000 * float(np.median(times[3:])),
-        "ms_in_batches": 1000 * batches,
         **figures(judged),
     }
+
+    def batches(paths: list[Path]) -> None:
+        for _ in detector.inspect_many(paths, failed=lambda index, error: None):
+            pass
+
+    rival_patchcore.contend(known, [item.path for item in test][:IN_BATCHES], detector.inspect, batches)
+
+
+class Contestant:
+    """A process that has fitted and waits: `known` is what it found, `turn` lets it inspect once more."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.known = self._answer()
+        self.turns: list[dict[str, float]] = []
+
+    def turn(self) -> None:
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        self.turns.append(self._answer())
+
+    def leave(self) -> None:
+        """Ends the process; times are the medians of its turns."""
+        self._process.communicate()
+        self.known |= {key: statistics.median(turn[key] for turn in self.turns) for key in self.turns[0]}
+        self.known["turns"] = self.turns
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        raise SystemExit(f"a contestant ended early, with {self._process.wait()}")
 
 
 def mask_of(item: Any) -> Any:
@@ -103,8 +132,8 @@ def mask_of(item: Any) -> Any:
     return None if item.mask is None else read_mask(item.mask, pixels_of(item.path).shape[:2])
 
 
-def theirs(python: Path, data: str, bank: float, most: int) -> dict[str, Any]:
-    """anomalib's, by `rival_patchcore.py` in its own environment."""
+def theirs(python: Path, data: str, bank: float, most: int, folder: Path) -> Contestant:
+    """anomalib's, by `rival_patchcore.py` in its own environment; what it needs lies in `folder`."""
     import torch
 
     from offnominal.features import load_backbone, torchvision_schemas
@@ -113,34 +142,31 @@ def theirs(python: Path, data: str, bank: float, most: int) -> dict[str, Any]:
 
     train, test = chosen(data, most)
     backbone = load_backbone("efficientnet-lite0")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        torch.save(dict(backbone.network.get_submodule("network").state_dict()), folder / "weights.pt")
-        job = {
-            "schemas": torchvision_schemas.__file__,
-            "backbone": "tf_efficientnet_lite0",
-            "layers": list(backbone.layers),
-            "weights": str(folder / "weights.pt"),
-            "mean": list(backbone.mean),
-            "std": list(backbone.std),
-            "side": SIDE,
-            "bank": bank,
-            "train": [str(item.path) for item in train],
-            "test": [str(item.path) for item in test],
-            "in_batches": IN_BATCHES,
-            "maps": str(folder / "maps.npy"),
-        }
-        (folder / "job.json").write_text(json.dumps(job))
-        script = str(Path(__file__).with_name("rival_patchcore.py"))
-        done = subprocess.run([str(python), script, str(folder / "job.json")], check=True, capture_output=True, text=True)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        maps = np.load(folder / "maps.npy", mmap_mode="r")
-        judged = []
-        for item, score, small in zip(test, found.pop("scores"), maps, strict=True):
-            height, width = pixels_of(item.path).shape[:2]
-            large = cv2.resize(np.array(small), (width, height), interpolation=cv2.INTER_LINEAR)
-            judged.append(Judged(item.good, item.label, score, False, large, mask_of(item)))
-        return {**found, **figures(judged)}
+    torch.save(dict(backbone.network.get_submodule("network").state_dict()), folder / "weights.pt")
+    job = {
+        "schemas": torchvision_schemas.__file__,
+        "backbone": "tf_efficientnet_lite0",
+        "layers": list(backbone.layers),
+        "weights": str(folder / "weights.pt"),
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "side": SIDE,
+        "bank": bank,
+        "train": [str(item.path) for item in train],
+        "test": [str(item.path) for item in test],
+        "in_batches": IN_BATCHES,
+        "maps": str(folder / "maps.npy"),
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+    contestant = Contestant([str(python), rival_patchcore.__file__, str(folder / "job.json")])
+    maps = np.load(folder / "maps.npy", mmap_mode="r")
+    judged = []
+    for item, score, small in zip(test, contestant.known.pop("scores"), maps, strict=True):
+        height, width = pixels_of(item.path).shape[:2]
+        large = cv2.resize(np.array(small), (width, height), interpolation=cv2.INTER_LINEAR)
+        judged.append(Judged(item.good, item.label, score, False, large, mask_of(item)))
+    contestant.known |= figures(judged)
+    return contestant
 
 
 def row(name: str, found: dict[str, Any]) -> list[str]:
@@ -166,13 +192,12 @@ def main() -> None:
     parser.add_argument("--ours", help="settings as JSON: measure ours and print JSON (used by this program itself)")
     given = parser.parse_args()
     if given.ours is not None:
-        print(json.dumps(ours(given.data, json.loads(given.ours), given.test)))
+        ours(given.data, json.loads(given.ours), given.test)
         return
     import torch
 
     python = environment(given.environment)
     alike = {"resize": "squash", "image_size": f"{SIDE}x{SIDE}", "bank": str(given.bank)}
-    found: dict[str, Any] = {}
     ways = {
         "ours, as theirs: squashed": alike,
         f"the same, patches on disk (memory = {LITTLE})": {**alike, "memory": LITTLE},
@@ -180,12 +205,21 @@ def main() -> None:
     }
     if torch.cpu.get_capabilities().get("avx512_bf16"):
         ways["as theirs, the network in bfloat16"] = {**alike, "precision": "bfloat16"}
-    for name, settings in ways.items():
-        print(name, file=sys.stderr)
-        words = [sys.executable, __file__, "--data", given.data, "--test", str(given.test), "--ours", json.dumps(settings)]
-        found[name] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    print("anomalib Patchcore", file=sys.stderr)
-    found["anomalib Patchcore"] = rival = theirs(python, given.data, given.bank, given.test)
+    contestants: dict[str, Contestant] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, settings in ways.items():
+            print(name, file=sys.stderr)
+            words = [sys.executable, __file__, "--data", given.data, "--test", str(given.test), "--ours", json.dumps(settings)]
+            contestants[name] = Contestant(words)
+        print(RIVAL, file=sys.stderr)
+        contestants[RIVAL] = theirs(python, given.data, given.bank, given.test, Path(folder))
+        for _ in range(TURNS):
+            for one in contestants.values():
+                one.turn()
+        for one in contestants.values():
+            one.leave()
+    found = {name: one.known for name, one in contestants.items()}
+    rival = found[RIVAL]
     ratios = [
         [
             name,
@@ -206,7 +240,8 @@ def main() -> None:
             "# Ours against anomalib's Patchcore",
             f"{Path(given.data).stem}: {len(train)} good images to fit, {len(test)} to test. EfficientNet-Lite0, the same "
             f"weights and layers, {SIDE} x {SIDE} pixels (ours by default keeps the aspect), a bank of {given.bank:g} of the "
-            "patches. Ours also calibrates: it scores every training image held out.",
+            f"patches. Ours also calibrates: it scores every training image held out. Times an "
+            f"image: medians of {TURNS} turns.",
             str(where),
             table(COLUMNS, [row(name, one) for name, one in found.items()]),
             "How many times anomalib needs what ours needs:",
