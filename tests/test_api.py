@@ -28,7 +28,12 @@ def test_copies_are_told(images: list[np.ndarray]) -> None:
     (line,) = said
     assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
     said.clear()
+    small().audit([*images, images[3], images[0]], tell=said.append)
+    (line,) = said
+    assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
+    said.clear()
     small().fit(images, tell=said.append)
+    small().audit(images, tell=said.append)
     assert not said
 
 

@@ -67,7 +67,7 @@ def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     items = normal_images(data)
     begin_audit(out)
     with progress_bars() as progress:
-        found = detector.audit(data, progress=progress)
+        found = detector.audit(data, progress=progress, tell=say)
     share = detector.settings.contamination or ("auto" if options["contamination"] is None else 0.0)
     rows = write_audit(found, [item.path for item in items], out, share)
     suspects = sum(row["suspect"] for row in rows)

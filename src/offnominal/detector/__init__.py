@@ -111,11 +111,8 @@ class Detector:
         tried = perf_counter() - started
         self._inspector = Inspector(replace(fitting.run(head), choice=choice), engine)
         if fitting.copies:
-            copy, of = fitting.copies[0]
-            tell(
-                f"{len(fitting.copies)} of {len(learn)} images are copies, the first '{copy}' of '{of}': held out, an image is "
-                "compared with its copy, so the threshold comes out too low; take the copies out and fit anew"
-            )
+            why = "held out, an image is compared with its copy, so the threshold comes out too low"
+            tell(f"{_told_of(fitting.copies, len(learn))}: {why}; take the copies out and fit anew")
         self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
         self.seconds |= {} if choice is None else {"trial of the presets": chosen_in}
         if len(held):
@@ -135,8 +132,11 @@ class Detector:
         progress: Progress = silent,
         announce: Callable[[Plan], None] = lambda plan: None,
         foretell: Callable[[Estimate], None] = lambda rest: None,
+        tell: Callable[[str], None] = lambda line: None,
     ) -> Audit:
         """Which of the images that are held to be good do not look like the others; `data` as in `fit`. Fits nothing.
+
+        `tell` is given a line where images are copies of others.
 
         Raises:
             InputError: fewer than two readable images.
@@ -145,6 +145,9 @@ class Detector:
         fitting = self._fitting(_named(data), FeatureEngine(self.settings, self._weights), progress, foretell)
         announce(fitting.plan)
         found = fitting.audit()
+        if fitting.copies:
+            why = "copies vouch for one another"
+            tell(f"{_told_of(fitting.copies, len(found.scores))}: {why}; take them out and audit anew")
         self.seconds = fitting.seconds
         return found
 
@@ -364,6 +367,11 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     detector._stored = {name: getattr(model.settings, name) for name in kept}
     detector._inspector = Inspector(replace(model, settings=settings), engine)
     return detector
+
+
+def _told_of(copies: Sequence[tuple[str, str]], images: int) -> str:
+    copy, of = copies[0]
+    return f"{len(copies)} of {images} images are copies, the first '{copy}' of '{of}'"
 
 
 def _named(data: str | Path | Sequence[Source]) -> list[tuple[str, Source]]:
