@@ -24,6 +24,11 @@ def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
     return np.array(chosen)
 
 
+def to_centres(patches: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    points = patches.astype(np.float64)
+    return np.stack([((points - points[centre]) ** 2).sum(1) for centre in centres]).min(0)
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that small data goes through every branch."""
@@ -41,7 +46,7 @@ def cases() -> dict[str, np.ndarray]:
         "one": np.zeros((1, 3)),
         "copies": np.ones((200, 4)),
         "integers with many ties": rng.integers(0, 3, (500, 4)).astype(float),
-        "few points many times": np.repeat(rng.normal(size=(12, 5)), 30, axis=0),
+        "few points many times": np.repeat(rng.normal(size=(12, 5)), 100, axis=0),
         "one far away": rng.normal(size=(600, 6)) * np.r_[1e5, np.ones(599)][:, None],
         "far from the origin": rng.normal(size=(600, 6)) + 1e3,
         "flat but for rounding": 1 + np.r_[rng.normal(size=(20, 6)), 2.0**-23 * rng.integers(0, 9, (480, 6))],
@@ -54,9 +59,7 @@ def test_the_choice_is_the_naive_one(name: str) -> None:
     n = min(len(patches), 60)
     found = kcenter(torch.from_numpy(patches), n, 0)
     assert found.indices.tolist() == naive(patches, n, 0).tolist()
-    points = patches.astype(np.float64)
-    away = np.stack([((points - points[centre]) ** 2).sum(1) for centre in found.indices]).min(0)
-    assert found.radius == pytest.approx(np.sqrt(away.max()), rel=1e-9)
+    assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
 
 
 @settings(max_examples=40, deadline=None)
@@ -73,8 +76,15 @@ def test_full_sized_blocks_and_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     patches = np.random.default_rng(1).normal(size=(30_000, 16)).astype(np.float32)
     found = kcenter(torch.from_numpy(patches), 300, 5)
     assert found.indices.tolist() == naive(patches, 300, 5).tolist()
-    to_centres = np.stack([((patches - patches[c]) ** 2).sum(1) for c in found.indices]).min(0)
-    assert found.radius == pytest.approx(np.sqrt(to_centres.max()), rel=1e-5)
+    assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_radius_is_exact_where_rounding_hides_the_farthest(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patches = (1 + np.r_[rng.normal(size=(20, 6)), 1e-6 * rng.normal(size=(480, 6))]).astype(np.float32)
+    found = kcenter(torch.from_numpy(patches), 21, 0)
+    assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
 
 
 def test_the_kind_of_array_is_kept_and_the_seed_decides() -> None:
@@ -158,7 +168,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_choice(name: str, monkeypatc
             found = kcenter(patches, n, 0, tick=stop, resume=kept[-1] if kept else None, keep=kept.append)
             break
         except KeyboardInterrupt:
-            assert kept[-1].indices.tolist() == whole.indices[: len(kept[-1].indices)].tolist()
+            state = kept[-1]
+            assert state.indices.tolist() == whole.indices[: len(state.indices)].tolist()
+            free = state.bound >= 0
+            assert (state.bound >= to_centres(patches.numpy(), state.indices) * (1 - 1e-10))[free].all()
     assert len(kept) > 0 or n == 1
     assert found.indices.tolist() == whole.indices.tolist()
     assert found.radius == pytest.approx(whole.radius, abs=1e-12)
