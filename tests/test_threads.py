@@ -14,8 +14,9 @@ import torch
 from conftest import texture
 from offnominal import Detector
 from offnominal.detector import threads
-from offnominal.detector.threads import MOST_WAITING, one_beside, side_by_side, threads_for
-from offnominal.errors import ImageError
+from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.threads import MOST_WAITING, one_beside, shared_out, side_by_side
+from offnominal.errors import ImageError, SettingsError
 
 CPU = torch.device("cpu")
 
@@ -30,7 +31,7 @@ def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-def nothing(item: object) -> int:
+def nothing(*items: object) -> int:
     return 0
 
 
@@ -126,10 +127,13 @@ def test_ctrl_c_while_threads_start_leaves_none(three: int, monkeypatch: pytest.
     assert threading.active_count() == before
 
 
-def test_a_gpu_and_few_images_have_one(three: int) -> None:
-    assert threads_for(4, CPU) == three
-    assert threads_for(3, CPU) == 1
-    assert threads_for(1000, torch.device("cuda")) == 1
+def test_few_images_have_one_thread_and_a_gpu_takes_batches(three: int) -> None:
+    assert shared_out(4, CPU, 16) == (three, 1)
+    assert shared_out(3, CPU, 16) == (1, 16)
+    assert shared_out(4, torch.device("cuda"), 16) == (threads.ON_GPU, 16)
+    torch.set_num_threads(1)
+    assert shared_out(4, CPU, 16) == (1, 16)
+    torch.set_num_threads(three)
     for count, inside in ((three, 1), (1, three)):
         with one_beside(count):
             assert torch.get_num_threads() == inside
@@ -192,3 +196,13 @@ def test_the_bank_does_not_depend_on_how_images_came(three: int, monkeypatch: py
         assert np.array_equal(model.bank.place, naive.bank.place)
         assert torch.allclose(model.bank.patches, naive.bank.patches, rtol=1e-3, atol=1e-3)
         assert np.allclose(model.calibration.scores, naive.calibration.scores, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "1 image of 160 x 128"), (5, "smaller --batch-size")])
+def test_a_full_gpu_is_said(three: int, count: int, said: str, detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: FeatureEngine, batch: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FeatureEngine, "patches", full)
+    with pytest.raises(SettingsError, match=said):
+        list(detector.inspect_many([texture(seed) for seed in range(count)], failed=nothing))

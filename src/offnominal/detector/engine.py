@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +84,7 @@ def _patches_of(segments: list[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class PatchSignals:
-    """Signals of the patches of one image.
+    """Signals of the patches of an image, or of several one after another.
 
     Attributes:
         values: (N, S) float32 in the order of `scoring.SIGNALS`.
@@ -94,6 +95,15 @@ class PatchSignals:
     values: Float
     around: Neighbourhood
     noise: Tensor | None
+
+    def split(self, images: int) -> list[PatchSignals]:
+        """Signals of several images of one size, one after another -> those of each."""
+        if images == 1:
+            return [self]
+        noise = (None,) * images if self.noise is None else self.noise.chunk(images)
+        return [
+            PatchSignals(*parts) for parts in zip(np.split(self.values, images), self.around.split(images), noise, strict=True)
+        ]
 
 
 class SignalEngine:
@@ -115,7 +125,7 @@ class SignalEngine:
         self._index: SearchIndex = index
         self._settings = settings
         self._usual = usual
-        self._heads = heads
+        self._heads = [head.to(device) for head in heads]
 
     @cached_property
     def _search(self) -> NearestPatches:
@@ -136,7 +146,7 @@ class SignalEngine:
     ) -> PatchSignals:
         """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them.
 
-        The search takes less time where `upsampling` says how the patches, all those of an image, came about.
+        The search takes less time where `upsampling` says how the patches, all those of one image, came about.
         """
         found = self._search(patches, self.neighbours, upsampling)
         return self.of_neighbours(patches, *found, with_noise=with_noise, fold=fold)

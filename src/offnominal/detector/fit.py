@@ -36,7 +36,7 @@ from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.placed import Placed, whence, without
-from offnominal.detector.threads import one_beside, threads_for, work_through
+from offnominal.detector.threads import one_beside, shared_out, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import (
@@ -277,7 +277,7 @@ class Fitting:
         seen: dict[bytes, int] = {}
         scoring = self._rehearsed([self._sources[index] for index in kept])
         started, told = perf_counter(), False
-        threads = threads_for(len(kept), self._engine.device)
+        threads, at_once = shared_out(len(kept), self._engine.device, self._settings.batch_size)
         found = work_through(
             [self._sources[index] for index in kept],
             self._engine.geometry,
@@ -285,7 +285,7 @@ class Fitting:
             self._features_of,
             self._engine.size_of_patches,
             threads=threads,
-            batch_size=self._settings.batch_size,
+            batch_size=at_once,
             failed=lambda place, error: self._fail(kept[place], error),
         )
         with one_beside(threads):

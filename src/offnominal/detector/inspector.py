@@ -14,7 +14,7 @@ from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
-from offnominal.detector.threads import threads_for, work_through
+from offnominal.detector.threads import shared_out, work_through
 from offnominal.errors import ImageError
 from offnominal.images import ImageBatch, Source, batches, thumbnail, to_original
 from offnominal.images.decode import Pixels
@@ -84,11 +84,18 @@ class Inspector:
         raw = self.engine.patches(batch)
         appearance = self._appearance(batch, raw)
         standardised = self.engine.standardise(raw, self.model.standard, network)
-        for index, original, decoded, patches, whole in zip(
-            batch.index, batch.original, batch.decoded, standardised, appearance, strict=True
+        signals = self._signals_of(standardised, network, maps)
+        for index, original, decoded, patches, found, whole in zip(
+            batch.index, batch.original, batch.decoded, standardised, signals, appearance, strict=True
         ):
-            found = self._inspection(original, network, patches, evidence, maps)
-            yield index, replace(found, appearance=whole), decoded
+            inspection = self._inspection(original, network, patches, found, evidence, maps)
+            yield index, replace(inspection, appearance=whole), decoded
+
+    def _signals_of(self, patches: torch.Tensor, network: tuple[int, int], with_noise: bool) -> Iterator[PatchSignals]:
+        """(B, N, D) standardised patches -> the signals of each image: on a GPU of all at once, on a CPU one by one."""
+        upsampling, noise = self.engine.upsampling(network), True if with_noise else None
+        for images in patches.split(1 if patches.device.type == "cpu" else len(patches)):
+            yield from self._signals(images.flatten(0, 1), upsampling, with_noise=noise).split(len(images))
 
     def patches(
         self, sources: Sequence[Source], failed: Callable[[int, ImageError], None]
@@ -132,14 +139,15 @@ class Inspector:
         failed: Callable[[int, ImageError], None],
         keep: bool = False,
     ) -> Iterator[Result]:
+        threads, at_once = shared_out(len(sources), self.engine.device, self.model.settings.batch_size)
         return work_through(
             sources,
             self.model.geometry,
             self.model.values,
             work,
             size,
-            threads=threads_for(len(sources), self.engine.device),
-            batch_size=self.model.settings.batch_size,
+            threads=threads,
+            batch_size=at_once,
             failed=failed,
             keep=keep,
         )
@@ -155,10 +163,15 @@ class Inspector:
         return self.model.appearance.statistics(whole_images(batch, raw))
 
     def _inspection(
-        self, original: tuple[int, int], network: tuple[int, int], patches: torch.Tensor, evidence: bool, maps: bool
+        self,
+        original: tuple[int, int],
+        network: tuple[int, int],
+        patches: torch.Tensor,
+        found: PatchSignals,
+        evidence: bool,
+        maps: bool,
     ) -> Inspection:
         model = self.model
-        found = self._signals(patches, self.engine.upsampling(network), with_noise=True if maps else None)
         signals = grid_of(found.values, self.engine.grids(network))
         settings = model.settings
         anomaly = working_map(signals, model.normal, model.fusion_weights, network, settings.smoothing, settings.context)

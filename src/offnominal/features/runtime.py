@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from offnominal.errors import SettingsError
 from offnominal.types import Float
+
+#: cuDNN's switch of precision is one for all threads.
+_SWITCH = Lock()
 
 
 class Runtime(Protocol):
@@ -67,9 +71,18 @@ class TorchRuntime:
 
     def __call__(self, images: Float) -> list[torch.Tensor]:
         """(B, 3, H, W) float32 -> segments (B, D, h, w) on the runtime's device."""
-        autocast: AbstractContextManager[Any] = nullcontext()
-        if self._dtype is not None:
-            autocast = torch.autocast(self._device.type, self._dtype)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), self._precision():
             segments = self._module(torch.from_numpy(images).to(self._device))
         return [segment.float() for segment in segments]
+
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        if self._dtype is not None:
+            with torch.autocast(self._device.type, self._dtype):
+                yield
+        elif self._device.type == "cuda":
+            # Left to itself cuDNN rounds what it convolves to 10 bits (TF32).
+            with _SWITCH, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                yield
+        else:
+            yield

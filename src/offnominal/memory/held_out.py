@@ -125,5 +125,6 @@ class HeldOutBanks:
         finder = torch.arange(first, first + len(rows), device=rows.device).repeat_interleave(rows.shape[1])
         least = torch.full_like(self._nearest, torch.inf).scatter_reduce_(0, found, flat, "amin")
         better = (flat == least[found]) & (flat < self._nearest[found])
-        self._stand_in[found[better]] = finder[better]
+        # Of several as near the last counts, on every device.
+        self._stand_in.scatter_reduce_(0, found[better], finder[better], "amax", include_self=False)
         self._nearest = torch.minimum(self._nearest, least)

@@ -48,12 +48,13 @@ class Head:
     def __call__(self, patches: Tensor, residuals: Tensor) -> Tensor:
         """(N, D) standardised patches and their (N, D) residuals to the nearest bank patch -> (N,), higher = more anomalous."""
         d = patches.shape[1]
-        inner = self.inner.to(patches.device)
-        hidden = torch.addmm(self.inner_bias.to(patches.device), patches, inner[:, :d].T).addmm_(
-            residuals.abs(), inner[:, d:].T
-        )
-        logits: Tensor = F.gelu(hidden) @ self.outer.to(patches.device) + self.outer_bias.to(patches.device)
+        hidden = torch.addmm(self.inner_bias, patches, self.inner[:, :d].T).addmm_(residuals.abs(), self.inner[:, d:].T)
+        logits: Tensor = F.gelu(hidden) @ self.outer + self.outer_bias
         return logits
+
+    def to(self, device: torch.device) -> Head:
+        """The same on another device."""
+        return Head(*(part.to(device) for part in (self.inner, self.inner_bias, self.outer, self.outer_bias)))
 
 
 def spread(gradient: Tensor, share: float = LAMBDA) -> Tensor:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Rows worked on at once, so that the (rows, K, D) differences stay in the processor's cache.
-BLOCK = 256
+#: Rows worked on at once: on a CPU so many that the (rows, K, D) differences stay in its cache, on a GPU that it is busy.
+BLOCK, ON_GPU = 256, 8192
 #: A squared distance below this share of a patch's squared length is worked out from differences: float32 products leave
 #: about 1e-7 of the length's square, so the distances above are good to about 1e-5.
 NEAR = 1e-2
@@ -42,6 +42,12 @@ class Neighbourhood:
     indices: Tensor
     gradient: Tensor
     curvature: Tensor | None
+
+    def split(self, parts: int) -> list[Neighbourhood]:
+        """Equal parts of the patches, in their order."""
+        curvature = (None,) * parts if self.curvature is None else self.curvature.chunk(parts)
+        fields = (values.chunk(parts) for values in (self.distances, self.indices, self.gradient))
+        return [Neighbourhood(*one) for one in zip(*fields, curvature, strict=True)]
 
 
 def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
@@ -64,9 +70,8 @@ def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tenso
 
 def from_differences(patches: Tensor, bank: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
     """(N, D) patches, (M, D) bank and (N, K) indices of their nearest bank patches, in any order -> `Neighbourhood`."""
-    parts = [
-        _block(block, bank, near, curvature) for block, near in zip(patches.split(BLOCK), indices.split(BLOCK), strict=True)
-    ]
+    rows = BLOCK if patches.device.type == "cpu" else ON_GPU
+    parts = [_block(block, bank, near, curvature) for block, near in zip(patches.split(rows), indices.split(rows), strict=True)]
     order = torch.cat([part[1] for part in parts])
     curved = [part[3] for part in parts if part[3] is not None]
     return Neighbourhood(
