@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
-from offnominal.features.openvino_runtime import able
 from offnominal.images import ImageBatch
 from tables import Timing, apart, table, timed, yes
 
@@ -26,6 +25,8 @@ Speeds = dict[tuple[str, int], tuple[float, dict[Way, Timing | str]]]
 
 def in_hardware() -> set[str]:
     """The precisions that this processor multiplies in, as OpenVINO tells."""
+    from offnominal.features.openvino_runtime import able  # not there where a GPU does the work
+
     return {precision for precision in PRECISIONS if able(precision)}
 
 

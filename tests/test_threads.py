@@ -15,7 +15,7 @@ from conftest import texture
 from offnominal import Detector
 from offnominal.detector import threads
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.threads import MOST_WAITING, one_beside, shared_out, side_by_side
+from offnominal.detector.threads import MOST_WAITING, one_beside, side_by_side, threads_for
 from offnominal.errors import ImageError, SettingsError
 
 CPU = torch.device("cpu")
@@ -127,13 +127,10 @@ def test_ctrl_c_while_threads_start_leaves_none(three: int, monkeypatch: pytest.
     assert threading.active_count() == before
 
 
-def test_few_images_have_one_thread_and_a_gpu_takes_batches(three: int) -> None:
-    assert shared_out(4, CPU, 16) == (three, 1)
-    assert shared_out(3, CPU, 16) == (1, 16)
-    assert shared_out(4, torch.device("cuda"), 16) == (threads.ON_GPU, 16)
-    torch.set_num_threads(1)
-    assert shared_out(4, CPU, 16) == (1, 16)
-    torch.set_num_threads(three)
+def test_a_gpu_and_few_images_have_one(three: int) -> None:
+    assert threads_for(4, CPU) == three
+    assert threads_for(3, CPU) == 1
+    assert threads_for(1000, torch.device("cuda")) == 1
     for count, inside in ((three, 1), (1, three)):
         with one_beside(count):
             assert torch.get_num_threads() == inside

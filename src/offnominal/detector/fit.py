@@ -36,7 +36,7 @@ from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.placed import Placed, whence, without
-from offnominal.detector.threads import one_beside, shared_out, work_through
+from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import (
@@ -46,7 +46,6 @@ from offnominal.images import (
     Thumbnails,
     ThumbnailStore,
     ValueRange,
-    batches,
     depth_of,
     image_range,
     join_ranges,
@@ -277,7 +276,7 @@ class Fitting:
         seen: dict[bytes, int] = {}
         scoring = self._rehearsed([self._sources[index] for index in kept])
         started, told = perf_counter(), False
-        threads, at_once = shared_out(len(kept), self._engine.device, self._settings.batch_size)
+        threads = threads_for(len(kept), self._engine.device)
         found = work_through(
             [self._sources[index] for index in kept],
             self._engine.geometry,
@@ -285,7 +284,7 @@ class Fitting:
             self._features_of,
             self._engine.size_of_patches,
             threads=threads,
-            batch_size=at_once,
+            batch_size=self._settings.batch_size,
             failed=lambda place, error: self._fail(kept[place], error),
         )
         with one_beside(threads):
@@ -320,8 +319,18 @@ class Fitting:
         """Seconds an image that follow the features, tried with one that can be read: before many go side by side, for what
         follows has all threads. 0 where none can be read."""
         for source in sources:
-            for batch in batches([source], self._engine.geometry, self._values, batch_size=1, failed=lambda place, error: None):
-                return self._scoring(self._engine.patches(batch)[0])
+            tried = work_through(
+                [source],
+                self._engine.geometry,
+                self._values,
+                lambda batch: [self._scoring(self._engine.patches(batch)[0])],
+                self._engine.size_of_patches,
+                threads=1,
+                batch_size=1,
+                failed=lambda place, error: None,
+            )
+            for seconds in tried:
+                return seconds
         return 0.0
 
     def _scoring(self, patches: torch.Tensor) -> float:

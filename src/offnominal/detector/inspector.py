@@ -14,9 +14,9 @@ from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
-from offnominal.detector.threads import shared_out, work_through
+from offnominal.detector.threads import threads_for, work_through
 from offnominal.errors import ImageError
-from offnominal.images import ImageBatch, Source, batches, thumbnail, to_original
+from offnominal.images import ImageBatch, Source, thumbnail, to_original
 from offnominal.images.decode import Pixels
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float, Inspection
@@ -118,9 +118,13 @@ class Inspector:
         def fail(index: int, error: ImageError) -> None:
             raise error
 
-        (batch,) = batches([source], self.model.geometry, self.model.values, batch_size=1, failed=fail)
+        (found,) = self._work_through([source], lambda batch: [self._explained(batch)], self.engine.size_of_patches, fail)
+        return found
+
+    def _explained(self, batch: ImageBatch) -> Explanation:
+        """Of a batch of one."""
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
-        found = self._signals(self._patches(batch)[0], self.engine.upsampling(network), with_noise=True)
+        (found,) = self._signals_of(self._patches(batch), network, True)
         assert found.noise is not None
         return Explanation(
             self.engine.grids(network)[0],
@@ -139,15 +143,14 @@ class Inspector:
         failed: Callable[[int, ImageError], None],
         keep: bool = False,
     ) -> Iterator[Result]:
-        threads, at_once = shared_out(len(sources), self.engine.device, self.model.settings.batch_size)
         return work_through(
             sources,
             self.model.geometry,
             self.model.values,
             work,
             size,
-            threads=threads,
-            batch_size=at_once,
+            threads=threads_for(len(sources), self.engine.device),
+            batch_size=self.model.settings.batch_size,
             failed=failed,
             keep=keep,
         )

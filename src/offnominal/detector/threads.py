@@ -20,8 +20,6 @@ from offnominal.images import Geometry, ImageBatch, Source, ValueRange, batches
 
 #: Fewer images than this are done before a network is ready for several at once.
 FEWEST = 24
-#: Threads that keep a GPU at work.
-ON_GPU = 4
 #: Bytes that results which are in progress or wait for the caller may hold; one result is always allowed.
 MOST_WAITING = 256_000_000
 
@@ -43,8 +41,8 @@ def work_through(
 ) -> Iterator[Result]:
     """What `work` gives for the sources that can be read, in the order of `images.batches`.
 
-    With several threads a batch at a time on each, whose results hold `size` bytes. With one a result is worked out when it is
-    asked for.
+    With several threads an image at a time on each, whose results hold `size` bytes. With one in batches of `batch_size`, and
+    a result is worked out when it is asked for.
 
     Raises:
         SettingsError: a batch does not fit into the memory of the GPU.
@@ -54,8 +52,8 @@ def work_through(
         for batch in batches(sources, geometry, values, batch_size=batch_size, failed=failed, keep=keep):
             yield from work(batch)
         return
-    several = batches(sources, geometry, values, batch_size=batch_size, failed=failed, workers=threads, keep=keep)
-    for results in side_by_side(lambda batch: list(work(batch)), several, threads, size):
+    alone = batches(sources, geometry, values, batch_size=1, failed=failed, workers=threads, keep=keep)
+    for results in side_by_side(lambda image: list(work(image)), alone, threads, size):
         yield from results
 
 
@@ -96,15 +94,9 @@ def side_by_side(
                 future.cancel()
 
 
-def shared_out(images: int, device: torch.device, batch_size: int) -> tuple[int, int]:
-    """On how many threads so many images are worked on, and how many each takes at once.
-
-    On a CPU one a thread of torch, by itself; on a GPU batches, of which one is prepared and one looked at meanwhile.
-    """
-    threads = torch.get_num_threads() if device.type == "cpu" else ON_GPU
-    if threads < 2 or images < FEWEST:
-        return 1, batch_size
-    return threads, 1 if device.type == "cpu" else batch_size
+def threads_for(images: int, device: torch.device) -> int:
+    """How many of so many images to work on side by side: on a CPU one a thread of torch, on a GPU, which has its own, one."""
+    return torch.get_num_threads() if device.type == "cpu" and images >= FEWEST else 1
 
 
 @contextmanager
