@@ -81,7 +81,7 @@ def fits(root: Path, model: Path) -> tuple[list[str], dict[str, Any]]:
     for device in ("cpu", "cuda"):
         print(root.name, device, file=sys.stderr, flush=True)
         detector = Detector(device=device, runtime="torch")
-        (times[device],) = timed(waited(partial(detector.fit, root)), runs=3)
+        (times[device],) = timed(waited(partial(detector.fit, root)), runs=1)
         figures[device] = detector.evaluate(root).figures
         if device == "cpu":
             detector.save(model)
@@ -124,23 +124,25 @@ def main() -> None:
             row, told[root.name] = fits(root, model)
             fitted.append(row)
             speeds += inspections(root, model, given.images)
-    write(
-        given.out,
-        "gpu_sets",
-        [
-            "# Networks and sets on a GPU",
-            here,
-            f"The network, from images to patches, {SIDE} x {SIDE}; {WIDE} has random weights. *Differs*: root mean square of "
-            "the difference over that of float32.",
-            table(("network", "images at once", "precision", "an image", "differs by", "memory, MB"), ways),
-            "Fit with the defaults, torch on both. Figures: of the CPU's model / of the GPU's.",
-            table(("set", "fit on the CPU", "fit on the GPU", "times", *FIGURES.values()), fitted),
-            f"The CPU's model inspects {given.images} images on both. *Differ*: largest relative difference of a score from "
-            "that of the CPU.",
-            table(("set", "on", "images a batch", "images a second", "an image", "scores differ by", "GPU memory, MB"), speeds),
-        ],
-        {"machines": here, "networks": ways, "inspections": speeds, **told},
-    )
+        write(  # after every set: a GPU may be lent for minutes
+            given.out,
+            "gpu_sets",
+            [
+                "# Networks and sets on a GPU",
+                here,
+                f"The network, from images to patches, {SIDE} x {SIDE}; {WIDE} has random weights. *Differs*: root mean square "
+                "of the difference over that of float32.",
+                table(("network", "images at once", "precision", "an image", "differs by", "memory, MB"), ways),
+                "Fit with the defaults, torch on both. Figures: of the CPU's model / of the GPU's.",
+                table(("set", "fit on the CPU", "fit on the GPU", "times", *FIGURES.values()), fitted),
+                f"The CPU's model inspects {given.images} images on both. *Differ*: largest relative difference of a score from "
+                "that of the CPU.",
+                table(
+                    ("set", "on", "images a batch", "images a second", "an image", "scores differ by", "GPU memory, MB"), speeds
+                ),
+            ],
+            {"machines": here, "networks": ways, "inspections": speeds, **told},
+        )
 
 
 if __name__ == "__main__":
