@@ -135,8 +135,8 @@ def main() -> None:
                 table(("network", "images at once", "precision", "an image", "differs by", "memory, MB"), ways),
                 "Fit with the defaults, torch on both. Figures: of the CPU's model / of the GPU's.",
                 table(("set", "fit on the CPU", "fit on the GPU", "times", *FIGURES.values()), fitted),
-                f"The CPU's model inspects {given.images} images on both. *Differ*: largest relative difference of a score from "
-                "that of the CPU.",
+                f"The CPU's model inspects {given.images} images on both. *Differ*: largest relative difference of a score "
+                "from that of the CPU.",
                 table(
                     ("set", "on", "images a batch", "images a second", "an image", "scores differ by", "GPU memory, MB"), speeds
                 ),

@@ -17,8 +17,10 @@ from statistics import mean, median
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
+import torch  # before FAISS, which then shares its threads, as in offnominal
+
+# isort: split
 import faiss
-import torch
 
 Found = TypeVar("Found")
 

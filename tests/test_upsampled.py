@@ -128,3 +128,16 @@ def test_a_gpu_multiplies_patches_as_they_are() -> None:
     engine = FeatureEngine(Detector(image_size=96).settings)
     engine.device = torch.device("cuda")
     assert engine.upsampling((96, 96)) is None
+
+
+def test_faiss_with_threads_of_its_own_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was imported before torch: several would wait for torch's."""
+    patches, _, upsampling = made((6, 4))
+    nearest, asked = NearestPatches(made((32, 44), 2)[0][:50]), list[int]()
+    right = nearest(patches, 3, upsampling)
+    monkeypatch.setattr(search, "_shares_threads", lambda: False)
+    monkeypatch.setattr(search.faiss, "omp_set_num_threads", asked.append)
+    found = nearest(patches, 3, upsampling)
+    assert asked == [1]
+    assert torch.equal(found[0], right[0])
+    assert torch.equal(found[1], right[1])

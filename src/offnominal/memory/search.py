@@ -96,7 +96,7 @@ class NearestPatches:
     def _by_parts(self, parts: Iterator[tuple[int, Tensor]], patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """`parts`: the first row and (N, n) squared distances, less the patch's own square, of one part of the bank each."""
         squared, indices = torch.empty((len(patches), k)), torch.empty((len(patches), k), dtype=torch.int64)
-        faiss.omp_set_num_threads(torch.get_num_threads())
+        _between_products()
         nearest: Any = faiss.float_maxheap_array_t()
         nearest.nh, nearest.k = squared.shape
         nearest.val, nearest.ids = faiss.swig_ptr(squared.numpy()), faiss.swig_ptr(indices.numpy())
@@ -146,18 +146,24 @@ class NearestPatches:
 def squared_distances(patches: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
     """(n, D) and (M, D) float32, (n, C) rows -> (n, C) squared distances by differences; infinite where a row is -1."""
     patches, bank, rows, squared = patches.contiguous(), bank.contiguous(), rows.contiguous(), torch.empty(rows.shape)
-    faiss.omp_set_num_threads(torch.get_num_threads() if _shares_threads() else 1)
+    _between_products()
     pointers = (faiss.swig_ptr(part.numpy()) for part in (squared, patches, bank, rows))
     faiss.fvec_L2sqr_by_idx(*pointers, patches.shape[1], *rows.shape)  # type: ignore[attr-defined]
     return squared
 
 
+def _between_products() -> None:
+    """Set how many threads FAISS takes for short work that goes on in turns with torch's.
+
+    One where they do not share them: others would wait for those of torch, which look out for more work for a while after
+    each step, and inspecting one image after another took three times as long.
+    """
+    faiss.omp_set_num_threads(torch.get_num_threads() if _shares_threads() else 1)
+
+
 @cache
 def _shares_threads() -> bool:
-    """Whether FAISS works on torch's threads, as it does where torch was imported first.
-
-    With threads of its own it would wait for those of torch, which look out for more work for a while after each step.
-    """
+    """Whether FAISS works on torch's threads, as it does where torch was imported first."""
     before = torch.get_num_threads()
     faiss.omp_set_num_threads(before + 1)
     shared = torch.get_num_threads() > before
