@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from offnominal.config import settings_from
+from offnominal.detector.engine import SignalEngine
+from offnominal.detector.model import UsualDistance
 from offnominal.noising import influence, nearest, neighbourhood, noise_response, propose_noise
 
 
@@ -127,3 +130,23 @@ def test_three_forms_agree_on_real_patches(real: tuple[np.ndarray, np.ndarray], 
     for method in ("autograd", "perturbation"):
         other = influence(patches, bank, k, method=method)
         assert (np.linalg.norm(other - closed, axis=1) <= 1e-4 * np.linalg.norm(closed, axis=1)).all()
+
+
+@pytest.mark.parametrize("with_noise", [False, True])
+def test_several_images_at_once_are_as_each_alone(with_noise: bool) -> None:
+    """What a GPU is given."""
+    draw = torch.Generator().manual_seed(0)
+    images, bank = torch.randn((3, 50, 12), generator=draw), torch.randn((40, 12), generator=draw)
+    images[1, :5] = bank[:5]  # worked out from differences
+    engine = SignalEngine(bank, settings_from(), UsualDistance(3.0, 0.5), torch.device("cpu"))
+    together = engine(images.flatten(0, 1), with_noise=with_noise).split(3)
+    for image, found in zip(images, together, strict=True):
+        alone = engine(image, with_noise=with_noise)
+        assert np.allclose(found.values, alone.values, atol=1e-5)
+        assert torch.equal(found.around.indices, alone.around.indices)
+        for name in ("distances", "gradient", "curvature"):
+            a, b = getattr(found.around, name), getattr(alone.around, name)
+            assert (a is None) == (b is None) == (name == "curvature" and not with_noise)
+            assert a is None or torch.allclose(a, b, atol=1e-4)
+        assert (found.noise is None) == (alone.noise is None) == (not with_noise)
+        assert found.noise is None or torch.allclose(found.noise, alone.noise, atol=1e-5)

@@ -136,6 +136,7 @@ def test_faiss_with_threads_of_its_own_takes_one(monkeypatch: pytest.MonkeyPatch
     nearest, asked = NearestPatches(made((32, 44), 2)[0][:50]), list[int]()
     right = nearest(patches, 3, upsampling)
     monkeypatch.setattr(search, "_shares_threads", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     monkeypatch.setattr(search.faiss, "omp_set_num_threads", asked.append)
     found = nearest(patches, 3, upsampling)
     assert asked == [1]
