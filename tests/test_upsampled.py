@@ -12,7 +12,7 @@ from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
-from offnominal.memory import NearestPatches, Upsampling, search
+from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, search
 from offnominal.memory.upsampled import COLUMNS, UpsampledProducts
 
 GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
@@ -117,6 +117,56 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = detector.inspect(images[0])
     assert len(used) == 1
     assert np.allclose(found.anomaly_map, plain.anomaly_map, rtol=1e-4)
+
+
+def test_fits_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    products = UpsampledProducts.__call__
+    monkeypatch.setattr(UpsampledProducts, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    images = [texture(seed) for seed in range(12)]
+    found = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
+    assert len(used) >= 12
+    used.clear()
+    monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
+    plain = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
+    assert not used
+    assert found.calibration.scores == pytest.approx(plain.calibration.scores, rel=1e-4)
+    for signals, others in zip(found.learnt.signals, plain.learnt.signals, strict=True):
+        assert np.allclose(signals, others, rtol=1e-3, atol=1e-3)
+
+
+def held_out_pair(dtype: torch.dtype = torch.float32) -> list[HeldOutBanks]:
+    """Images of two shapes, held out with what tells of them, and without."""
+    told = [made((6, 4), seed) for seed in range(3)] + [made((4, 8), seed) for seed in range(2)]
+    patches = torch.cat([one[0] for one in told])
+    starts = np.cumsum([0, *(len(one[0]) for one in told[:-1])])
+    centres = np.arange(0, len(patches), 2)
+    return [
+        HeldOutBanks(patches.to(dtype), starts, centres, 1.0, torch.device("cpu"), upsamplings)
+        for upsamplings in ([one[2] for one in told], [None] * 5)
+    ]
+
+
+def test_held_out_banks_find_the_same() -> None:
+    banks, plain = held_out_pair()
+    for image in range(5):
+        (squared, rows), (right, others) = banks.neighbours(image, 3), plain.neighbours(image, 3)
+        assert torch.allclose(squared, right, atol=1e-4)
+        assert torch.equal(rows, others)
+    assert all(torch.equal(banks.stand_in_rows(image), plain.stand_in_rows(image)) for image in range(5))
+
+
+def test_patches_that_were_rounded_to_be_kept_are_searched_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    banks, plain = held_out_pair(torch.float16)
+    monkeypatch.delattr(UpsampledProducts, "__call__")
+    for image in range(5):
+        for one, other in zip(banks.neighbours(image, 3), plain.neighbours(image, 3), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_held_out_images_and_what_is_told_of_them_are_as_many() -> None:
+    with pytest.raises(ValueError, match="2 images, 1 upsamplings"):
+        HeldOutBanks(torch.eye(8), np.array([0, 4]), np.array([0, 5]), 1.0, torch.device("cpu"), [None])
 
 
 def test_patches_rounded_to_half_a_float_have_no_such_map() -> None:

@@ -379,7 +379,8 @@ class Fitting:
         settings, device = self._settings, self._engine.device
         started = perf_counter()
         starts = np.array([place.rows.start for place in placed])
-        banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device)
+        upsamplings = [self._engine.upsampling(place.network) for place in placed]
+        banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device, upsamplings)
         usual = usual_distance(banks, len(placed), settings, device)
         heads: tuple[Head, ...] = ()
         if with_heads:

@@ -203,7 +203,9 @@ def _more(
     everything = torch.cat([bank.patches[torch.from_numpy(by_image)], new])
     centres = np.concatenate([np.arange(len(by_image)), len(by_image) + rows])
     radius = math.nan if learnt.radius is None else learnt.radius
-    banks = HeldOutBanks(everything, starts, centres, radius, engine.device)
+    networks = [model.geometry.network_size(original) for original in originals]
+    upsamplings = [*[None] * old, *map(engine.upsampling, networks)]  # of the old images only some patches are left
+    banks = HeldOutBanks(everything, starts, centres, radius, engine.device, upsamplings)
     values = held_out_signals(
         banks,
         old + len(order),
@@ -214,7 +216,7 @@ def _more(
         first=old,
         heads=model.heads,
     )
-    grids = [engine.grids(model.geometry.network_size(original)) for original in originals]
+    grids = [engine.grids(network) for network in networks]
     signals = [as_kept(grid_of(one, grid)) for one, grid in zip(values, grids, strict=True)]
     places = np.cumsum([0, *counts[:-1]])
     image, place = whence(rows, places, grids)

@@ -24,6 +24,7 @@ from torch import nn
 from offnominal.errors import BackboneError, nearest
 from offnominal.features.cache import cache_folder, read_checked, write_checked
 from offnominal.features.local_maps import LocalMaps
+from offnominal.features.lean_network import lean
 from offnominal.features.torchvision_schemas import import_timm
 
 
@@ -151,6 +152,7 @@ def _build(
     described = Description(
         name, chosen, tuple(info.reduction()), tuple(info.channels()), mean, std, _digest(network.state_dict())
     )
+    lean(timm, network)
     return described, network
 
 

@@ -12,6 +12,7 @@ others find in the bank tells which of their patches would stand in for which of
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from offnominal.memory.search import NearestPatches
 from offnominal.memory.store import PatchRows
+from offnominal.memory.upsampled import Upsampling
 from offnominal.types import Index, require
 
 #: Neighbours looked for beyond those wanted, so that enough are left when an image's own are struck out.
@@ -36,13 +38,26 @@ class HeldOutBanks:
         centres: (M,) rows of the coreset.
         radius: its covering radius; not a number where it was not built to cover.
         device: where to search.
+        upsamplings: how the patches of every image came about, where that is known.
 
     Raises:
         ValueError: fewer than two images.
     """
 
-    def __init__(self, patches: Tensor | PatchRows, starts: Index, centres: Index, radius: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        patches: Tensor | PatchRows,
+        starts: Index,
+        centres: Index,
+        radius: float,
+        device: torch.device,
+        upsamplings: Sequence[Upsampling | None] = (),
+    ) -> None:
         require(len(starts) > 1, "holding an image out needs another one")
+        # Patches that were rounded to be kept on disk are no longer what they were brought up to.
+        whole = patches.dtype == torch.float32
+        self._upsamplings = upsamplings if whole and upsamplings else (None,) * len(starts)
+        require(len(self._upsamplings) == len(starts), f"{len(starts)} images, {len(upsamplings)} upsamplings")
         self._patches = patches
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))
         self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
@@ -68,7 +83,7 @@ class HeldOutBanks:
         K is `k`, or less where the bank holds fewer of others. What stands in for the image's own is not among them.
         """
         points = self.patches(image)
-        squared, rows, own = self._found(self._search, image, points, k)
+        squared, rows, own = self._found(self._search, image, points, k, self._upsamplings[image])
         self._note(squared.masked_fill(own, torch.inf), rows, int(self._starts[image]))
         others = torch.nonzero(self._owner != image).flatten()
         k = min(k, len(others))
@@ -112,9 +127,11 @@ class HeldOutBanks:
         uncovered: Tensor = rows[(away > self._radius).cpu()]
         return uncovered
 
-    def _found(self, search: NearestPatches, image: int, points: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _found(
+        self, search: NearestPatches, image: int, points: Tensor, k: int, upsampling: Upsampling | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """(n, K + some) squared distances, rows, and whether they are the image's own."""
-        squared, rows = search(points.to(search.bank.device), k + SPARE)
+        squared, rows = search(points.to(search.bank.device), k + SPARE, upsampling)
         squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
         return squared, rows, self._owner[rows] == image
 

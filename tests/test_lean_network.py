@@ -1,0 +1,105 @@
+"""Networks without what they do for nothing, against timm's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from offnominal.features import PatchExtractor, load_backbone, load_backbones
+from offnominal.features.lean_network import PaddedConvolution, lean
+from offnominal.features.torchvision_schemas import import_timm
+
+BACKBONES = {  # and how many convolutions are padded anew
+    "tf_efficientnet_lite0": 4,
+    "tf_efficientnet_lite2": 4,
+    "tf_mobilenetv3_small_minimal_100": 4,
+    "tf_efficientnetv2_b0": 4,
+    "mobilenetv3_small_050": 0,
+    "resnet18": 0,
+}
+
+
+def two(name: str, indices: tuple[int, ...]) -> tuple[Any, Any]:
+    """The same network twice, the second made lean."""
+    timm = import_timm()
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        networks.append(timm.create_model(name, features_only=True, out_indices=indices).eval())
+    lean(timm, networks[1])
+    return networks[0], networks[1]
+
+
+def convolutions(network: nn.Module) -> int:
+    return sum(isinstance(module, nn.Conv2d) for module in network.modules())
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("indices", [(0,), (2, 3), (1, 4)])
+def test_the_maps_are_those_of_the_whole_network(name: str, indices: tuple[int, ...]) -> None:
+    whole, network = two(name, indices)
+    with torch.no_grad():
+        for size in [(64, 96), (128, 32), (224, 160)]:
+            images = torch.rand(2, 3, *size)
+            for right, found in zip(whole(images), network(images), strict=True):
+                assert torch.allclose(found, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_what_is_done_for_nothing_is_gone(name: str) -> None:
+    whole, network = two(name, (2, 3))
+    padded = sum(isinstance(module, PaddedConvolution) for module in network.modules())
+    assert padded == BACKBONES[name]
+    assert not any(isinstance(module, import_timm().layers.Conv2dSame) for module in network.modules())
+    assert (convolutions(network) < convolutions(whole)) == (name != "resnet18")  # of which timm itself cuts off the rest
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_padding_is_that_of_whole_strides(kernel: int, stride: int, dilation: int) -> None:
+    timm = import_timm()
+    same = timm.layers.Conv2dSame(3, 5, (kernel, 3), stride=stride, dilation=dilation)
+    network = nn.Sequential(same)
+    images = torch.rand(1, 3, 24, 16)
+    with torch.no_grad():
+        right = same(images)
+        lean(timm, network)
+        assert isinstance(network[0], PaddedConvolution)
+        assert torch.allclose(network(images), right, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("efficientnet-lite0", None),
+        ("efficientnet-lite0", ("blocks.6",)),
+        ("efficientnet-lite2", ("blocks.0", "blocks.4")),
+        ("efficientnet-lite0+efficientnet-lite2@1.5", None),
+        ("efficientnet-lite0@1.25+efficientnet-lite2", None),
+    ],
+)
+def test_every_input_is_a_whole_number_of_strides(name: str, layers: tuple[str, ...] | None) -> None:
+    extractor = PatchExtractor(load_backbones(name, layers), "align", None).with_network()
+    seen = []
+
+    def look(module: PaddedConvolution, images: tuple[torch.Tensor]) -> None:
+        sides, strides = images[0].shape[2:], module.convolution.stride
+        seen.append([side % stride for side, stride in zip(sides, strides, strict=True)])
+
+    for module in extractor.modules():
+        if isinstance(module, PaddedConvolution):
+            module.register_forward_pre_hook(look)
+    with torch.no_grad():
+        for places in range(2, 6):
+            extractor(torch.rand(1, 3, places * extractor.multiple, (places + 1) * extractor.multiple))
+    assert seen
+    assert all(left == [0, 0] for left in seen)
+
+
+def test_weights_and_digest_are_those_of_the_whole_network() -> None:
+    """A model file names its network by this digest, so older ones must go on finding it."""
+    assert load_backbone("efficientnet-lite0").digest.startswith("e32c1850a677132e")
