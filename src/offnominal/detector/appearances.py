@@ -6,10 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from offnominal.decisions import Appearance, halves, learn_appearance
 from offnominal.decisions.appearance import FEWEST
+from offnominal.detector.threads import side_by_side, threads_for
 from offnominal.images import DISTURBANCES, ImageBatch, profiles
 from offnominal.types import Float
 
@@ -29,8 +31,8 @@ class AppearanceLearner:
     Which image teaches depends on its number and the seed alone, never on what it shows.
     """
 
-    def __init__(self, images: int, seed: int, patches_of: Callable[[ImageBatch], Tensor]) -> None:
-        self._patches_of = patches_of
+    def __init__(self, images: int, seed: int, patches_of: Callable[[ImageBatch], Tensor], device: torch.device) -> None:
+        self._patches_of, self._device = patches_of, device
         teachers, _ = halves(images, seed)
         self._teachers = frozenset(teachers.tolist())
         self._found: dict[int, Float] = {}
@@ -62,14 +64,22 @@ class AppearanceLearner:
         if min(len(teachers), len(reference)) < FEWEST:
             return None
         before = np.array([self._found[index] for batch in self._waiting for index in batch.index])
+        images = sum(len(batch.index) for batch in self._waiting) * len(DISTURBANCES)
+        threads = threads_for(images, self._device)
+        each = (
+            side_by_side(self._disturbed, self._waiting, threads, lambda batch: 0)
+            if threads > 1
+            else map(self._disturbed, self._waiting)
+        )
+        after = np.concatenate(list(each), axis=1)
         return learn_appearance(
-            teachers, {name: (before, self._disturbed(change)) for name, change in DISTURBANCES.items()}, reference
+            teachers, {name: (before, moved) for name, moved in zip(DISTURBANCES, after, strict=True)}, reference
         )
 
-    def _disturbed(self, change: Callable[[Float], Float]) -> Float:
+    def _disturbed(self, batch: ImageBatch) -> Float:
+        """(disturbances, B, D + 128): a batch after each of them."""
         found = []
-        for batch in self._waiting:
-            pixels = np.stack([change(image) for image in batch.pixels])
-            changed = replace(batch, pixels=pixels)
+        for change in DISTURBANCES.values():
+            changed = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
             found.append(whole_images(changed, self._patches_of(changed)))
-        return np.concatenate(found)
+        return np.stack(found)

@@ -117,7 +117,7 @@ class Fitting:
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
         self._require_enough(len(self._originals))
-        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.patches)
+        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.patches, engine.device)
         counts = [self._patches_of(original) for original in self._originals.values()]
         total = sum(counts)
         size = total * engine.dimensions * 4

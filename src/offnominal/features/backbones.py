@@ -23,8 +23,8 @@ from torch import nn
 
 from offnominal.errors import BackboneError, nearest
 from offnominal.features.cache import cache_folder, read_checked, write_checked
-from offnominal.features.local_maps import LocalMaps
 from offnominal.features.lean_network import lean
+from offnominal.features.local_maps import LocalMaps
 from offnominal.features.torchvision_schemas import import_timm
 
 
@@ -98,13 +98,13 @@ def load_backbone(
     kept = _kept(place)
     if kept is not None:
         return Backbone(
-            **asdict(kept), make=lambda: LocalMaps(_build(name, layers, weights, pretrained=pretrained)[1], kept.strides)
+            **asdict(kept), make=lambda: LocalMaps(lean(_build(name, layers, weights, pretrained=pretrained)[1]), kept.strides)
         )
     found, network = _build(name, layers, weights, pretrained=pretrained)
     if place is not None:
         with contextlib.suppress(OSError):  # a full disk, a folder that is not ours: then without
             write_checked(place, json.dumps(asdict(found)))
-    return Backbone(**asdict(found), make=lambda: LocalMaps(network, found.strides))
+    return Backbone(**asdict(found), make=lambda: LocalMaps(lean(network), found.strides))
 
 
 def _place(name: str, layers: tuple[str, ...] | None, file: Path | None) -> Path | None:
@@ -152,7 +152,6 @@ def _build(
     described = Description(
         name, chosen, tuple(info.reduction()), tuple(info.channels()), mean, std, _digest(network.state_dict())
     )
-    lean(timm, network)
     return described, network
 
 

@@ -8,38 +8,38 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from offnominal.features.torchvision_schemas import import_timm
 
-def lean(timm: Any, network: nn.Module) -> None:
-    """Make `network` lean, in place: the maps of images that are whole strides stay the same."""
+
+def lean(network: nn.Module) -> nn.Module:
+    """`network`, changed in place: the maps of images that are whole strides stay the same."""
+    timm = import_timm()
     models = timm.models
     if isinstance(network, (models.efficientnet.EfficientNetFeatures, models.mobilenetv3.MobileNetV3Features)):
         network.blocks = network.blocks[: max(network._stage_out_idx)]
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, timm.layers.Conv2dSame):
-                setattr(module, name, PaddedConvolution(child).train(child.training))
+                setattr(module, name, PaddedConvolution(child))
+    return network
 
 
-class PaddedConvolution(nn.Module):
-    """`convolution` with "same" padding, (B, C, H, W) -> (B, C', H / stride, W / stride), for H and W that are whole strides."""
+class PaddedConvolution(nn.Conv2d):
+    """A convolution with "same" padding, (B, C, H, W) -> (B, C', H / stride, W / stride), for H and W that are whole strides.
 
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        own = convolution
-        self.convolution = nn.Conv2d(
-            own.in_channels, own.out_channels, own.kernel_size, own.stride, 0, own.dilation, own.groups, own.bias is not None
-        )
-        self.convolution.weight, self.convolution.bias = own.weight, own.bias
-        sides = zip(own.kernel_size, own.stride, own.dilation, strict=True)
+    It has the weights of `given`, and names them alike.
+    """
+
+    def __init__(self, given: nn.Conv2d) -> None:
+        nn.Module.__init__(self)
+        self.__dict__.update(given.__dict__)
+        sides = zip(given.kernel_size, given.stride, given.dilation, strict=True)
         down, across = (max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in sides)
         #: left, right, top, bottom; what is odd goes to the right and to the bottom.
-        self.padding = (across // 2, across - across // 2, down // 2, down - down // 2)
+        self.around = (across // 2, across - across // 2, down // 2, down - down // 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        padded: Tensor = self.convolution(F.pad(images, self.padding))
-        return padded
+        return F.conv2d(F.pad(images, self.around), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
