@@ -58,7 +58,9 @@ class UpsampledProducts:
         bank = torch.cat([self._bank[:, :fine], self._squares], 1)
         count = min(COLUMNS, len(bank))
         buffers = [torch.empty(rows * width * count) for rows in (height + 2, 2 * height, 4 * height)]
-        for start in range(0, len(bank), count):
+        # Greedy k-center takes what is rare first. What is common is nearest to most patches, and the sooner they meet it, the
+        # less often a nearer one is found.
+        for start in reversed(range(0, len(bank), count)):
             stop = min(start + count, len(bank))
             n = stop - start
             rows, between, grid = (buffer[: len(buffer) // count * n].view(-1, width * n) for buffer in buffers)
