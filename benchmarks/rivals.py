@@ -4,9 +4,9 @@
 
 anomalib is installed into an environment of its own, which this program makes. Its input is normalised as the backbone wants,
 not by its default, which would cost it accuracy. Each fits in a process of its own, one after the other, and three times where
-that is quick: anomalib's fits differ in time, memory and accuracy. When all have fitted they inspect in turns, so that what else
-a shared machine does falls on all alike. Times an image are from the file to the score and the map; what happens once, such as
-making a network ready, came before. The accuracy of both comes from the same code, on masks in original resolution.
+that is quick: anomalib's fits differ in time, memory and accuracy. When all have fitted they inspect in turns, so that what
+else a shared machine does falls on all alike. Times an image are from the file to the score and the map; what happens once,
+such as making a network ready, came before. The accuracy of both comes from the same code, on masks in original resolution.
 """
 
 from __future__ import annotations
