@@ -130,10 +130,11 @@ class Contestant:
         self.turns.append(self._answer())
 
     def end(self) -> None:
+        """Ends the process."""
         self._process.communicate()
 
     def leave(self) -> None:
-        """Ends the process; figures are the medians of its fits and turns."""
+        """`end`; figures are the medians of its fits and turns."""
         self.end()
         for several, name in ((self.fits, "fits"), (self.turns, "turns")):
             some = [key for key in VARIED if all(one.get(key) is not None for one in several)]

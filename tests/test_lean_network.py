@@ -101,6 +101,6 @@ def test_every_input_is_a_whole_number_of_strides(name: str, layers: tuple[str, 
     assert all(left == [0, 0] for left in seen)
 
 
-def test_weights_and_digest_are_those_of_the_whole_network() -> None:
+def test_the_digest_is_that_of_the_whole_network() -> None:
     """A model file names its network by this digest, so older ones must go on finding it."""
     assert load_backbone("efficientnet-lite0").digest.startswith("e32c1850a677132e")

@@ -61,6 +61,23 @@ def test_no_items_no_results(three: int) -> None:
     assert list(side_by_side(lambda item: item, [], three, nothing)) == []
 
 
+def test_one_thread_is_the_callers(three: int) -> None:
+    found = list(side_by_side(lambda item: (item, threading.current_thread(), torch.get_num_threads()), range(3), 1, nothing))
+    assert found == [(item, threading.current_thread(), three) for item in range(3)]
+
+
+def test_disturbances_are_learned_as_one_after_another(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [texture(seed) for seed in range(12)]
+    found = Detector(image_size=96, false_alarm_rate=0.1).fit(images).model.appearance
+    monkeypatch.setattr(threads, "FEWEST", 10**9)
+    plain = Detector(image_size=96, false_alarm_rate=0.1).fit(images).model.appearance
+    assert found is not None
+    assert plain is not None
+    assert found.names == plain.names
+    assert np.allclose(found.directions, plain.directions, atol=1e-3)
+    assert np.allclose(found.reference, plain.reference, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("size", "most"), [(0, 2 * 3 + 1), (MOST_WAITING // 2 + 1, 2), (2 * MOST_WAITING, 2)])
 def test_little_is_taken_ahead(three: int, size: int, most: int) -> None:
     taken = 0

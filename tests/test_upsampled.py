@@ -135,6 +135,23 @@ def test_fits_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
         assert np.allclose(signals, others, rtol=1e-3, atol=1e-3)
 
 
+def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = []
+    products = UpsampledProducts.__call__
+    images = [texture(seed) for seed in range(14)]
+    detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1)
+    fitted = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images[:12])
+    monkeypatch.setattr(UpsampledProducts, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    found = detector.audit(images[:12])
+    assert len(used) >= 12
+    used.clear()
+    fitted.update(add=images[12:])
+    assert len(used) == 2
+    monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
+    assert found.scores == pytest.approx(detector.audit(images[:12]).scores, rel=1e-3)
+    assert len(used) == 2
+
+
 def held_out_pair(dtype: torch.dtype = torch.float32) -> list[HeldOutBanks]:
     """Images of two shapes, held out with what tells of them, and without."""
     told = [made((6, 4), seed) for seed in range(3)] + [made((4, 8), seed) for seed in range(2)]

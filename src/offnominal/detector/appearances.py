@@ -64,13 +64,8 @@ class AppearanceLearner:
         if min(len(teachers), len(reference)) < FEWEST:
             return None
         before = np.array([self._found[index] for batch in self._waiting for index in batch.index])
-        images = sum(len(batch.index) for batch in self._waiting) * len(DISTURBANCES)
-        threads = threads_for(images, self._device)
-        each = (
-            side_by_side(self._disturbed, self._waiting, threads, lambda batch: 0)
-            if threads > 1
-            else map(self._disturbed, self._waiting)
-        )
+        passes = len(before) * len(DISTURBANCES)
+        each = side_by_side(self._disturbed, self._waiting, threads_for(passes, self._device), lambda batch: 0)  # a few numbers
         after = np.concatenate(list(each), axis=1)
         return learn_appearance(
             teachers, {name: (before, moved) for name, moved in zip(DISTURBANCES, after, strict=True)}, reference

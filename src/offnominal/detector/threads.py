@@ -78,8 +78,11 @@ def side_by_side(
 
     In `work` torch uses one thread, and so does what follows its setting. Items are taken in the caller's thread. `size(item)`
     is how many bytes its result holds: no more than `MOST_WAITING` of them are in progress or waiting, unless it is one alone.
-    What `work` raises is raised here, in its turn.
+    What `work` raises is raised here, in its turn. With one thread that is the caller's, and so are torch's threads.
     """
+    if threads < 2:
+        yield from map(work, items)
+        return
     waiting: deque[tuple[int, Future[Result]]] = deque()
     with _pool(threads) as pool:
         try:

@@ -54,10 +54,9 @@ class HeldOutBanks:
         upsamplings: Sequence[Upsampling | None] = (),
     ) -> None:
         require(len(starts) > 1, "holding an image out needs another one")
-        # Patches that were rounded to be kept on disk are no longer what they were brought up to.
-        whole = patches.dtype == torch.float32
-        self._upsamplings = upsamplings if whole and upsamplings else (None,) * len(starts)
-        require(len(self._upsamplings) == len(starts), f"{len(starts)} images, {len(upsamplings)} upsamplings")
+        require(len(upsamplings) in (0, len(starts)), f"{len(starts)} images, {len(upsamplings)} upsamplings")
+        rounded = patches.dtype != torch.float32  # to be kept on disk: no longer what they were brought up to
+        self._upsamplings = (None,) * len(starts) if rounded or not upsamplings else upsamplings
         self._patches = patches
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))
         self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
