@@ -97,6 +97,15 @@ def align(maps: list[Tensor]) -> Tensor:
     return torch.cat([finest, *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in others)], dim=1)
 
 
+def whole_beside(grid: tuple[int, int]) -> Tensor:
+    """(h w,) int64: for every place of a grid the nearest whose 3x3 neighbourhood lies inside the image, mostly itself.
+
+    A side of fewer than three places has none such: there every place stands for itself.
+    """
+    rows, columns = (torch.arange(side).clamp(1, side - 2) if side > 2 else torch.arange(side) for side in grid)
+    return (rows[:, None] * grid[1] + columns).flatten()
+
+
 def reduce_channels(feature: Tensor, dimensions: int) -> Tensor:
     """Adaptive average pooling over channels: (B, C, h, w) -> (B, dimensions, h, w)."""
     batch, channels, height, width = feature.shape
