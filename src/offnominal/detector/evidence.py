@@ -22,8 +22,8 @@ normal patches all neighbours pull the same way, and the curve falls far towards
 distance is that of a usual patch. In the midst of the cloud there is little to undo, and the curve soon rises to both sides.
 Beside it stands the usual patch of the same image, the one of median distance.
 
-A patch at the edge of the grid is a copy of the one beside it (`FeatureEngine.standardise`), here and in the bank; its box is where
-the copy stands.
+A patch at the edge of the grid is a copy of the one beside it (`FeatureEngine.standardise`), here and in the bank; its box is
+where the copy stands.
 
 With `concat-patches` every layer has patches of its own (segments). x is then the patch of the segment with the largest d_1
 at the peak, and the layer shares are those of the squared distances of all segments there.
