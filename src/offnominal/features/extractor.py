@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Self
 
 import torch
@@ -97,6 +98,7 @@ def align(maps: list[Tensor]) -> Tensor:
     return torch.cat([finest, *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in others)], dim=1)
 
 
+@lru_cache(maxsize=64)
 def whole_beside(grid: tuple[int, int]) -> Tensor:
     """(h w,) int64: for every place of a grid the nearest whose 3x3 neighbourhood lies inside the image, mostly itself.
 
