@@ -27,7 +27,7 @@ BANKS, K, IMAGES = (1024, 4096, 16384), 9, 8
 
 
 def through(products: UpsampledProducts, patches: Tensor, upsampling: Upsampling) -> None:
-    for _ in products(patches[upsampling.whole], upsampling):
+    for _ in products(patches, upsampling):
         pass
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     use_threads(given.threads)
     search.screens, search.FEWEST_UPSAMPLED = lambda count, dimensions: False, 1
     here = machine()
-    model = Detector(image_size=(256, 256), resize="squash", sampler="random", bank=2 * max(BANKS)).fit(given.data).model
+    model = Detector(image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS)).fit(given.data).model
     engine, sources = FeatureEngine(model.settings), [item.path for item in labelled_images(given.data)[:IMAGES]]
 
     def fail(index: int, error: ImageError) -> None:
@@ -65,9 +65,7 @@ def main() -> None:
     upsampling = engine.upsampling((256, 256))
     assert upsampling is not None
     images = list(engine.standardise(engine.patches(batch), model.standard, (256, 256)))
-    bank = model.bank.patches.unique(dim=0)  # the outermost patches are copies, and which of two is nearer is not sure
-    bank = bank[torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))]
-    found = {size: measure(images, upsampling, bank[:size].contiguous()) for size in BANKS}
+    found = {size: measure(images, upsampling, model.bank.patches[:size].contiguous()) for size in BANKS}
 
     def times(slow: Timing, fast: Timing) -> str:
         return f"{slow.middle / fast.middle:.2f}"

@@ -361,18 +361,3 @@ def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> N
         assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
         assert region.evidence.p_value == (1 + sum(score >= region.peak for score in scores)) / (len(scores) + 1)
     assert len({region.evidence.p_value for region in found if region.evidence}) > 3
-
-
-def test_what_is_shown_is_never_the_copy_at_the_edge() -> None:
-    images = [texture(seed) for seed in range(6)]
-    detector = Detector(image_size=96, bank=200, false_alarm_rate=0.2).fit(images)
-    assert detector.model.bank.place[:, 1:].min() == 1
-    height, width = FeatureEngine(detector.settings).grids(detector.model.geometry.network_size(images[0].shape[:2]))[0]
-    assert (detector.model.bank.place[:, 1:].max(0) == (height - 2, width - 2)).all()
-    bad = images[0].copy()
-    bad[:10, :10] = 255 - bad[:10, :10]
-    (region, *_) = detector.inspect(bad, evidence=True).regions
-    assert region.evidence is not None
-    place = min(bad.shape[0] // height, bad.shape[1] // width)
-    for box in (region.evidence.box, region.evidence.usual_box):
-        assert min(box[:2]) >= place

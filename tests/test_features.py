@@ -18,7 +18,6 @@ from offnominal.features import (
     local_mean,
     make_runtime,
     reduce_channels,
-    whole_beside,
 )
 
 CPU = torch.device("cpu")
@@ -97,15 +96,6 @@ def test_the_share_inside_is_that_of_the_neighbourhood(aggregation: str, dimensi
     assert torch.allclose(share[:, fine], neighbours.expand_as(share[:, fine]))
     assert float(share[:, :, 4:-4, 4:-4].min()) == pytest.approx(1)
     assert float(share.min()) == pytest.approx(4 / 9)
-
-
-@pytest.mark.parametrize("grid", [(5, 7), (4, 3), (3, 2), (2, 5), (1, 1), (2, 2)])
-def test_whole_neighbourhoods_beside_the_border(grid: tuple[int, int]) -> None:
-    found = whole_beside(grid).tolist()
-    for row in range(grid[0]):
-        for column in range(grid[1]):
-            inner = [min(max(at, 1), side - 2) if side > 2 else at for at, side in zip((row, column), grid, strict=True)]
-            assert found[row * grid[1] + column] == inner[0] * grid[1] + inner[1]
 
 
 def test_channels_draw_near_each_other_and_dead_ones_stay_finite() -> None:

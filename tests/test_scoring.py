@@ -63,18 +63,8 @@ def test_patches_at_the_border_are_drawn_to_the_mean() -> None:
     standard = ChannelStandard(torch.full((152,), 3.0), torch.full((152,), 2.0))
     drawn = engine.standardise(torch.full((1, 256, 152), 7.0), standard, (128, 128)).reshape(16, 16, 152)
     assert torch.allclose(drawn[5:11, 5:11], torch.tensor(2.0))
-    assert torch.allclose(drawn[..., :40], torch.tensor(2.0))
-    assert torch.allclose(drawn[1, 8, 40:], torch.tensor(2 * (0.75 * 2 / 3 + 0.25)))
-    raw = torch.rand(1, 256, 152)
-    drawn = engine.standardise(raw, standard, (128, 128)).reshape(16, 16, 152)
-    for made_up, beside in (
-        (drawn[0], drawn[1]),
-        (drawn[-1], drawn[-2]),
-        (drawn[:, 0], drawn[:, 1]),
-        (drawn[:, -1], drawn[:, -2]),
-    ):
-        assert torch.equal(made_up, beside)
-    assert torch.equal(drawn[1:-1, 1:-1, :40], standard(raw).reshape(16, 16, 152)[1:-1, 1:-1, :40])
+    assert torch.allclose(drawn[0, 8, :40], torch.tensor(2 * 2 / 3))
+    assert torch.allclose(drawn[0, 0], torch.tensor(2 * 4 / 9))
 
 
 def test_height_and_width_mean_squash_unless_said_otherwise() -> None:

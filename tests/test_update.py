@@ -243,12 +243,10 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(model_file: Path, tmp_p
 @pytest.mark.realdata
 def test_added_cookies_against_a_full_fit() -> None:
     paths = sorted((REAL_DATA / "aws_cookies" / "train" / "good").iterdir())
-    found = []
-    for seed in range(3):  # with so small a bank one good image goes up or down with where the greedy choice starts
-        # A share of the patches: banks that grow with their images can be compared, a fewest number is as large for both.
-        whole, grown = Detector(bank=0.01, seed=seed).fit(paths), Detector(bank=0.01, seed=seed).fit(paths[:24])
-        grown.update(add=paths[24:])
-        assert grown.model.calibration.count == whole.model.calibration.count == 31
-        assert grown.model.bank.radius == pytest.approx(whole.model.bank.radius, rel=0.05)
-        found.append([one.evaluate(REAL_DATA / "aws_cookies").figures["image_auroc"] for one in (whole, grown)])
-    assert (np.mean(np.array(found, float), axis=0) >= 0.99).all(), found
+    # A share of the patches: banks that grow with their images can be compared, a fewest number is as large for both.
+    whole, grown = Detector(bank=0.01).fit(paths), Detector(bank=0.01).fit(paths[:24])
+    grown.update(add=paths[24:])
+    assert grown.model.calibration.count == whole.model.calibration.count == 31
+    for detector in (whole, grown):
+        assert detector.evaluate(REAL_DATA / "aws_cookies").figures["image_auroc"] >= 0.99
+    assert grown.model.bank.radius == pytest.approx(whole.model.bank.radius, rel=0.05)

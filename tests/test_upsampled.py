@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +10,7 @@ import torch.nn.functional as F
 from conftest import texture
 from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine
-from offnominal.features import channel_standard, whole_beside
+from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, search
 from offnominal.memory.upsampled import COLUMNS, UpsampledProducts
@@ -33,8 +31,7 @@ def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -
     low = torch.randn((1, coarse, grid[0] // 2, grid[1] // 2), generator=draw)
     high = F.interpolate(low, size=grid, mode="bilinear", align_corners=False)[0] * share
     own = torch.randn((fine, *grid), generator=draw)
-    patches = torch.cat([own, high]).flatten(1).T[whole_beside(grid)]
-    return patches, low[0].flatten(1).T, Upsampling(fine, share)
+    return torch.cat([own, high]).flatten(1).T.contiguous(), low[0].flatten(1).T, Upsampling(fine, share)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -42,9 +39,6 @@ def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -
 def test_products_are_those_of_the_patches(grid: tuple[int, int], count: int) -> None:
     patches, low, upsampling = made(grid)
     bank = torch.randn((count, patches.shape[1]), generator=torch.Generator().manual_seed(1))
-    assert torch.equal(patches[upsampling.whole][upsampling.copied], patches)
-    patches = patches[upsampling.whole]
-    assert len(patches) == math.prod(side - 2 if side > 2 else side for side in grid)
     assert torch.allclose(upsampling.map(patches), low, atol=1e-5)
     found = torch.full((len(patches), count), torch.nan)
     for first, part in UpsampledProducts(bank)(patches, upsampling):
@@ -69,8 +63,7 @@ def test_equal_and_infinite_patches() -> None:
     squared, rows = nearest(patches, 3, upsampling)
     assert torch.allclose(squared, nearest(patches, 3)[0], atol=1e-4)
     assert all(len(set(row)) == 3 for row in rows.tolist())
-    patches[6] = torch.inf
-    assert 6 in upsampling.whole
+    patches[7] = torch.inf
     squared, rows = nearest(patches, 3, upsampling)
     assert squared.shape == rows.shape == (24, 3)
     assert ((rows >= 0) & (rows < 600)).all()
@@ -106,11 +99,9 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object],
         return
     raw = engine.patches(batch)
     patches = engine.standardise(raw, channel_standard(raw[0]), network)[0]
-    assert torch.equal(patches[upsampling.whole][upsampling.copied], patches)
-    low = upsampling.map(patches[upsampling.whole]).T.unflatten(1, upsampling.half)
-    high = F.interpolate(low[None], scale_factor=2, mode="bilinear", align_corners=False)[0].flatten(1).T
-    shared = high * engine._seen(network)[1][:, -1:]
-    assert torch.allclose(shared[upsampling.whole], patches[upsampling.whole, upsampling.first :], atol=1e-4)
+    low = upsampling.map(patches).T.unflatten(1, upsampling.half)
+    high = F.interpolate(low[None], scale_factor=2, mode="bilinear", align_corners=False)[0] * upsampling.share
+    assert torch.allclose(high.flatten(1).T, patches[:, upsampling.first :], atol=1e-4)
 
 
 def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:

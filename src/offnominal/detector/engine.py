@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offnominal.config import SearchIndex, Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
-from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbones, make_runtime, whole_beside
+from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbones, make_runtime
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches, Upsampling
 from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
@@ -32,7 +32,7 @@ class FeatureEngine:
         self._runtime = make_runtime(self._extractor.with_network, settings.runtime, settings.precision, self.device, key)
         self.dimensions = self._extractor.channels
         self.layer_weights = self._extractor.layer_weights().to(self.device)
-        self._inside: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        self._inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
         self._in_float32 = settings.precision in ("auto", "float32")
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
@@ -49,7 +49,7 @@ class FeatureEngine:
         if network not in self._upsamplings:
             told = self.device.type == "cpu" and self._in_float32
             first = self._extractor.upsampled_from(network) if told else None
-            whole = None if first is None else Upsampling(first, self._seen(network)[1][:, -1].view(self.grids(network)[0]))
+            whole = None if first is None else Upsampling(first, self._share(network)[:, -1].view(self.grids(network)[0]))
             self._upsamplings[network] = whole
         return self._upsamplings[network]
 
@@ -63,24 +63,18 @@ class FeatureEngine:
         return 4 * self.dimensions * len(batch.pixels) * sum(height * width for height, width in grids)
 
     def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
-        """(..., N, D) raw patches of images of one network size -> standardised, without what the border makes up.
+        """(..., N, D) raw patches of images of one network size -> standardised, those at the border drawn to the mean.
 
-        A patch at the border sees less of the part: what lies outside its image is a mirror's guess. So the outermost are
-        copies of those beside them, whose neighbourhood is whole on the finest map. What a deeper feature does not see there
-        is counted as the mean of normal patches, that is 0: it is multiplied by the share of its neighbourhood that lies
-        inside. Otherwise the varied edges of good parts would take up most of the bank, and its alarms.
+        A patch at the border sees less of the part: what lies outside its image is a mirror's guess. It is counted as the
+        mean of normal patches, that is 0, so a feature is multiplied by the share of its neighbourhood that lies inside.
+        Otherwise the varied edges of good parts would take up most of the bank, and its alarms.
         """
-        whole, share = (part.to(patches.device) for part in self._seen(network))
-        return standard(patches[..., whole, :]) * share
+        return standard(patches) * self._share(network).to(patches.device)
 
-    def _seen(self, network: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(N,) the patch that speaks for each, and (N, D) how much of every feature's neighbourhood there is in the image."""
+    def _share(self, network: tuple[int, int]) -> Tensor:
+        """(N, D): of every feature's neighbourhood, how much lies inside the image."""
         if network not in self._inside:
-            grids = self.grids(network)
-            starts = np.cumsum([0, *(height * width for height, width in grids)]).tolist()
-            whole = torch.cat([start + whole_beside(grid) for start, grid in zip(starts, grids, strict=False)])
-            share = _patches_of(self._extractor.inside(network))[0][whole]
-            self._inside[network] = whole.to(self.device), share.to(self.device)
+            self._inside[network] = _patches_of(self._extractor.inside(network))[0].to(self.device)
         return self._inside[network]
 
 

@@ -22,9 +22,6 @@ normal patches all neighbours pull the same way, and the curve falls far towards
 distance is that of a usual patch. In the midst of the cloud there is little to undo, and the curve soon rises to both sides.
 Beside it stands the usual patch of the same image, the one of median distance.
 
-A patch at the edge of the grid is a copy of the one beside it (`FeatureEngine.standardise`): that one is told of in its place,
-here and in the bank.
-
 With `concat-patches` every layer has patches of its own (segments). x is then the patch of the segment with the largest d_1
 at the peak, and the layer shares are those of the squared distances of all segments there.
 """
@@ -39,7 +36,6 @@ from torch import Tensor
 
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.model import Model
-from offnominal.features import whole_beside
 from offnominal.images import box_of, place_at
 from offnominal.scoring import over_grid
 from offnominal.types import Evidence, Float, Neighbour, Region
@@ -61,11 +57,11 @@ class _Grids:
     original: tuple[int, int]
 
     def rows_at(self, pixel: tuple[int, int]) -> list[int]:
-        """The patch of every segment at a pixel `(x, y)`; at the edge the one beside it."""
+        """The patch of every segment at a pixel `(x, y)`."""
         rows = []
         for grid, start in zip(self.grids, self.starts, strict=True):
             row, column = place_at(pixel, grid, self.original)
-            rows.append(start + int(whole_beside(grid)[row * grid[1] + column]))
+            rows.append(start + row * grid[1] + column)
         return rows
 
     def box(self, row: int, segment: int) -> tuple[int, int, int, int]:
@@ -152,7 +148,7 @@ class EvidenceMaker:
         height, width = grids.grids[segment]
         start = grids.starts[segment]
         order = np.argsort(found.values[start : start + height * width, 0], kind="stable")
-        return start + int(whole_beside((height, width))[int(order[(height * width - 1) // 2])])
+        return start + int(order[(height * width - 1) // 2])
 
     def _usual_distance(self, grid: tuple[int, int]) -> Float:
         """(h, w, 2): mean and deviation of the distance of held-out normal patches."""

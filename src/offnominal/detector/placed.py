@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from offnominal.features import whole_beside
 from offnominal.types import Index
 
 
@@ -25,10 +24,7 @@ class Placed:
 
 
 def whence(rows: Index, starts: Index, grids: Sequence[Sequence[tuple[int, int]]]) -> tuple[Index, Index]:
-    """(n,) rows among patches of images that begin at `starts` -> (n,) image of each, and (n, 3) segment, row and column.
-
-    Of a copy (`FeatureEngine.standardise`) the place of the patch that it is a copy of.
-    """
+    """(n,) rows among patches of images that begin at `starts` -> (n,) image of each, and (n, 3) segment, row and column."""
     image = np.searchsorted(starts, rows, side="right") - 1
     places = [_place(int(row), grids[at]) for row, at in zip(rows - starts[image], image, strict=True)]
     return image.astype(np.int64), np.array(places, dtype=np.int64).reshape(-1, 3)
@@ -53,6 +49,6 @@ def _place(row: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
     """Row among an image's patches -> (segment, row, column)."""
     for segment, (height, width) in enumerate(grids):
         if row < height * width:
-            return segment, *divmod(int(whole_beside((height, width))[row]), width)
+            return segment, row // width, row % width
         row -= height * width
     raise AssertionError("a patch outside its image")

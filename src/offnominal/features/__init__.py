@@ -1,7 +1,7 @@
 """Features: images -> patches, by a frozen backbone on torch or OpenVINO."""
 
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
-from offnominal.features.extractor import PatchExtractor, align, reduce_channels, whole_beside
+from offnominal.features.extractor import PatchExtractor, align, reduce_channels
 from offnominal.features.joined import load_backbones
 from offnominal.features.local_maps import local_mean
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
@@ -22,5 +22,4 @@ __all__ = [
     "local_mean",
     "make_runtime",
     "reduce_channels",
-    "whole_beside",
 ]

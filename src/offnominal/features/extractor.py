@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Self
 
 import torch
@@ -96,16 +95,6 @@ def align(maps: list[Tensor]) -> Tensor:
     finest, *others = maps
     size = finest.shape[2:]
     return torch.cat([finest, *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in others)], dim=1)
-
-
-@lru_cache(maxsize=64)
-def whole_beside(grid: tuple[int, int]) -> Tensor:
-    """(h w,) int64: for every place of a grid the nearest whose 3x3 neighbourhood lies inside the image, mostly itself.
-
-    A side of fewer than three places has none such: there every place stands for itself.
-    """
-    rows, columns = (torch.arange(side).clamp(1, side - 2) if side > 2 else torch.arange(side) for side in grid)
-    return (rows[:, None] * grid[1] + columns).flatten()
 
 
 def reduce_channels(feature: Tensor, dimensions: int) -> Tensor:

@@ -81,13 +81,6 @@ class NearestPatches:
         k = min(k, len(self.bank))
         if self._index is None:
             return self._by_product(patches, k)
-        if upsampling is None:
-            return self._nearest(patches, k, None)
-        squared, rows = self._nearest(patches[upsampling.whole], k, upsampling)
-        return squared[upsampling.copied], rows[upsampling.copied]
-
-    def _nearest(self, patches: Tensor, k: int, upsampling: Upsampling | None) -> tuple[Tensor, Tensor]:
-        """The same on a CPU; with `upsampling` for its whole patches."""
         if self._screened is not None and k <= MOST_SCREENED and len(patches) >= FEWEST_SCREENED:
             squared, rows, sure = self._screened(patches.float(), k)
             unsure = torch.nonzero(~sure).flatten()

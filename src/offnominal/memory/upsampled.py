@@ -21,39 +21,22 @@ COLUMNS = 512
 
 
 class Upsampling:
-    """How patches on a grid (h, w), both even, came about: the outermost are copies of those beside them where a side has more
-    than two, and of the others, the whole ones, the features from `first` on are those of a map (h / 2, w / 2), brought to the
-    grid bilinearly (`align_corners=False`) and multiplied by `share` (h, w), above 0.
-
-    Attributes:
-        whole: (n,) rows of the whole patches among all.
-        copied: (h w,) which of the whole ones each patch is.
-        half: (h / 2, w / 2).
-        inside: how many rows and columns of the grid are whole.
-        weights: (rows inside, columns inside, w / 2): a row of the grid from what lies on its height in the map.
-    """
+    """That the features from `first` on of patches on a grid (h, w), both even, are those of a map (h / 2, w / 2), brought to
+    the grid bilinearly (`align_corners=False`) and multiplied by `share` (h, w), above 0. The others are as they are."""
 
     def __init__(self, first: int, share: Tensor) -> None:
         height, width = share.shape
         require(height % 2 == 0 and width % 2 == 0, f"the grid must be even, got {height} x {width}")
-        self.first, self.half = first, (height // 2, width // 2)
-        tall, wide = _inside(height), _inside(width)
-        self.inside = tall.stop - tall.start, wide.stop - wide.start
-        numbers = torch.arange(height * width).view(height, width)
-        self.whole = numbers[tall, wide].flatten()
-        at_row, at_column = (
-            torch.arange(side).clamp(part.start, part.stop - 1) - part.start for side, part in ((height, tall), (width, wide))
-        )
-        self.copied = (at_row[:, None] * self.inside[1] + at_column).flatten()
-        self._share = share.float()[tall, wide, None]
-        rows, columns = _interpolation(self.half[0])[tall], _interpolation(self.half[1])[wide]
+        self.first, self.share, self.half = first, share.float(), (height // 2, width // 2)
+        rows, columns = _interpolation(self.half[0]), _interpolation(self.half[1])
         self._rows, self._columns = torch.linalg.pinv(rows).float(), torch.linalg.pinv(columns).float()
-        self.weights = columns.float() * self._share
+        #: (h, w, w / 2): a row of the grid from what lies on its height in the map.
+        self.weights = columns.float() * self.share[:, :, None]
 
     def map(self, patches: Tensor) -> Tensor:
-        """(n, D) whole patches -> (h w / 4, D - first): the map that the features were brought up from."""
-        upsampled = (patches[:, self.first :].unflatten(0, self.inside) / self._share).flatten(1)
-        fewer_rows = (self._rows @ upsampled).unflatten(1, (self.inside[1], -1))
+        """(h w, D) -> (h w / 4, D - first): the map that the features were brought up from."""
+        upsampled = (patches[:, self.first :].unflatten(0, self.share.shape) / self.share[:, :, None]).flatten(1)
+        fewer_rows = (self._rows @ upsampled).unflatten(1, (self.share.shape[1], -1))
         return torch.matmul(self._columns, fewer_rows).flatten(0, 1)
 
 
@@ -65,7 +48,7 @@ class UpsampledProducts:
         self._squares = bank.square().sum(1, keepdim=True)
 
     def __call__(self, patches: Tensor, upsampling: Upsampling) -> Iterator[tuple[int, Tensor]]:
-        """(n, D) whole patches, float32 -> which bank patch is the first and (n, m) |b|^2 - 2 q b, part by part.
+        """(h w, D) float32 -> which bank patch is the first and (h w, n) |b|^2 - 2 q b, part by part.
 
         A part is valid until the next is asked for.
         """
@@ -74,28 +57,19 @@ class UpsampledProducts:
         own = F.pad(patches[:, :fine] * -2, (0, 1), value=1.0)
         bank = torch.cat([self._bank[:, :fine], self._squares], 1)
         count = min(COLUMNS, len(bank))
-        tall, wide = upsampling.inside
-        first = (2 * height - tall) // 2
-        sizes = (height + 2) * width, 2 * height * width, tall * wide
-        buffers = [torch.empty(size * count) for size in sizes]
+        buffers = [torch.empty(rows * width * count) for rows in (height + 2, 2 * height, 4 * height)]
         # Greedy k-center takes what is rare first. What is common is nearest to most patches, and the sooner they meet it, the
         # less often a nearer one is found.
         for start in reversed(range(0, len(bank), count)):
             stop = min(start + count, len(bank))
             n = stop - start
-            rows, between = (buffer[: len(buffer) // count * n].view(-1, width * n) for buffer in buffers[:2])
-            grid = buffers[2][: tall * wide * n].view(tall, wide, n)
+            rows, between, grid = (buffer[: len(buffer) // count * n].view(-1, width * n) for buffer in buffers)
             torch.mm(coarse, self._bank[start:stop, fine:].T, out=rows[1:-1].view(-1, n))
             rows[0], rows[-1] = rows[1], rows[-2]  # the map goes on as it ends
             torch.lerp(rows[1:-1], rows[:-2], 0.25, out=between[::2])
             torch.lerp(rows[1:-1], rows[2:], 0.25, out=between[1::2])
-            torch.bmm(upsampling.weights, between.view(2 * height, width, n)[first : first + tall], out=grid)
+            torch.bmm(upsampling.weights, between.view(2 * height, width, n), out=grid.view(2 * height, 2 * width, n))
             yield start, grid.view(-1, n).addmm_(own, bank[start:stop].T)
-
-
-def _inside(side: int) -> slice:
-    """The places of a side that are whole."""
-    return slice(1, side - 1) if side > 2 else slice(0, side)
 
 
 def _interpolation(places: int) -> Tensor:
