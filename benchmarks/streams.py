@@ -61,7 +61,7 @@ class Streams:
         for batch in batches(pictures, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail):
             if change is not None:
                 batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
-            found.update(zip(batch.index, whole_images(batch, engine.patches(batch)), strict=True))
+            found.update(zip(batch.index, whole_images(batch, engine.maps(batch)), strict=True))
         return np.array([found[at] for at in sorted(found)])
 
     def draws(self, count: int, teachings: int) -> Any:

@@ -112,10 +112,19 @@ def test_half_precision_is_near(precision: str) -> None:
     assert 0 < off < 0.1
 
 
+def at_a_tie(one: Detector, other: Detector, image: np.ndarray) -> bool:
+    """Whether a patch has other neighbours on the two: that may only be where rounding decides between equally far ones."""
+    a, b = one.explain(image), other.explain(image)
+    assert np.allclose(a.distances, b.distances, rtol=1e-5, atol=1e-5)
+    return not np.array_equal(np.sort(a.neighbours, axis=1), np.sort(b.neighbours, axis=1))
+
+
 def same(one: Detector, other: Detector, images: list[np.ndarray]) -> None:
-    """Scores, maps, regions and their evidence agree."""
+    """Distances agree, and with them scores, maps, regions and their evidence where no tie of neighbours is in between."""
+    ties = [at_a_tie(one, other, image) for image in images]
+    assert sum(ties) <= len(images) / 10
     found = [dict(detector.inspect_many(images, failed=fail, evidence=True, maps=True)) for detector in (one, other)]
-    for index in range(len(images)):
+    for index in np.flatnonzero(~np.array(ties)).tolist():
         a, b = found[0][index], found[1][index]
         assert b.score == pytest.approx(a.score, rel=1e-3)
         assert np.abs(a.anomaly_map - b.anomaly_map).max() < 2e-3 * np.abs(a.anomaly_map).max()

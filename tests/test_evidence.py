@@ -57,8 +57,12 @@ class Twin:
         self.engine, self.geometry = engine, geometry
 
     def segments(self) -> list[np.ndarray]:
-        ends = np.cumsum([height * width for height, width in self.grids])
-        return [part.reshape(*grid, -1) for part, grid in zip(np.split(self.patches, ends[:-1]), self.grids, strict=True)]
+        """(h, w, D) each, the outermost places as those beside them."""
+        ends = np.cumsum([(height - 2) * (width - 2) for height, width in self.grids])
+        return [
+            np.pad(part.reshape(height - 2, width - 2, -1), ((1, 1), (1, 1), (0, 0)), mode="edge")
+            for part, (height, width) in zip(np.split(self.patches, ends[:-1]), self.grids, strict=True)
+        ]
 
     def nearest(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         away = np.array([np.sqrt(((x - m) ** 2).sum()) for m in self.bank])
@@ -207,6 +211,7 @@ def test_the_usual_patch_is_the_one_of_median_distance(case: tuple[Twin, Any]) -
         (row, column): twin.nearest(x, twin.settings.distance_neighbors)[0].mean()
         for row, line in enumerate(twin.segments()[segment])
         for column, x in enumerate(line)
+        if 0 < row < twin.grids[segment][0] - 1 and 0 < column < twin.grids[segment][1] - 1
     }
     place = next(place for place in away if box_of(place, twin.grids[segment], twin.original) == evidence.usual_box)
     assert away[place] == pytest.approx(sorted(away.values())[(len(away) - 1) // 2], rel=1e-4)
@@ -361,3 +366,18 @@ def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> N
         assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
         assert region.evidence.p_value == (1 + sum(score >= region.peak for score in scores)) / (len(scores) + 1)
     assert len({region.evidence.p_value for region in found if region.evidence}) > 3
+
+
+def test_what_is_shown_has_a_patch_of_its_own() -> None:
+    images = [texture(seed) for seed in range(6)]
+    detector = Detector(image_size=96, bank=200, false_alarm_rate=0.2).fit(images)
+    assert detector.model.bank.place[:, 1:].min() == 1
+    height, width = FeatureEngine(detector.settings).grids(detector.model.geometry.network_size(images[0].shape[:2]))[0]
+    assert (detector.model.bank.place[:, 1:].max(0) == (height - 2, width - 2)).all()
+    bad = images[0].copy()
+    bad[:10, :10] = 255 - bad[:10, :10]
+    (region, *_) = detector.inspect(bad, evidence=True).regions
+    assert region.evidence is not None
+    place = min(bad.shape[0] // height, bad.shape[1] // width)
+    for box in (region.evidence.box, region.evidence.usual_box):
+        assert min(box[:2]) >= place

@@ -10,7 +10,8 @@ import torch
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import ChannelStandard
-from offnominal.scoring import SIGNALS, NormalSignals, NormalSignalsBuilder, working_map
+from offnominal.scoring import SIGNALS, NormalSignals, NormalSignalsBuilder, on_grids, working_map
+from offnominal.types import whole, whole_grid
 
 
 def test_restless_places_have_their_own_level_and_calm_ones_do_not() -> None:
@@ -35,7 +36,7 @@ def test_the_working_map_is_the_plain_one(grid: tuple[int, int]) -> None:
     fine = cv2.resize(signals[:, :, 0], (network[1] // 4, network[0] // 4))
     reach = np.arange(-40, 41)
     weight = np.exp(-(reach**2) / (2 * (16 / 4) ** 2))
-    wide = np.pad(np.minimum(fine, 1), 40, mode="symmetric")
+    wide = np.pad(np.minimum(fine, 1), 40)
     for axis in (0, 1):
         wide = np.apply_along_axis(np.convolve, axis, wide, weight / weight.sum(), mode="same")
     np.testing.assert_allclose(found, fine + 0.7 * wide[40:-40, 40:-40], atol=2e-3)
@@ -58,13 +59,46 @@ def _as_they_are() -> NormalSignals:
     return NormalSignals(np.zeros((32, 32, 4), np.float32), np.ones((32, 32, 4), np.float32))
 
 
-def test_patches_at_the_border_are_drawn_to_the_mean() -> None:
+def test_what_a_patch_cannot_see_counts_as_average() -> None:
     engine = FeatureEngine(settings_from(image_size=128, runtime="torch"))
     standard = ChannelStandard(torch.full((152,), 3.0), torch.full((152,), 2.0))
-    drawn = engine.standardise(torch.full((1, 256, 152), 7.0), standard, (128, 128)).reshape(16, 16, 152)
-    assert torch.allclose(drawn[5:11, 5:11], torch.tensor(2.0))
-    assert torch.allclose(drawn[0, 8, :40], torch.tensor(2 * 2 / 3))
-    assert torch.allclose(drawn[0, 0], torch.tensor(2 * 4 / 9))
+    assert engine.count((128, 128)) == 14 * 14
+    drawn = engine.standardise(torch.full((1, 196, 152), 7.0), standard, (128, 128)).reshape(14, 14, 152)
+    assert torch.allclose(drawn[4:10, 4:10], torch.tensor(2.0))
+    assert torch.allclose(drawn[..., :40], torch.tensor(2.0))  # the finest map is whole
+    beside, whole = 0.75 * 2 / 3 + 0.25, 0.25 * 2 / 3 + 0.75  # of the coarser one, a quarter of a place off its rows
+    assert torch.allclose(drawn[0, 7, 40:], torch.tensor(2 * beside))
+    assert torch.allclose(drawn[1, 7, 40:], torch.tensor(2 * whole))
+    assert torch.allclose(drawn[0, 0, 40:], torch.tensor(2 * beside**2))
+
+
+@pytest.mark.parametrize("grid", [(5, 7), (4, 3), (3, 2), (2, 5), (1, 1), (2, 2), (1, 4)])
+def test_places_without_a_patch_are_as_the_nearest(grid: tuple[int, int]) -> None:
+    height, width = whole_grid(grid)
+    assert (height, width) == tuple(len(range(*part.indices(side))) for part, side in zip(whole(grid), grid, strict=True))
+    other = (2, 3)
+    values = np.random.default_rng(0).normal(size=(height * width + 2, 3)).astype(np.float32)
+    found, last = on_grids(values, [grid, other])
+    assert found.shape == (*grid, 3)
+    assert last.shape == (2, 3, 3)
+    for row in range(grid[0]):
+        for column in range(grid[1]):
+            at, across = (
+                min(max(one, 1), side - 2) - 1 if side > 2 else one for one, side in zip((row, column), grid, strict=True)
+            )
+            assert (found[row, column] == values[at * width + across]).all()
+    assert (last == values[-2:, None, :]).all()
+
+
+def test_what_lies_outside_counts_as_usual_around_a_place() -> None:
+    edge, middle = (np.zeros((32, 32, 4), np.float32) for _ in range(2))
+    edge[:6, :, 0] = middle[13:19, :, 0] = 1.0
+    around = [
+        working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 0.0, 1.0)
+        - working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 0.0, 0.0)
+        for one in (edge, middle)
+    ]
+    np.testing.assert_allclose(around[0][:10], around[1][26:36], atol=0.06)
 
 
 def test_height_and_width_mean_squash_unless_said_otherwise() -> None:

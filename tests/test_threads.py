@@ -217,6 +217,6 @@ def test_a_full_gpu_is_said(three: int, count: int, said: str, detector: Detecto
     def full(self: FeatureEngine, batch: object) -> torch.Tensor:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(FeatureEngine, "patches", full)
+    monkeypatch.setattr(FeatureEngine, "maps", full)
     with pytest.raises(SettingsError, match=said):
         list(detector.inspect_many([texture(seed) for seed in range(count)], failed=nothing))

@@ -1,7 +1,7 @@
 """Values that travel between rooms. Each refuses a wrong shape where it is made.
 
-Letters: B images, H x W original pixels, h x w grid places, N = h * w patches of an image, D features, M bank patches,
-K neighbours.
+Letters: B images, H x W original pixels, h x w grid places, N patches of an image (of its places that are `whole`), D features,
+M bank patches, K neighbours.
 """
 
 from __future__ import annotations
@@ -32,6 +32,18 @@ def require(condition: bool, message: str) -> None:
     """Raise `ValueError(message)` unless `condition`."""
     if not condition:
         raise ValueError(message)
+
+
+def whole(grid: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a grid (h, w) whose 3x3 neighbourhood lies inside it; all of a side of fewer than three places."""
+    rows, columns = (slice(1, side - 1) if side > 2 else slice(0, side) for side in grid)
+    return rows, columns
+
+
+def whole_grid(grid: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns are `whole`."""
+    height, width = (side - 2 if side > 2 else side for side in grid)
+    return height, width
 
 
 @dataclass(frozen=True)

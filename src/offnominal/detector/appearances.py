@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +19,10 @@ from offnominal.types import Float
 DISTURBED, MOST_WAITING = 32, 200_000_000
 
 
-def whole_images(batch: ImageBatch, patches: Tensor) -> Float:
-    """A batch and its (B, N, D) raw patches -> (B, D + 128): mean patches, then profiles of the pixels."""
-    means = np.asarray(patches.mean(dim=1).cpu().numpy(), dtype=np.float32)
+def whole_images(batch: ImageBatch, maps: Sequence[Tensor]) -> Float:
+    """A batch and its (B, D, h, w) raw maps -> (B, D + 128): their means over all places, then profiles of the pixels."""
+    places = sum(segment[0, 0].numel() for segment in maps)
+    means = torch.stack([segment.sum((2, 3)) for segment in maps]).sum(0).div(places).cpu().numpy()
     return np.concatenate([means, profiles(batch.pixels)], axis=1)
 
 
@@ -31,8 +32,8 @@ class AppearanceLearner:
     Which image teaches depends on its number and the seed alone, never on what it shows.
     """
 
-    def __init__(self, images: int, seed: int, patches_of: Callable[[ImageBatch], Tensor], device: torch.device) -> None:
-        self._patches_of, self._device = patches_of, device
+    def __init__(self, images: int, seed: int, maps_of: Callable[[ImageBatch], list[Tensor]], device: torch.device) -> None:
+        self._maps_of, self._device = maps_of, device
         teachers, _ = halves(images, seed)
         self._teachers = frozenset(teachers.tolist())
         self._found: dict[int, Float] = {}
@@ -76,5 +77,5 @@ class AppearanceLearner:
         found = []
         for change in DISTURBANCES.values():
             changed = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
-            found.append(whole_images(changed, self._patches_of(changed)))
+            found.append(whole_images(changed, self._maps_of(changed)))
         return np.stack(found)

@@ -17,11 +17,15 @@ from offnominal.features import ChannelStandard, PatchExtractor, choose_device, 
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches, Upsampling
 from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
-from offnominal.types import Float
+from offnominal.types import Float, whole, whole_grid
 
 
 class FeatureEngine:
-    """Backbone on its runtime: batches of images -> raw patches."""
+    """Backbone on its runtime: batches of images -> raw patches.
+
+    A place at the border of the finest map sees less of the part: of its neighbourhood a third and more is a mirror's guess. It
+    has no patch; the maps made of patches go on there as they end (`scoring.grid_of`).
+    """
 
     def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
         self.device = choose_device(settings.device, settings.runtime)
@@ -38,8 +42,12 @@ class FeatureEngine:
         self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
 
     def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Grids of the patches of an image of this network size, one a segment."""
+        """Grids of places of an image of this network size, one a segment; those that are `whole` have a patch."""
         return self._extractor.grids(network)
+
+    def count(self, network: tuple[int, int]) -> int:
+        """Patches of an image of this network size."""
+        return sum(height * width for height, width in map(whole_grid, self.grids(network)))
 
     def upsampling(self, network: tuple[int, int]) -> Upsampling | None:
         """How the standardised patches of an image of this network size came about, where that saves the search some work.
@@ -49,37 +57,45 @@ class FeatureEngine:
         if network not in self._upsamplings:
             told = self.device.type == "cpu" and self._in_float32
             first = self._extractor.upsampled_from(network) if told else None
-            whole = None if first is None else Upsampling(first, self._share(network)[:, -1].view(self.grids(network)[0]))
-            self._upsamplings[network] = whole
+            self._upsamplings[network] = None if first is None else self._upsampled(first, network)
         return self._upsamplings[network]
 
+    def _upsampled(self, first: int, network: tuple[int, int]) -> Upsampling:
+        grid = self.grids(network)[0]
+        return Upsampling(first, grid, self._share(network)[:, -1].view(whole_grid(grid)))
+
+    def maps(self, batch: ImageBatch) -> list[Tensor]:
+        """(B, 3, H, W) -> (B, D, h, w) float32 a segment, of all places."""
+        return self._runtime(batch.pixels)
+
     def patches(self, batch: ImageBatch) -> Tensor:
-        """(B, 3, H, W) -> (B, N, D) float32, all segments one after another."""
-        return _patches_of(self._runtime(batch.pixels))
+        """(B, 3, H, W) -> (B, N, D) float32: `whole_patches` of its maps."""
+        return whole_patches(self.maps(batch))
 
     def size_of_patches(self, batch: ImageBatch) -> int:
         """Bytes of the patches of a batch."""
-        grids = self.grids((batch.pixels.shape[2], batch.pixels.shape[3]))
-        return 4 * self.dimensions * len(batch.pixels) * sum(height * width for height, width in grids)
+        return 4 * self.dimensions * len(batch.pixels) * self.count((batch.pixels.shape[2], batch.pixels.shape[3]))
 
     def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
         """(..., N, D) raw patches of images of one network size -> standardised, those at the border drawn to the mean.
 
-        A patch at the border sees less of the part: what lies outside its image is a mirror's guess. It is counted as the
-        mean of normal patches, that is 0, so a feature is multiplied by the share of its neighbourhood that lies inside.
-        Otherwise the varied edges of good parts would take up most of the bank, and its alarms.
+        Deeper features still see a mirror's guess there. It is counted as the mean of normal patches, that is 0, so a feature
+        is multiplied by the share of its neighbourhood that lies inside. Otherwise the varied edges of good parts would take
+        up most of the bank, and its alarms.
         """
         return standard(patches) * self._share(network).to(patches.device)
 
     def _share(self, network: tuple[int, int]) -> Tensor:
         """(N, D): of every feature's neighbourhood, how much lies inside the image."""
         if network not in self._inside:
-            self._inside[network] = _patches_of(self._extractor.inside(network))[0].to(self.device)
+            self._inside[network] = whole_patches(self._extractor.inside(network))[0].to(self.device)
         return self._inside[network]
 
 
-def _patches_of(segments: list[Tensor]) -> Tensor:
-    return torch.cat([segment.flatten(2).transpose(1, 2) for segment in segments], dim=1)
+def whole_patches(maps: list[Tensor]) -> Tensor:
+    """(B, D, h, w) maps -> (B, N, D): those of the places that are `whole`, row by row, all segments one after another."""
+    parts = [segment[:, :, *whole((segment.shape[2], segment.shape[3]))] for segment in maps]
+    return torch.cat([part.flatten(2).transpose(1, 2) for part in parts], dim=1)
 
 
 @dataclass(frozen=True)

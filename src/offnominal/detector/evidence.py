@@ -22,6 +22,8 @@ normal patches all neighbours pull the same way, and the curve falls far towards
 distance is that of a usual patch. In the midst of the cloud there is little to undo, and the curve soon rises to both sides.
 Beside it stands the usual patch of the same image, the one of median distance.
 
+A place at the edge of the grid has no patch (`FeatureEngine`): the one beside it is told of.
+
 With `concat-patches` every layer has patches of its own (segments). x is then the patch of the segment with the largest d_1
 at the peak, and the layer shares are those of the squared distances of all segments there.
 """
@@ -37,8 +39,8 @@ from torch import Tensor
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.detector.model import Model
 from offnominal.images import box_of, place_at
-from offnominal.scoring import over_grid
-from offnominal.types import Evidence, Float, Neighbour, Region
+from offnominal.scoring import on_grids, over_grid
+from offnominal.types import Evidence, Float, Neighbour, Region, whole, whole_grid
 
 #: Nearest good patches that are named and shown, at least.
 SHOWN = 3
@@ -57,16 +59,21 @@ class _Grids:
     original: tuple[int, int]
 
     def rows_at(self, pixel: tuple[int, int]) -> list[int]:
-        """The patch of every segment at a pixel `(x, y)`."""
-        rows = []
+        """The patch of every segment nearest to a pixel `(x, y)`."""
+        found = []
         for grid, start in zip(self.grids, self.starts, strict=True):
-            row, column = place_at(pixel, grid, self.original)
-            rows.append(start + row * grid[1] + column)
-        return rows
+            row, column = (
+                min(max(at, part.start), part.stop - 1) - part.start
+                for at, part in zip(place_at(pixel, grid, self.original), whole(grid), strict=True)
+            )
+            found.append(start + row * whole_grid(grid)[1] + column)
+        return found
 
     def box(self, row: int, segment: int) -> tuple[int, int, int, int]:
         grid = self.grids[segment]
-        return box_of(divmod(row - self.starts[segment], grid[1]), grid, self.original)
+        rows, columns = whole(grid)
+        at, across = divmod(row - self.starts[segment], whole_grid(grid)[1])
+        return box_of((rows.start + at, columns.start + across), grid, self.original)
 
 
 class EvidenceMaker:
@@ -132,20 +139,22 @@ class EvidenceMaker:
         squares = (patches - self._bank[found.around.indices[:, 0]]).square()
         total: Float = np.zeros((*grids.grids[0], len(self._model.backbone.layers)), np.float32)
         for weights, grid, start in zip(self._features.layer_weights, grids.grids, grids.starts, strict=True):
-            parts = squares[start : start + grid[0] * grid[1]] @ weights.T
-            total = total + over_grid(parts.reshape(*grid, -1).cpu().numpy(), grids.grids[0])
+            height, width = whole_grid(grid)
+            parts = squares[start : start + height * width] @ weights.T
+            (placed,) = on_grids(parts.cpu().numpy(), [grid])
+            total = total + over_grid(placed, grids.grids[0])
         whole = total.sum(2, keepdims=True)
         shares = np.divide(total, whole, out=np.zeros_like(total), where=whole > 0)
         return {name: np.ascontiguousarray(shares[:, :, at]) for at, name in enumerate(self._model.backbone.layers)}
 
     def _grids(self, network: tuple[int, int], original: tuple[int, int]) -> _Grids:
         grids = self._features.grids(network)
-        starts = np.cumsum([0, *(height * width for height, width in grids)])
+        starts = np.cumsum([0, *(height * width for height, width in map(whole_grid, grids))])
         return _Grids(grids, tuple(int(start) for start in starts[:-1]), original)
 
     def _usual(self, found: PatchSignals, grids: _Grids, segment: int) -> int:
         """Row of the patch whose distance is the (lower) median of its segment."""
-        height, width = grids.grids[segment]
+        height, width = whole_grid(grids.grids[segment])
         start = grids.starts[segment]
         order = np.argsort(found.values[start : start + height * width, 0], kind="stable")
         return start + int(order[(height * width - 1) // 2])

@@ -23,7 +23,7 @@ from offnominal.config import Settings
 from offnominal.decisions import calibrate
 from offnominal.detector.appearances import AppearanceLearner, whole_images
 from offnominal.detector.audit import Audit, audit
-from offnominal.detector.engine import FeatureEngine, SignalEngine
+from offnominal.detector.engine import FeatureEngine, SignalEngine, whole_patches
 from offnominal.detector.hold_out import (
     HEAD_STEPS,
     USUAL_IMAGES,
@@ -117,7 +117,7 @@ class Fitting:
         self.seconds: dict[str, float] = {}
         self._values, self._originals = self._survey()
         self._require_enough(len(self._originals))
-        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.patches, engine.device)
+        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.maps, engine.device)
         counts = [self._patches_of(original) for original in self._originals.values()]
         total = sum(counts)
         size = total * engine.dimensions * 4
@@ -265,8 +265,7 @@ class Fitting:
         return join_ranges(depth, ranges) if ranges else EIGHT_BIT
 
     def _patches_of(self, original: tuple[int, int]) -> int:
-        grids = self._engine.grids(self._engine.geometry.network_size(original))
-        return sum(height * width for height, width in grids)
+        return self._engine.count(self._engine.geometry.network_size(original))
 
     def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
         kept = list(self._originals)
@@ -312,8 +311,8 @@ class Fitting:
         return without(store.patches, placed, np.zeros(len(placed), np.bool_))[0]
 
     def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
-        patches = self._engine.patches(batch)
-        return [(batch, patches, whole_images(batch, patches))]
+        maps = self._engine.maps(batch)
+        return [(batch, whole_patches(maps), whole_images(batch, maps))]
 
     def _rehearsed(self, sources: Sequence[Source]) -> float:
         """Seconds an image that follow the features, tried with one that can be read: before many go side by side, for what

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from offnominal.decisions import find_regions
 from offnominal.detector.appearances import whole_images
-from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
+from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine, whole_patches
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
 from offnominal.detector.threads import threads_for, work_through
 from offnominal.errors import ImageError
 from offnominal.images import ImageBatch, Source, thumbnail, to_original
 from offnominal.images.decode import Pixels
-from offnominal.scoring import grid_of, image_score, working_map
+from offnominal.scoring import grid_of, image_score, on_grids, working_map
 from offnominal.types import Float, Inspection
 
 Result = TypeVar("Result")
@@ -29,7 +30,8 @@ class Explanation:
     """The method's quantities for every patch of one image.
 
     Attributes:
-        grid: (h, w) of the patches; N = h * w (of all segments where there are several).
+        grid: (h, w) of the places; N = h * w (of all segments where there are several). A place at the edge of the grid has no
+            patch of its own: it repeats the one beside it.
         distances: (N, K) ascending, to the nearest bank patches.
         neighbours: (N, K) their rows in the bank.
         influence: (N, D) signed gradient of the mean distance; its absolute value is the influence.
@@ -81,9 +83,9 @@ class Inspector:
 
     def _of_batch(self, batch: ImageBatch, evidence: bool, maps: bool) -> Iterator[tuple[int, Inspection, Pixels | None]]:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
-        raw = self.engine.patches(batch)
+        raw = self.engine.maps(batch)
         appearance = self._appearance(batch, raw)
-        standardised = self.engine.standardise(raw, self.model.standard, network)
+        standardised = self.engine.standardise(whole_patches(raw), self.model.standard, network)
         signals = self._signals_of(standardised, network, maps)
         for index, original, decoded, patches, found, whole in zip(
             batch.index, batch.original, batch.decoded, standardised, signals, appearance, strict=True
@@ -126,13 +128,19 @@ class Inspector:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
         (found,) = self._signals_of(self._patches(batch), network, True)
         assert found.noise is not None
+        grids = self.engine.grids(network)
+
+        def everywhere(values: torch.Tensor) -> npt.NDArray[Any]:
+            placed = on_grids(values.cpu().numpy(), grids)
+            return np.concatenate([one.reshape(-1, values.shape[1]) for one in placed])
+
         return Explanation(
-            self.engine.grids(network)[0],
-            found.around.distances.cpu().numpy(),
-            found.around.indices.cpu().numpy(),
-            found.around.gradient.cpu().numpy(),
-            found.noise.cpu().numpy(),
-            found.values[:, 2],
+            grids[0],
+            everywhere(found.around.distances),
+            everywhere(found.around.indices),
+            everywhere(found.around.gradient),
+            everywhere(found.noise),
+            everywhere(torch.from_numpy(found.values))[:, 2],
         )
 
     def _work_through(
@@ -159,10 +167,10 @@ class Inspector:
         network = (batch.pixels.shape[2], batch.pixels.shape[3])
         return self.engine.standardise(self.engine.patches(batch), self.model.standard, network)
 
-    def _appearance(self, batch: ImageBatch, raw: torch.Tensor) -> Float:
-        """A batch and its (B, N, D) raw patches -> (B, S) statistics of whole images; S = 0 where they are not watched."""
+    def _appearance(self, batch: ImageBatch, raw: list[torch.Tensor]) -> Float:
+        """A batch and its raw maps -> (B, S) statistics of whole images; S = 0 where they are not watched."""
         if self.model.appearance is None:
-            return np.empty((len(raw), 0), np.float32)
+            return np.empty((len(batch.index), 0), np.float32)
         return self.model.appearance.statistics(whole_images(batch, raw))
 
     def _inspection(

@@ -43,7 +43,7 @@ from offnominal.noising import Head
 from offnominal.scoring import SIGNALS, NormalSignals
 
 FORMAT = "offnominal"
-VERSION = 6
+VERSION = 7
 _Tensors = dict[str, npt.NDArray[Any]]
 _HEAD = ("inner", "inner_bias", "outer", "outer_bias")
 _APPEARANCE = ("center", "scale", "directions", "reference")

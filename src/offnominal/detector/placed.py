@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from offnominal.types import Index
+from offnominal.types import Index, whole, whole_grid
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ def without(patches: torch.Tensor, placed: list[Placed], leave: npt.NDArray[np.b
 
 def _place(row: int, grids: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
     """Row among an image's patches -> (segment, row, column)."""
-    for segment, (height, width) in enumerate(grids):
+    for segment, grid in enumerate(grids):
+        height, width = whole_grid(grid)
         if row < height * width:
-            return segment, row // width, row % width
+            rows, columns = whole(grid)
+            return segment, rows.start + row // width, columns.start + row % width
         row -= height * width
     raise AssertionError("a patch outside its image")

@@ -245,7 +245,7 @@ def _chosen(model: Model, engine: FeatureEngine, new: Tensor) -> Index:
     if model.learnt.radius is not None:
         return cover(new, model.bank.patches, model.learnt.radius)
     networks = [model.geometry.network_size(source.size) for source in model.bank.sources]
-    seen = sum(height * width for network in networks for height, width in engine.grids(network))
+    seen = sum(map(engine.count, networks))
     count = min(len(new), max(1, round(len(model.bank.patches) * len(new) / seen)))
     return random_coreset(len(new), count, model.settings.seed + len(model.bank.sources))
 

@@ -1,6 +1,16 @@
 """Scoring: signals of patches -> standardised on normals, fused -> anomaly map, image score."""
 
-from offnominal.scoring.maps import fuse, grid_of, image_score, working_map
+from offnominal.scoring.maps import fuse, grid_of, image_score, on_grids, working_map
 from offnominal.scoring.signals import SIGNALS, NormalSignals, NormalSignalsBuilder, over_grid
 
-__all__ = ["SIGNALS", "NormalSignals", "NormalSignalsBuilder", "fuse", "grid_of", "image_score", "over_grid", "working_map"]
+__all__ = [
+    "SIGNALS",
+    "NormalSignals",
+    "NormalSignalsBuilder",
+    "fuse",
+    "grid_of",
+    "image_score",
+    "on_grids",
+    "over_grid",
+    "working_map",
+]

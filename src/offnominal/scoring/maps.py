@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from offnominal.scoring.signals import SIGNALS, NormalSignals, over_grid
-from offnominal.types import Float, require
+from offnominal.types import Float, require, whole, whole_grid
 
 #: Network pixels per place of the working map, on which is smoothed and decided.
 WORKING_STRIDE = 4
@@ -35,14 +37,15 @@ def working_map(
     """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed, seen in their context.
 
     A broad stain is little off at every place, but at many beside each other: `context` times the mean around a place is
-    added to it. Values count there up to `WEAK`, so that a small bright defect does not spread over what surrounds it.
+    added to it. Values count there up to `WEAK`, so that a small bright defect does not spread over what surrounds it, and
+    what lies outside the image counts as usual, so that nothing is its own witness by a mirror at the edge.
     `sigma` is the Gaussian's that smooths, in network pixels.
     """
     fused = fuse(normal.standardise(signals), weights)
     size = max(1, network[0] // WORKING_STRIDE), max(1, network[1] // WORKING_STRIDE)
     fine = _smoothed(cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR), sigma)
     if context > 0:
-        fine = fine + context * _smoothed(np.minimum(fine, WEAK), AROUND)
+        fine = fine + context * _smoothed(np.minimum(fine, WEAK), AROUND, cv2.BORDER_CONSTANT)
     return np.asarray(fine, dtype=np.float32)
 
 
@@ -53,15 +56,29 @@ def image_score(anomaly_map: Float) -> float:
 
 def grid_of(signals: Float, grids: Sequence[tuple[int, int]]) -> Float:
     """(N, S) signals of all segments of an image -> (h, w, S) on the first grid; several segments are averaged."""
-    ends = np.cumsum([height * width for height, width in grids])
-    parts = np.split(signals, ends[:-1])
-    placed = [over_grid(part.reshape(*grid, -1), grids[0]) for part, grid in zip(parts, grids, strict=True)]
+    placed = [over_grid(part, grids[0]) for part in on_grids(signals, grids)]
     return placed[0] if len(placed) == 1 else np.mean(placed, axis=0, dtype=np.float32)
 
 
-def _smoothed(values: Float, sigma: float) -> Float:
-    """(h, w) working map averaged by a Gaussian of `sigma` network pixels; 0 leaves it as it is."""
+def on_grids(values: npt.NDArray[Any], grids: Sequence[tuple[int, int]]) -> list[npt.NDArray[Any]]:
+    """(N, S) of all segments of an image -> (h, w, S) each.
+
+    Only the places that are `whole` have patches; one that is not has the values of the nearest that is.
+    """
+    found = []
+    ends = np.cumsum([height * width for height, width in map(whole_grid, grids)])
+    for part, grid in zip(np.split(values, ends[:-1]), grids, strict=True):
+        beyond = [(inside.start, side - inside.stop) for inside, side in zip(whole(grid), grid, strict=True)]
+        found.append(np.pad(part.reshape(*whole_grid(grid), -1), (*beyond, (0, 0)), mode="edge"))
+    return found
+
+
+def _smoothed(values: Float, sigma: float, outside: int = cv2.BORDER_REFLECT) -> Float:
+    """(h, w) working map averaged by a Gaussian of `sigma` network pixels; 0 leaves it as it is.
+
+    `outside` is the border as OpenCV names it: a mirror, or 0 with `BORDER_CONSTANT`.
+    """
     if sigma <= 0:
         return values
-    smooth: Float = cv2.GaussianBlur(values, (0, 0), sigma / WORKING_STRIDE, borderType=cv2.BORDER_REFLECT)
+    smooth: Float = cv2.GaussianBlur(values, (0, 0), sigma / WORKING_STRIDE, borderType=outside)
     return smooth
