@@ -37,6 +37,7 @@ from offnominal.images import Item, normal_images
 from offnominal.memory import HeldOutBanks
 from offnominal.noising import head as noise_head
 from offnominal.scoring import grid_of
+from offnominal.types import whole, whole_grid
 from sets import set_arguments, sets_asked_for
 from tables import apart, machine, points, spread, table, use_threads, write, yes
 
@@ -91,9 +92,12 @@ class Fitted:
         self._patches = [patches for _, _, patches, _ in found]
         self.networks = [self.model.geometry.network_size(source.size) for source in self.model.bank.sources]
         starts = np.cumsum([0, *map(len, self._patches[:-1])])
-        widths = np.array([self.engine.grids(network)[0][1] for network in self.networks])
+        grids = [self.engine.grids(network)[0] for network in self.networks]
+        widths = np.array([whole_grid(grid)[1] for grid in grids])
+        firsts = np.array([[part.start for part in whole(grid)] for grid in grids])
         bank = self.model.bank
-        centres = starts[bank.image] + bank.place[:, 1] * widths[bank.image] + bank.place[:, 2]
+        rows, columns = (bank.place[:, 1:] - firsts[bank.image]).T
+        centres = starts[bank.image] + rows * widths[bank.image] + columns
         everything = torch.cat(self._patches)
         assert torch.allclose(everything[torch.from_numpy(centres)], bank.patches, atol=1e-3), "images in another order"
         radius = float("nan") if bank.radius is None else bank.radius
