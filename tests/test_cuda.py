@@ -119,12 +119,12 @@ def at_a_tie(one: Detector, other: Detector, image: np.ndarray) -> bool:
     return not np.array_equal(np.sort(a.neighbours, axis=1), np.sort(b.neighbours, axis=1))
 
 
-def same(one: Detector, other: Detector, images: list[np.ndarray]) -> None:
-    """Distances agree, and with them scores, maps, regions and their evidence where no tie of neighbours is in between."""
-    ties = [at_a_tie(one, other, image) for image in images]
-    assert sum(ties) <= len(images) / 10
+def same(one: Detector, other: Detector, images: list[np.ndarray], least: int) -> None:
+    """Distances of all images agree; scores, maps, regions and their evidence of those without a tie, at least so many."""
+    images = [image for image in images if not at_a_tie(one, other, image)]
+    assert len(images) >= least
     found = [dict(detector.inspect_many(images, failed=fail, evidence=True, maps=True)) for detector in (one, other)]
-    for index in np.flatnonzero(~np.array(ties)).tolist():
+    for index in range(len(images)):
         a, b = found[0][index], found[1][index]
         assert b.score == pytest.approx(a.score, rel=1e-3)
         assert np.abs(a.anomaly_map - b.anomaly_map).max() < 2e-3 * np.abs(a.anomaly_map).max()
@@ -146,7 +146,7 @@ def same(one: Detector, other: Detector, images: list[np.ndarray]) -> None:
     [{}, {"head": "noise"}, {"aggregation": "concat-patches", "dimensions": 40}, {"fusion": {"distance": 1, "response": 1}}],
 )
 def test_a_model_of_the_cpu_says_the_same_on_the_gpu_and_back(parts: Path, tmp_path: Path, further: dict[str, Any]) -> None:
-    images = [texture(seed) for seed in range(100, 115)] + [damaged(seed)[0] for seed in range(200, 215)]
+    images = [texture(seed) for seed in range(100, 118)] + [damaged(seed)[0] for seed in range(200, 218)]
     for fitted_on in ("cpu", "cuda"):
         fitted = Detector(image_size=128, bank=300, false_alarm_rate=0.1, device=fitted_on, runtime="torch", **further).fit(
             parts
@@ -154,8 +154,8 @@ def test_a_model_of_the_cpu_says_the_same_on_the_gpu_and_back(parts: Path, tmp_p
         place = tmp_path / f"{fitted_on}.safetensors"
         fitted.save(place)
         here, there = (load(place, runtime="torch", device=device) for device in ("cpu", "cuda"))
-        same(here, there, images)
-        same(there, there, images[::4])
+        same(here, there, images, 30)
+        same(there, there, images[::4], 9)
         one = there.inspect(images[0])
         assert one.score == pytest.approx(here.inspect(images[0]).score, rel=1e-3)
         explained = [detector.explain(images[-1]) for detector in (here, there)]
