@@ -17,6 +17,7 @@ from offnominal.errors import SettingsError
 from offnominal.images import ImageBatch
 from offnominal.memory import HeldOutBanks, NearestPatches
 from offnominal.noising import Head, neighbourhood, noise_response, propose_noise
+from offnominal.scoring import on_grids
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible to torch")
 
@@ -116,6 +117,13 @@ def at_a_tie(one: Detector, other: Detector, image: np.ndarray) -> bool:
     """Whether a patch has other neighbours on the two: that may only be where rounding decides between equally far ones."""
     a, b = one.explain(image), other.explain(image)
     assert np.allclose(a.distances, b.distances, rtol=1e-5, atol=1e-5)
+    inspector = one._ready()
+    ((_, original, patches, _),) = inspector.patches([image], fail)
+    grids = inspector.engine.grids(inspector.model.geometry.network_size(original))
+    points = np.concatenate([part.reshape(-1, patches.shape[1]) for part in on_grids(patches.cpu().double().numpy(), grids)])
+    for shown in (a, b):  # whichever neighbours each has, they are as far as it says
+        away = np.linalg.norm(points[:, None] - inspector.model.bank.patches.double().numpy()[shown.neighbours], axis=2)
+        assert np.allclose(away, shown.distances, rtol=1e-4, atol=1e-4)
     return not np.array_equal(np.sort(a.neighbours, axis=1), np.sort(b.neighbours, axis=1))
 
 

@@ -66,10 +66,10 @@ def test_what_a_patch_cannot_see_counts_as_average() -> None:
     drawn = engine.standardise(torch.full((1, 196, 152), 7.0), standard, (128, 128)).reshape(14, 14, 152)
     assert torch.allclose(drawn[4:10, 4:10], torch.tensor(2.0))
     assert torch.allclose(drawn[..., :40], torch.tensor(2.0))  # the finest map is whole
-    beside, whole = 0.75 * 2 / 3 + 0.25, 0.25 * 2 / 3 + 0.75  # of the coarser one, a quarter of a place off its rows
-    assert torch.allclose(drawn[0, 7, 40:], torch.tensor(2 * beside))
-    assert torch.allclose(drawn[1, 7, 40:], torch.tensor(2 * whole))
-    assert torch.allclose(drawn[0, 0, 40:], torch.tensor(2 * beside**2))
+    first, second = 0.75 * 2 / 3 + 0.25, 0.25 * 2 / 3 + 0.75  # of the coarser one, a quarter of a place off its rows
+    assert torch.allclose(drawn[0, 7, 40:], torch.tensor(2 * first))
+    assert torch.allclose(drawn[1, 7, 40:], torch.tensor(2 * second))
+    assert torch.allclose(drawn[0, 0, 40:], torch.tensor(2 * first**2))
 
 
 @pytest.mark.parametrize("grid", [(5, 7), (4, 3), (3, 2), (2, 5), (1, 1), (2, 2), (1, 4)])

@@ -117,11 +117,12 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [texture(seed) for seed in range(12)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images)
     used.clear()
-    found = [detector.inspect(image).anomaly_map for image in images[:2]]
-    assert len(used) == 2
+    found, near = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
+    assert len(used) == 3
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
-    plain = [detector.inspect(image).anomaly_map for image in images[:2]]
-    assert len(used) == 2
+    plain, plainly = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
+    assert len(used) == 3
+    assert np.allclose(near, plainly, rtol=1e-4)
     assert np.allclose(found[1], plain[1], rtol=1e-4)
     assert np.allclose(found[0], plain[0], rtol=0, atol=1e-5)  # it goes through 0, where nothing is relative
 
