@@ -2,8 +2,8 @@
 
     python benchmarks/accuracy.py --data FOLDER_OF_SETS --out benchmarks/results [--set resize=keep ...]
 
-FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` are added where that package is installed. Every set runs in
-a process of its own, so that its peak memory is its own.
+FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` and the textile of `conformal-clip-data` are added where
+these packages are installed. Every set runs in a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -133,6 +133,13 @@ def main() -> None:
                 sets[f"elpv {kind}crystalline"] = str(Path(folder) / f"{kind}.csv")
         except Exception as error:  # noqa: BLE001 - the demo's images are optional here
             print(f"without elpv-dataset: {error}", file=sys.stderr)
+        try:
+            from sets import write_textile
+
+            write_textile(Path(folder) / "textile.csv")
+            sets["textile"] = str(Path(folder) / "textile.csv")
+        except ModuleNotFoundError as error:
+            print(f"without the textile: {error}", file=sys.stderr)
         found = {}
         for name, data in sets.items():
             words = [sys.executable, __file__, "--data", str(given.data), "--only", data, "--joined", given.joined]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ def set_arguments(doc: str | None, *, seeds: int, most: int, cells: bool = False
     parser.add_argument("--most", type=int, default=most, help="training images of a set, at most")
     if cells:
         parser.add_argument("--cells", action="store_true", help="the solar cells of elpv-dataset too")
+        parser.add_argument("--textile", action="store_true", help="the simulated textile of conformal-clip-data too")
     return parser
 
 
@@ -56,9 +58,39 @@ def cell_sets(most: int, lists: Path) -> list[ImageSet]:
     return found
 
 
+def write_textile(manifest: Path) -> None:
+    """A manifest of the simulated textile of Megahed et al. 2025 (arXiv 2501.12596): 400 nominal images to fit on, the other
+    600 and 500 defects of each kind, `local` and `global`, to test. No setting was ever chosen on it. 250 x 250 pixels, grey,
+    without masks, MIT licence.
+
+    Raises:
+        ModuleNotFoundError: `pip install conformal-clip-data` is missing; nothing else here needs it.
+    """
+    found = importlib.util.find_spec("conformal_clip_data")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("pip install conformal-clip-data")
+    images = Path(found.origin).parent / "data" / "textile_images" / "simulated"
+    rows = [
+        (path, "train" if kind == "nominal" and place < 400 else "test", "good" if kind == "nominal" else kind)
+        for kind in ("nominal", "local", "global")
+        for place, path in enumerate(sorted((images / kind).iterdir()))
+    ]
+    with manifest.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "split", "label"), *rows])
+
+
+def textile_set(most: int, lists: Path) -> ImageSet:
+    """The textile, thinned as the roots are."""
+    whole = lists / "textile.csv"
+    write_textile(whole)
+    return _thinned("textile", whole, most, lists)
+
+
 def sets_asked_for(given: Namespace, lists: Path) -> list[ImageSet]:
     """What the arguments of `set_arguments(cells=True)` ask for."""
-    return image_sets(given.data, given.most, lists) + (cell_sets(given.most, lists) if given.cells else [])
+    found = image_sets(given.data, given.most, lists)
+    found += cell_sets(given.most, lists) if given.cells else []
+    return found + ([textile_set(given.most, lists)] if given.textile else [])
 
 
 def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
