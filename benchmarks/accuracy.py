@@ -1,6 +1,6 @@
 """Accuracy, time and memory of the default settings (or others) on every set at hand; writes a Markdown and a JSON table.
 
-    python benchmarks/accuracy.py --data FOLDER_OF_SETS --out benchmarks/results [--set resize=keep ...]
+    python benchmarks/accuracy.py --data FOLDER_OF_SETS --out benchmarks/results [--set resize=keep ...] [--sets textile,...]
 
 FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` and the textile of `conformal-clip-data` are added where
 these packages are installed. Every set runs in a process of its own, so that its peak memory is its own.
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the fit")
+    parser.add_argument("--sets", default="", help="these alone, by name")
     parser.add_argument("--only", help="measure one set and print JSON (used by this program itself)")
     parser.add_argument("--joined", default="blowhole,crack", help="classes that are also judged together")
     given = parser.parse_args()
@@ -125,23 +126,12 @@ def main() -> None:
         return
     sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            from offnominal.demo import write_manifest
+        from sets import packaged_sets
 
-            for kind in ("mono", "poly"):
-                write_manifest(Path(folder) / f"{kind}.csv", kind=kind)
-                sets[f"elpv {kind}crystalline"] = str(Path(folder) / f"{kind}.csv")
-        except Exception as error:  # noqa: BLE001 - the demo's images are optional here
-            print(f"without elpv-dataset: {error}", file=sys.stderr)
-        try:
-            from sets import write_textile
-
-            write_textile(Path(folder) / "textile.csv")
-            sets["textile"] = str(Path(folder) / "textile.csv")
-        except ModuleNotFoundError as error:
-            print(f"without the textile: {error}", file=sys.stderr)
+        sets |= {name: str(manifest) for name, manifest in packaged_sets(Path(folder)).items()}
+        chosen = [name for name in given.sets.split(",") if name] or list(sets)
         found = {}
-        for name, data in sets.items():
+        for name, data in ((name, sets[name]) for name in chosen):
             words = [sys.executable, __file__, "--data", str(given.data), "--only", data, "--joined", given.joined]
             for pair in given.set:
                 words += ["--set", pair]
@@ -160,7 +150,7 @@ def main() -> None:
     ]
     text += ["", table(("set", "class", "image AUROC", "pixel AUROC", "pixel AP"), classes), ""]
     given.out.mkdir(parents=True, exist_ok=True)
-    stem = "accuracy" + "".join(f"-{pair.replace('=', '-')}" for pair in given.set)
+    stem = "-".join(["accuracy", *filter(None, given.sets.split(",")), *(pair.replace("=", "-") for pair in given.set)])
     (given.out / f"{stem}.md").write_text("\n".join(text))
     (given.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
     print("\n".join(text))

@@ -2,9 +2,10 @@
 
     python benchmarks/alarms.py --data FOLDER_OF_SETS --out benchmarks/results
 
-FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` are added. Calibration, lots and streams are drawn anew by
-the hundred from scores and features that are worked out once. Writes alarms.md and alarms.json; with `--sets` or `--parts` what
-the latter holds of other sets and parts is kept, so that the whole can be worked out in pieces.
+FOLDER_OF_SETS holds MVTec roots; the monocrystalline solar cells of `elpv-dataset` and the textile of `conformal-clip-data` are
+added where these packages are installed. Calibration, lots and streams are drawn anew by the hundred from scores and features that
+are worked out once. Writes alarms.md and alarms.json; with `--sets` or `--parts` what the latter holds of other sets and parts is
+kept, so that the whole can be worked out in pieces.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from scipy.stats import betabinom
 
 from offnominal import Detector
 from offnominal.decisions import calibrate, judge_lot
-from offnominal.demo import write_manifest
 from offnominal.detector import fit as fitting
 from offnominal.images import labelled_images, normal_images
+from sets import packaged_sets
 from streams import endless, stream_tables, watched
 from tables import arguments, machine, table, use_threads, write
 
 ALPHAS = (0.01, 0.05, 0.10)
 SPLITS, LOTS, LOT, FDR = 200, 500, 100, 0.1
+PACKAGED = ("elpv monocrystalline", "textile")
 PARTS = ("scores", "leave-one-out", "rebuilt", "streams", "made")
 
 
@@ -191,8 +193,7 @@ def main() -> None:
     found["machine"] = here.as_json()
     sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
     with tempfile.TemporaryDirectory() as folder:
-        write_manifest(Path(folder) / "cells.csv")
-        sets["elpv monocrystalline"] = str(Path(folder) / "cells.csv")
+        sets |= {name: str(manifest) for name, manifest in packaged_sets(Path(folder)).items() if name in PACKAGED}
         for name, data in sets.items():
             if given.sets is None or name in given.sets.split(","):
                 found["sets"].setdefault(name, {}).update(measure(name, data, parts))

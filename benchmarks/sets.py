@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from offnominal import Detector
 from offnominal.demo import write_manifest
+from offnominal.errors import InputError
 from offnominal.images import labelled_images, normal_images
 from tables import arguments
 
@@ -64,11 +68,11 @@ def write_textile(manifest: Path) -> None:
     without masks, MIT licence.
 
     Raises:
-        ModuleNotFoundError: `pip install conformal-clip-data` is missing; nothing else here needs it.
+        InputError: the package is not installed; nothing else here needs it.
     """
     found = importlib.util.find_spec("conformal_clip_data")
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("pip install conformal-clip-data")
+        raise InputError("pip install conformal-clip-data")
     images = Path(found.origin).parent / "data" / "textile_images" / "simulated"
     rows = [
         (path, "train" if kind == "nominal" and place < 400 else "test", "good" if kind == "nominal" else kind)
@@ -77,6 +81,23 @@ def write_textile(manifest: Path) -> None:
     ]
     with manifest.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "split", "label"), *rows])
+
+
+def packaged_sets(lists: Path) -> dict[str, Path]:
+    """Manifests, in `lists`, of the sets that come as packages, as far as these are installed."""
+    makers: dict[str, Callable[[Path], None]] = {
+        "elpv monocrystalline": partial(write_manifest, kind="mono"),
+        "elpv polycrystalline": partial(write_manifest, kind="poly"),
+        "textile": write_textile,
+    }
+    found = {}
+    for name, make in makers.items():
+        try:
+            make(lists / f"{name}.csv")
+            found[name] = lists / f"{name}.csv"
+        except InputError as error:
+            print(f"without {name}: {error}", file=sys.stderr)
+    return found
 
 
 def textile_set(most: int, lists: Path) -> ImageSet:

@@ -112,7 +112,7 @@ def fit(
         place = " on disk" if plan.on_disk else ""
         say(
             f"{plan.images} images -> {plan.patches:,} patches x {plan.dimensions} ({plan.bytes / 1e6:.0f} MB{place}), "
-            f"bank of {plan.bank:,}"
+            f"one every {plan.spacing:.0f} pixels, bank of {plan.bank:,}"
         )
 
     def foretell(rest: Estimate) -> None:

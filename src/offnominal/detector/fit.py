@@ -68,12 +68,19 @@ _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "
 
 @dataclass(frozen=True)
 class Plan:
-    """What a fit is going to do, known before it starts."""
+    """What a fit is going to do, known before it starts.
+
+    Attributes:
+        images, patches, dimensions, bank: how many images and patches, features of a patch, patches of the bank.
+        spacing: pixels from one patch of an image to the next, across or down, where that is more; the median over images.
+        bytes, on_disk: what the patches take, and whether they wait on disk.
+    """
 
     images: int
     patches: int
     dimensions: int
     bank: int
+    spacing: float
     bytes: int
     on_disk: bool
 
@@ -121,7 +128,15 @@ class Fitting:
         counts = [self._patches_of(original) for original in self._originals.values()]
         total = sum(counts)
         size = total * engine.dimensions * 4
-        self.plan = Plan(len(counts), total, engine.dimensions, settings.bank_size(total), size, on_disk=size > settings.memory)
+        self.plan = Plan(
+            len(counts),
+            total,
+            engine.dimensions,
+            settings.bank_size(total),
+            float(np.median([self._spacing(original) for original in self._originals.values()])),
+            size,
+            on_disk=size > settings.memory,
+        )
 
     def run(self, head: HeadVerdict = NO_HEAD) -> Model:
         """The model, with heads where `head` is kept. Raises `InputError` where fewer than two images can be read."""
@@ -266,6 +281,11 @@ class Fitting:
 
     def _patches_of(self, original: tuple[int, int]) -> int:
         return self._engine.count(self._engine.geometry.network_size(original))
+
+    def _spacing(self, original: tuple[int, int]) -> float:
+        """Pixels of an image of this size from one place of the finest grid to the next, the more of both ways."""
+        grid = self._engine.grids(self._engine.geometry.network_size(original))[0]
+        return max(side / places for side, places in zip(original, grid, strict=True))
 
     def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
         kept = list(self._originals)
