@@ -2,10 +2,10 @@
 
     python benchmarks/alarms.py --data FOLDER_OF_SETS --out benchmarks/results
 
-FOLDER_OF_SETS holds MVTec roots; the monocrystalline solar cells of `elpv-dataset` and the textile of `conformal-clip-data` are
-added where these packages are installed. Calibration, lots and streams are drawn anew by the hundred from scores and features that
-are worked out once. Writes alarms.md and alarms.json; with `--sets` or `--parts` what the latter holds of other sets and parts is
-kept, so that the whole can be worked out in pieces.
+FOLDER_OF_SETS holds MVTec roots; the monocrystalline solar cells of `elpv-dataset` and the textile of `conformal-clip-data`
+are added where these packages are installed. Calibration, lots and streams are drawn anew by the hundred from scores and
+features that are worked out once. Writes alarms.md and alarms.json; with `--sets` or `--parts` what the latter holds of other
+sets and parts is kept, so that the whole can be worked out in pieces.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
-"""Image sets that end in minutes: MVTec roots whole, or of a large one every so many-th image."""
+"""Image sets that end in minutes: MVTec roots whole, or of a large one every so many-th image.
+
+    python benchmarks/sets.py FOLDER [--most 100]
+
+leaves in FOLDER a manifest of the simulated textile, for what takes one set: `rivals.py --data FOLDER/textile.csv`.
+"""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -119,7 +124,7 @@ def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
     step = -(-len(normal) // most)
     train, test = normal[::step], labelled_images(data)[::step]
     if step > 1:
-        data = lists / f"{name}, thinned.csv"
+        data = lists / f"{name}.csv"
         with data.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(("path", "split", "label", "mask"))
@@ -133,3 +138,12 @@ def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
 def fitted(data: Path, model: Path) -> None:
     """Fit with the defaults and save: what other processes load."""
     Detector().fit(data).save(model)
+
+
+if __name__ == "__main__":
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--most", type=int, default=sys.maxsize, help="training images, at most")
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    print(textile_set(asked.most, asked.folder))
