@@ -60,6 +60,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert fitted.returncode == 0, fitted.stderr
     assert json.loads(fitted.stdout)["images"] == 12
     assert "12 images ->" in fitted.stderr
+    assert "one every" in fitted.stderr
 
     (parts / "test" / "blotch" / "broken.png").write_bytes(b"")
     try:

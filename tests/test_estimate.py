@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from conftest import texture
 from offnominal import Detector
 from offnominal.cli import console
 from offnominal.cli.console import seconds_to_go
-from offnominal.detector import Estimate, fit
+from offnominal.detector import Estimate, Plan, fit
 from offnominal.types import silent
 
 
@@ -23,6 +25,15 @@ def test_the_rest_is_estimated_once(settled: float, monkeypatch: pytest.MonkeyPa
     assert min(estimate.features, estimate.scoring) > 0
     to_go = (8 - estimate.measured) * estimate.features + 8 * estimate.scoring
     assert estimate.seconds == pytest.approx(to_go)
+
+
+@pytest.mark.parametrize(("settings", "spacing"), [({"image_size": 96}, 16.0), ({"image_size": "96x96"}, 32.0)])
+def test_the_plan_says_how_far_apart_patches_are(settings: dict[str, Any], spacing: float) -> None:
+    """Of a picture of 192 x 384 pixels the patches lie 16 pixels apart where its aspect is kept, 32 across where not."""
+    told: list[Plan] = []
+    images = [texture(i, (192, 384)) for i in range(3)]
+    Detector(bank=20, **settings).fit(images, announce=told.append)
+    assert [plan.spacing for plan in told] == [spacing]
 
 
 def test_what_is_left_grows_with_the_work() -> None:
