@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import resource
 import subprocess
@@ -30,6 +31,7 @@ COLUMNS = (
     "AUPRO 0.05",
     "false alarms (promised)",
     "detected",
+    "unlike as a whole: good, defective",
     "fit s (coreset s)",
     "ms an image, batch of one",
     "peak GB of fit",
@@ -79,6 +81,10 @@ def measure(data: str, settings: dict[str, Any], joined: list[str]) -> dict[str,
     }
 
 
+def as_a_whole(found: dict[str, Any] | None) -> str:
+    return "–" if found is None else f"{found['false_alarm_rate']:.3f}, {found['detection_rate']:.3f}"
+
+
 def row(name: str, found: dict[str, Any]) -> list[str]:
     def share(key: str) -> str:
         return "–" if found[key] is None else f"{found[key]:.3f}"
@@ -92,6 +98,7 @@ def row(name: str, found: dict[str, Any]) -> list[str]:
         share("aupro_0.05"),
         f"{found['false_alarm_rate']:.3f} ({found['promised']:.3f})",
         share("detection_rate"),
+        as_a_whole(found["whole_image"]),
         f"{found['fit_seconds']:.1f} ({found['stages'].get('coreset', 0):.1f})",
         f"{found['ms_batch_of_one']:.1f}",
         f"{found['peak_gb']:.2f}",
@@ -144,11 +151,12 @@ def main() -> None:
             name,
             kind,
             *("–" if figures[key] is None else f"{figures[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "pixel_ap")),
+            "–" if whole["whole_image"] is None else f"{whole['whole_image']['classes'].get(kind, math.nan):.3f}",
         ]
         for name, whole in found.items()
         for kind, figures in whole["classes"].items()
     ]
-    text += ["", table(("set", "class", "image AUROC", "pixel AUROC", "pixel AP"), classes), ""]
+    text += ["", table(("set", "class", "image AUROC", "pixel AUROC", "pixel AP", "unlike as a whole"), classes), ""]
     given.out.mkdir(parents=True, exist_ok=True)
     stem = "-".join(["accuracy", *filter(None, given.sets.split(",")), *(pair.replace("=", "-") for pair in given.set)])
     (given.out / f"{stem}.md").write_text("\n".join(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -14,9 +15,12 @@ from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
 
+import cv2
 import numpy as np
 import pytest
 
+from conftest import texture
+from offnominal import Detector
 from offnominal.cli import main
 from offnominal.cli.settings import detector_from
 
@@ -75,7 +79,8 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert "empty" in failed["error"]
     done = [row for row in rows if not row["error"]]
     for row in done:
-        assert set(row) == {"path", "score", "p_value", "anomalous", "threshold", "regions", "map", "error"}
+        wanted = {"path", "score", "p_value", "anomalous", "threshold", "whole_p_value", "regions", "map", "error"}
+        assert set(row) == wanted
         assert bool(row["regions"]) == row["anomalous"] == (row["score"] > row["threshold"])
         assert (tmp_path / "i" / row["map"]).is_file()
     assert evaluated.returncode == 4
@@ -149,6 +154,35 @@ def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a whole console, these tests too")
+def test_another_texture_everywhere_is_unlike_as_a_whole(tmp_path: Path) -> None:
+    """Softer stripes: no place is far from normal, the whole is. `inspect` says so, `evaluate` counts it, by class."""
+    for kind, contrast in (("good", 1.0), ("soft", 0.7)):
+        (tmp_path / "parts/test" / kind).mkdir(parents=True)
+        for seed in range(100, 110):
+            image = 120 + contrast * (texture(seed).astype(np.float32) - 120)
+            cv2.imwrite(str(tmp_path / "parts/test" / kind / f"{seed}.png"), image.round().astype(np.uint8))
+    model = tmp_path / "m.safetensors"
+    Detector(image_size=96, bank=200, false_alarm_rate=0.05).fit([texture(seed) for seed in range(60)]).save(model)
+    inspected = run("inspect", model, tmp_path / "parts/test", "--out", tmp_path / "i", "--no-drift")
+    evaluated = run("evaluate", model, tmp_path / "parts", "--out", tmp_path / "e", "--json")
+    rows = {row["path"]: row for row in map(json.loads, (tmp_path / "i/results.jsonl").read_text().splitlines())}
+    unlike = [name for name, row in rows.items() if row["whole_p_value"] <= 0.05]
+    assert len([name for name in unlike if "soft" in name]) == 10
+    calm = [name for name in unlike if not rows[name]["anomalous"]]
+    assert len(calm) >= 5
+    assert f"note: {len(calm)} images are unlike the good ones as a whole" in inspected.stderr
+    assert calm[0] in inspected.stderr
+    told = json.loads(evaluated.stdout)["whole_image"]
+    assert told["classes"] == {"soft": told["detection_rate"]} == {"soft": 1.0}
+    assert told["false_alarm_rate"] == len([name for name in unlike if "good" in name]) / 10
+    with (tmp_path / "e/scores.csv").open() as file:
+        scores = [(row["path"], row["whole_p_value"]) for row in csv.DictReader(file)]
+    assert len(scores) == 20
+    for name, whole in scores:
+        (row,) = [row for path, row in rows.items() if path.endswith(name)]
+        assert float(whole) == pytest.approx(row["whole_p_value"], rel=1e-5)
+
+
 def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_path: Path) -> None:
     many = tmp_path / "many"
     many.mkdir()

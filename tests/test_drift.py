@@ -163,6 +163,27 @@ def test_directions_are_fishers_and_react_to_their_disturbance() -> None:
     assert alike.reference.tolist() == [[0.0]] * 5
 
 
+@given(st.lists(st.integers(0, 4), min_size=4, max_size=12), st.integers(0, 4))
+def test_the_p_value_of_a_whole_image_counts_who_is_no_more_alike(known: list[int], value: int) -> None:
+    """With ties, on two statistics, of which the last counts."""
+    reference = np.array([[9 - one, one] for one in known], np.float32)
+    found = replace(learn_appearance(np.eye(4, dtype=np.float32), {}, np.eye(4, dtype=np.float32)), reference=reference[:, 1:])
+    naive_p = sum(one >= value for one in [*known, value]) / (len(known) + 1)
+    assert found.p_value(np.array([value], np.float32)) == pytest.approx(naive_p)
+
+
+def test_good_images_come_to_a_p_value_as_often_as_it_says() -> None:
+    """Over 2,000 draws of all of it: teachers, reference of 19 and one new image of the same sort, heavy-tailed."""
+    rng, draws = np.random.default_rng(5), 2000
+    p_values = []
+    for _ in range(draws):
+        features = (rng.standard_t(3, size=(40, 5)) @ np.triu(np.ones((5, 5)))).astype(np.float32)
+        found = learn_appearance(features[:20], {"a": (features[:20], features[:20] + 0.3)}, features[20:39])
+        p_values.append(found.p_value(found.statistics(features[39])))
+    for alpha in (0.05, 0.1, 0.5):  # whole twentieths: what is promised is met, not only kept
+        assert np.mean(np.array(p_values) <= alpha + 1e-9) == pytest.approx(alpha, abs=4 * np.sqrt(alpha * (1 - alpha) / draws))
+
+
 def test_halves_are_disjoint_and_whole() -> None:
     for images in (2, 9, 100):
         teachers, reference = halves(images, 1)

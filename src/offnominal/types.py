@@ -132,6 +132,8 @@ class Inspection:
         layer_maps: (H, W) float32 each: the share of a layer in the squared distance to the nearest good patch, 0 to 1; over
             the layers they sum to 1, or to 0 where that distance is 0. None unless maps were asked for.
         appearance: (S,) float32 statistics of the image as a whole, which a stream is watched by; empty if it is not.
+        whole_p_value: how usual the image is as a whole, wherever its map is high: the share of good images (this one counted
+            in) that are no more like the others than it is, in (0, 1]; None with fewer than eight images to fit on.
     """
 
     path: str | None
@@ -145,6 +147,7 @@ class Inspection:
     noise_map: Float | None = None
     layer_maps: dict[str, Float] | None = None
     appearance: Float = field(default_factory=lambda: np.empty(0, np.float32))
+    whole_p_value: float | None = None
 
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")

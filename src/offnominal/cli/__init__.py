@@ -201,7 +201,7 @@ def inspect(
     from offnominal.detector.drift_watch import DriftWatch, report_drift, state_path
     from offnominal.detector.earlier_run import FOLDERS
     from offnominal.detector.extras import extras_from
-    from offnominal.detector.outputs import write_inspections
+    from offnominal.detector.outputs import unlike_as_a_whole, write_inspections
     from offnominal.images import any_images
 
     if fdr is not None and not lot:
@@ -236,6 +236,8 @@ def inspect(
         emit(rows)
     else:
         say(f"{out}: {run.done} inspected, {run.anomalous} off-nominal, {run.unreadable} unreadable")
+        for line in unlike_as_a_whole([(row["path"], row["anomalous"], row["whole_p_value"]) for row in rows], calibration.rate):
+            say(line)
         for row in rows:
             if row["error"]:
                 say(f"unreadable: {row['error']}")

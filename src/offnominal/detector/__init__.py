@@ -268,6 +268,7 @@ class Detector:
             tuple((items[index].name, reason) for index, reason in sorted(unreadable.items())),
             seconds,
             unlabelled,
+            self.model.calibration.rate,
         )
         progress("figures", 1, 1)
         return result

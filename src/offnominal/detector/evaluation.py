@@ -89,7 +89,7 @@ class Evaluated:
 class Evaluation:
     """Figures and curves over all images, figures per class.
 
-    `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read; `unlabelled`
+    `rate` is the false-alarm rate in force. `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read; `unlabelled`
     counts the rows of a manifest that have no label.
     """
 
@@ -100,6 +100,7 @@ class Evaluation:
     unreadable: tuple[tuple[str, str], ...]
     seconds: float
     unlabelled: int
+    rate: float
 
     @property
     def without_mask(self) -> int:
@@ -123,4 +124,21 @@ class Evaluation:
             "n_masks_unreadable": len(self.unreadable) - without,
             "n_unlabelled": self.unlabelled,
             "classes": self.classes,
+            "whole_image": self._as_a_whole(),
+        }
+
+    def _as_a_whole(self) -> dict[str, Any] | None:
+        """Shares of good and of defective images, and of those of each class, whose `whole_p_value` is at most the rate."""
+        unlike: dict[str, list[bool]] = {}
+        for image in self.images:
+            if image.inspection.whole_p_value is None:
+                return None
+            kind = "good" if image.item.good else image.item.label or "defect"
+            unlike.setdefault(kind, []).append(image.inspection.whole_p_value <= self.rate)
+        good = unlike.pop("good", [])
+        bad = [one for of_class in unlike.values() for one in of_class]
+        return {
+            "false_alarm_rate": float(np.mean(good)) if good else None,
+            "detection_rate": float(np.mean(bad)) if bad else None,
+            "classes": {kind: float(np.mean(found)) for kind, found in sorted(unlike.items())},
         }

@@ -91,7 +91,9 @@ class Inspector:
             batch.index, batch.original, batch.decoded, standardised, signals, appearance, strict=True
         ):
             inspection = self._inspection(original, network, patches, found, evidence, maps)
-            yield index, replace(inspection, appearance=whole), decoded
+            known = self.model.appearance
+            usual = None if known is None else known.p_value(whole)
+            yield index, replace(inspection, appearance=whole, whole_p_value=usual), decoded
 
     def _signals_of(self, patches: torch.Tensor, network: tuple[int, int], with_noise: bool) -> Iterator[PatchSignals]:
         """(B, N, D) standardised patches -> the signals of each image: on a GPU of all at once, on a CPU one by one."""

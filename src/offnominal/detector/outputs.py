@@ -144,7 +144,7 @@ def write_inspections(
 
     def failed(index: int, error: Exception) -> None:
         rows[index] = {
-            **dict.fromkeys(("score", "p_value", "anomalous", "threshold")),
+            **dict.fromkeys(("score", "p_value", "anomalous", "threshold", "whole_p_value")),
             "regions": [],
             "map": None,
             "error": str(error),
@@ -197,6 +197,21 @@ def write_inspections(
     return InspectionRun(done, sum(bool(row["anomalous"]) for row in ordered), len(unreadable)), ordered
 
 
+def unlike_as_a_whole(found: Sequence[tuple[str, bool | None, float | None]], rate: float) -> list[str]:
+    """The line that says which images no place of which is off are unlike the good ones all the same; none: no line.
+
+    `found` are names, whether anomalous, and `whole_p_value`.
+    """
+    names = [name for name, anomalous, whole in found if anomalous is False and whole is not None and whole <= rate]
+    if not names:
+        return []
+    listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return [
+        f"note: {len(names)} image{' is' if len(names) == 1 else 's are'} unlike the good ones as a whole, though no place is off "
+        f"(whole_p_value at most {rate:.2%}, to which at most that share of good ones comes): {listed}"
+    ]
+
+
 def begin_evaluation(folder: Path, plots: Path | None = None) -> None:
     """Make the folders, before the work that ends in them. Raises `OutputError` where that cannot be."""
     for one in (folder, *([] if plots is None else [plots])):
@@ -215,14 +230,15 @@ def write_evaluation(
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "label", "score", "p_value", "anomalous", "error"])
+    writer.writerow(["path", "label", "score", "p_value", "anomalous", "whole_p_value", "error"])
     reasons = dict(result.unreadable)  # an image whose mask cannot be read was scored all the same
     for image in result.images:
         found, name = image.inspection, image.item.name
-        judged = f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous)
+        whole = "" if found.whole_p_value is None else f"{found.whole_p_value:.6g}"
+        judged = f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous), whole
         writer.writerow([name, image.item.label, *judged, reasons.pop(name, "")])
     for name, reason in reasons.items():
-        writer.writerow([name, "", "", "", "", reason])
+        writer.writerow([name, "", "", "", "", "", reason])
     write_whole(folder / "scores.csv", as_text(table.getvalue()))
     charts = evaluation_charts(detector.model.calibration, result)
     if plots is not None:
@@ -270,5 +286,6 @@ def _row(found: Inspection) -> dict[str, Any]:
         "p_value": found.p_value,
         "anomalous": found.anomalous,
         "threshold": found.threshold,
+        "whole_p_value": found.whole_p_value,
         "regions": [region_row(region) for region in found.regions],
     }

@@ -87,6 +87,7 @@ class ReportWriter:
             thumb_size=thumb_size,
             files=files,
             receipts={number: _address(address) for number, address in (receipts or {}).items()},
+            whole_p_value=found.whole_p_value,
         )
         if len(self._shown) > self._most:
             self._forget(heapq.heappop(self._shown)[1])

@@ -25,7 +25,7 @@ class Entry:
         name: as the user knows it.
         label: `good`, a defect class, or None where nobody said.
         good: whether it is labelled good; None without a label.
-        score, p_value, anomalous, regions: as in `Inspection`.
+        score, p_value, anomalous, regions, whole_p_value: as in `Inspection`.
         size: (H, W) of the original image.
         thumb: its thumbnail as a data URI, `thumb_size` (h, w); None where the report shows no picture of it.
         files: `image`, `heat` and `influence` -> relative address of the full picture.
@@ -44,6 +44,7 @@ class Entry:
     thumb_size: tuple[int, int]
     files: Mapping[str, str]
     receipts: Mapping[int, str]
+    whole_p_value: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """What the page's script needs."""
@@ -53,6 +54,7 @@ class Entry:
             "good": self.good,
             "score": self.score,
             "p_value": self.p_value,
+            "whole_p_value": self.whole_p_value,
             "size": self.size,
             "files": dict(self.files),
             "regions": [

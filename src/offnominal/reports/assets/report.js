@@ -216,6 +216,7 @@
     if (image.label) rows.push(["class", image.label]);
     rows.push(["score", image.score.toFixed(3)], ["threshold", threshold.toFixed(3) + (threshold === data.threshold ? " (calibrated)" : " (exploring)")]);
     rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good images of the calibration score at least as high`]);
+    if (image.whole_p_value !== null) rows.push(["as a whole", `p = ${image.whole_p_value.toFixed(4)}: ${percent(image.whole_p_value, 1)} of the good images held against it are as unlike the others`]);
     rows.push(["size", `${image.size[1]} × ${image.size[0]} pixels`]);
     byId("values").replaceChildren(
       ...rows.flatMap(([name, value]) => {
