@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import resource
 import subprocess
@@ -85,6 +84,11 @@ def as_a_whole(found: dict[str, Any] | None) -> str:
     return "–" if found is None else f"{found['false_alarm_rate']:.3f}, {found['detection_rate']:.3f}"
 
 
+def class_as_a_whole(found: dict[str, Any] | None, kind: str) -> str:
+    """– for classes that are only judged together."""
+    return "–" if found is None or kind not in found["classes"] else f"{found['classes'][kind]:.3f}"
+
+
 def row(name: str, found: dict[str, Any]) -> list[str]:
     def share(key: str) -> str:
         return "–" if found[key] is None else f"{found[key]:.3f}"
@@ -151,7 +155,7 @@ def main() -> None:
             name,
             kind,
             *("–" if figures[key] is None else f"{figures[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "pixel_ap")),
-            "–" if whole["whole_image"] is None else f"{whole['whole_image']['classes'].get(kind, math.nan):.3f}",
+            class_as_a_whole(whole["whole_image"], kind),
         ]
         for name, whole in found.items()
         for kind, figures in whole["classes"].items()
