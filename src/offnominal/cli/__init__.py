@@ -236,7 +236,9 @@ def inspect(
         emit(rows)
     else:
         say(f"{out}: {run.done} inspected, {run.anomalous} off-nominal, {run.unreadable} unreadable")
-        for line in unlike_as_a_whole([(row["path"], row["anomalous"], row["whole_p_value"]) for row in rows], calibration.rate):
+        for line in unlike_as_a_whole(
+            [(row["path"], row["anomalous"], row["whole_p_value"]) for row in rows], calibration.rate
+        ):
             say(line)
         for row in rows:
             if row["error"]:
