@@ -89,8 +89,8 @@ class Evaluated:
 class Evaluation:
     """Figures and curves over all images, figures per class.
 
-    `rate` is the false-alarm rate in force. `unreadable` holds (name, reason) of images, and of those that were scored but whose mask cannot be read; `unlabelled`
-    counts the rows of a manifest that have no label.
+    `rate` is the false-alarm rate in force. `unreadable` holds (name, reason) of images, and of those that were scored but
+    whose mask cannot be read; `unlabelled` counts the rows of a manifest that have no label.
     """
 
     figures: Figures

@@ -206,8 +206,9 @@ def unlike_as_a_whole(found: Sequence[tuple[str, bool | None, float | None]], ra
     if not names:
         return []
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    are = "image is" if len(names) == 1 else "images are"
     return [
-        f"note: {len(names)} image{' is' if len(names) == 1 else 's are'} unlike the good ones as a whole, though no place is off "
+        f"note: {len(names)} {are} unlike the good ones as a whole, though no place is off "
         f"(whole_p_value at most {rate:.2%}, to which at most that share of good ones comes): {listed}"
     ]
 
