@@ -231,15 +231,15 @@ def write_evaluation(
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "label", "score", "p_value", "anomalous", "whole_p_value", "error"])
+    writer.writerow(["path", "label", "score", "p_value", "anomalous", "error", "whole_p_value"])
     reasons = dict(result.unreadable)  # an image whose mask cannot be read was scored all the same
     for image in result.images:
         found, name = image.inspection, image.item.name
         whole = "" if found.whole_p_value is None else f"{found.whole_p_value:.6g}"
-        judged = f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous), whole
-        writer.writerow([name, image.item.label, *judged, reasons.pop(name, "")])
+        judged = f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous)
+        writer.writerow([name, image.item.label, *judged, reasons.pop(name, ""), whole])
     for name, reason in reasons.items():
-        writer.writerow([name, "", "", "", "", "", reason])
+        writer.writerow([name, "", "", "", "", reason, ""])
     write_whole(folder / "scores.csv", as_text(table.getvalue()))
     charts = evaluation_charts(detector.model.calibration, result)
     if plots is not None:
