@@ -15,6 +15,6 @@ def profiles(pixels: Float) -> Float:
     """(B, 3, H, W) -> (B, 128): the median of every column, then of every row, of a 64 x 64 grey image, less its median."""
     found = []
     for image in pixels:
-        grey = np.mean([resize(colour, (PLACES, PLACES)) for colour in image], axis=0)
+        grey = resize(image.mean(axis=0), (PLACES, PLACES))
         found.append(np.concatenate([np.median(grey, axis=0), np.median(grey, axis=1)]) - np.median(grey))
     return np.asarray(found, dtype=np.float32).reshape(-1, 2 * PLACES)

@@ -17,6 +17,7 @@ from torch import Tensor
 import faiss
 
 from offnominal.config import SearchIndex
+from offnominal.memory import selection
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, multiplies_bytes
 from offnominal.memory.upsampled import UpsampledProducts, Upsampling
 from offnominal.types import require
@@ -61,7 +62,7 @@ class NearestPatches:
         on_cpu = self.bank.device.type == "cpu"
         self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
         screened = on_cpu and index == "auto" and screens(*bank.shape)
-        self._screened = ScreenedBank(self.bank, squared_distances) if screened else None
+        self._screened = ScreenedBank(self.bank) if screened else None
         short = on_cpu and index == "auto" and not screened and len(bank) >= FEWEST_UPSAMPLED
         self._upsampled = UpsampledProducts(self.bank) if short else None
 
@@ -199,4 +200,5 @@ def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> An
 
 def screens(count: int, dimensions: int) -> bool:
     """Whether a bank of so many patches is screened by products of bytes on this processor."""
-    return count in SCREENED_BANKS and dimensions <= MOST_FEATURES and multiplies_bytes()
+    fits = count in SCREENED_BANKS and dimensions <= MOST_FEATURES
+    return fits and multiplies_bytes() and selection.compiled()
