@@ -20,22 +20,15 @@ from offnominal.detector.engine import FeatureEngine
 from offnominal.errors import ImageError
 from offnominal.images import batches, labelled_images
 from offnominal.memory import NearestPatches, Upsampling, search
-from offnominal.memory.upsampled import UpsampledProducts
 from tables import Timing, arguments, machine, table, timed, use_threads, write
 
 BANKS, K, IMAGES = (1024, 4096, 16384), 9, 8
-
-
-def through(products: UpsampledProducts, patches: Tensor, upsampling: Upsampling) -> None:
-    for _ in products(patches, upsampling):
-        pass
 
 
 def measure(images: list[Tensor], upsampling: Upsampling, bank: Tensor) -> dict[str, Any]:
     flat, ours, patches = NearestPatches(bank, "flat"), NearestPatches(bank), images[0]
     times = timed(
         partial(torch.mm, patches, bank.T),
-        partial(through, UpsampledProducts(bank), patches, upsampling),
         partial(flat, patches, K),
         partial(ours, patches, K, upsampling),
         runs=25,
@@ -45,7 +38,7 @@ def measure(images: list[Tensor], upsampling: Upsampling, bank: Tensor) -> dict[
     same = float(torch.cat([there[1] == here[1] for there, here in pairs]).float().mean())
     apart = max(float((there[0] - here[0]).abs().max() / there[0].mean()) for there, here in pairs)
     assert same > 0.999, "the neighbours must be the same but for rounding among near-ties"
-    return dict(zip(("product", "parts", "flat", "ours"), times, strict=True)) | {"same": same, "apart": apart}
+    return dict(zip(("product", "flat", "ours"), times, strict=True)) | {"same": same, "apart": apart}
 
 
 def main() -> None:
@@ -73,9 +66,7 @@ def main() -> None:
     rows = [
         [
             f"{size:,} x {model.bank.patches.shape[1]}",
-            *(str(one[name]) for name in ("product", "parts")),
-            times(one["product"], one["parts"]),
-            *(str(one[name]) for name in ("flat", "ours")),
+            *(str(one[name]) for name in ("product", "flat", "ours")),
             times(one["flat"], one["ours"]),
             f"{100 * one['same']:.3f}",
             f"{one['apart']:.0e}",
@@ -83,17 +74,7 @@ def main() -> None:
         for size, one in found.items()
     ]
     name = Path(given.data).name
-    columns = (
-        "bank",
-        "whole product",
-        "by way of the map",
-        "times",
-        "FAISS flat",
-        "ours",
-        "times",
-        "same neighbours, %",
-        "apart",
-    )
+    columns = ("bank", "whole product", "FAISS flat", "ours", "times", "same neighbours, %", "apart")
     parts = [
         "# Search by way of the map that coarse features were brought up from",
         f"{name}: {len(images[0]):,} patches of an image, K = {K}; random banks. "

@@ -20,7 +20,7 @@ from offnominal.detector import load_model
 from offnominal.detector.hold_out import search_error
 from offnominal.detector.outputs import facts, warnings_of
 from offnominal.errors import SettingsError
-from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches
+from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, search
 
 INDEXES = get_args(SearchIndex)
 APPROXIMATE = [index for index in INDEXES if index not in EXACT_INDEXES]
@@ -170,3 +170,15 @@ def test_an_inspection_uses_the_index(images: list[np.ndarray], tmp_path: Path, 
 def test_an_unknown_index_is_refused() -> None:
     with pytest.raises(SettingsError, match="index"):
         Detector(index="lsh")
+
+
+def test_faiss_with_threads_of_its_own_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it was imported before torch: several would wait for torch's."""
+    patches, bank, asked = torch.randn(20, 5), torch.randn(30, 5), list[int]()
+    rows = torch.randint(30, (20, 3))
+    right = search.squared_distances(patches, bank, rows)
+    monkeypatch.setattr(search, "_shares_threads", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(search.faiss, "omp_set_num_threads", asked.append)
+    assert torch.equal(search.squared_distances(patches, bank, rows), right)
+    assert asked == [1]

@@ -64,6 +64,7 @@ def test_the_nearest_are_those_of_a_sort(size: int, k: int, far: int) -> None:
 def test_both_sides_agree_on_what_stands_for_nothing() -> None:
     compiled = importlib.import_module(selection.COMPILED)
     assert (compiled.NEVER, compiled.GROUP**2, compiled.MOST_IN_QUESTION) == (selection.NEVER, selection.COLUMNS, MOST)
+    assert compiled.MOST_AT_ONCE == selection.MOST_AT_ONCE
 
 
 def test_more_in_question_than_pays_is_not_sure() -> None:
@@ -107,7 +108,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
     of_bank = bank, torch.arange(100), torch.empty(0, dtype=torch.int64)
     found = torch.zeros((20, 3)), torch.zeros((20, 3), dtype=torch.int64), torch.zeros(20, dtype=torch.bool)
     selection.nearest(product, of_patches, 1.0, of_bank, found)
-    with pytest.raises(ValueError, match=r"contiguous .*int32 on a CPU, got .*int64"):
+    with pytest.raises(ValueError, match=r"contiguous .*int32 .*, got .*int64"):
         selection.nearest(product.long(), of_patches, 1.0, of_bank, found)
     with pytest.raises(ValueError, match=r"contiguous .*float32"):
         selection.nearest(product, (*of_patches[:2], patches.T.contiguous().T), 1.0, of_bank, found)
@@ -117,6 +118,12 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
         selection.nearest(product[:19], of_patches, 1.0, of_bank, found)
     with pytest.raises(ValueError, match=r"expected .*\(20, 12\).* got .*\(20, 11\)"):
         selection.nearest(product, (*of_patches[:2], patches[:, :11].contiguous()), 1.0, of_bank, found)
+    products, corners = (torch.zeros(4, 10), torch.zeros(20, 10)), torch.zeros((20, 4), dtype=torch.int64)
+    selection.nearest_upsampled(products, (corners, torch.zeros(20, 4)), 0, found[:2])
+    with pytest.raises(ValueError, match=r"expected .*float32 \(20, 4\)"):
+        selection.nearest_upsampled(products, (corners, torch.zeros(20, 3)), 0, found[:2])
+    with pytest.raises(ValueError, match="at most 512 bank patches at once, got 600"):
+        selection.nearest_upsampled((torch.zeros(4, 600), torch.zeros(20, 600)), (corners, torch.zeros(20, 4)), 0, found[:2])
 
 
 def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
-from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, search
-from offnominal.memory.upsampled import COLUMNS, UpsampledProducts
+from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, search, selection
+from offnominal.memory.selection import MOST_AT_ONCE
+from offnominal.memory.upsampled import UpsampledBank
 from offnominal.types import whole
 
+pytestmark = pytest.mark.skipif(not selection.compiled(), reason="installed without a compiler")
 GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
 
 
@@ -38,15 +40,41 @@ def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("count", [1, COLUMNS - 1, COLUMNS, 2 * COLUMNS + 3])
-def test_products_are_those_of_the_patches(grid: tuple[int, int], count: int) -> None:
+@pytest.mark.parametrize("count", [1, MOST_AT_ONCE - 1, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 3])
+def test_distances_are_those_of_the_patches(grid: tuple[int, int], count: int) -> None:
     patches, low, upsampling = made(grid)
     bank = torch.randn((count, patches.shape[1]), generator=torch.Generator().manual_seed(1))
     assert torch.allclose(upsampling.map(patches), low, atol=1e-5)
-    found = torch.full((len(patches), count), torch.nan)
-    for first, part in UpsampledProducts(bank)(patches, upsampling):
-        found[:, first : first + part.shape[1]] = part
-    assert torch.allclose(found, bank.square().sum(1) - 2 * patches @ bank.T, atol=2e-4)
+    found, rows = UpsampledBank(bank)(patches, min(count, 60), upsampling)
+    every = (patches[:, None].double() - bank.double()).square().sum(2)
+    assert torch.allclose(found.double(), every.sort(dim=1).values[:, : found.shape[1]], atol=2e-4)
+    assert torch.allclose(found.double(), every.gather(1, rows), atol=2e-4)
+    assert all(len(set(row)) == len(row) for row in rows.tolist())
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_corners_are_what_interpolation_takes(grid: tuple[int, int]) -> None:
+    _, low, upsampling = made(grid)
+    high = F.interpolate(low.T.unflatten(1, upsampling.half)[None], size=grid, mode="bilinear", align_corners=False)[0]
+    right = (high[:, *whole(grid)] * upsampling.share).flatten(1).T
+    found = (low[upsampling.corners] * upsampling.weights[:, :, None]).sum(1)
+    assert torch.allclose(found, right, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_neighbours_do_not_depend_on_threads(threads: int) -> None:
+    patches, _, upsampling = made((32, 44))
+    bank = UpsampledBank(made((32, 44), 2)[0][:700])
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        squared, rows = bank(patches, 9, upsampling)
+        torch.set_num_threads(threads)
+        others = bank(patches, 9, upsampling)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.allclose(squared, others[0], atol=1e-4)
+    assert (rows == others[1]).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -112,8 +140,8 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object],
 
 def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    products = UpsampledProducts.__call__
-    monkeypatch.setattr(UpsampledProducts, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    products = UpsampledBank.__call__
+    monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
     images = [texture(seed) for seed in range(12)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images)
     used.clear()
@@ -129,8 +157,8 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_fits_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    products = UpsampledProducts.__call__
-    monkeypatch.setattr(UpsampledProducts, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    products = UpsampledBank.__call__
+    monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
     images = [texture(seed) for seed in range(12)]
     found = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
     assert len(used) >= 12
@@ -145,11 +173,11 @@ def test_fits_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
-    products = UpsampledProducts.__call__
+    products = UpsampledBank.__call__
     images = [texture(seed) for seed in range(14)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1)
     fitted = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images[:12])
-    monkeypatch.setattr(UpsampledProducts, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
     found = detector.audit(images[:12])
     assert len(used) >= 12
     used.clear()
@@ -183,7 +211,7 @@ def test_held_out_banks_find_the_same() -> None:
 
 def test_patches_that_were_rounded_to_be_kept_are_searched_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     banks, plain = held_out_pair(torch.float16)
-    monkeypatch.delattr(UpsampledProducts, "__call__")
+    monkeypatch.delattr(UpsampledBank, "__call__")
     for image in range(5):
         for one, other in zip(banks.neighbours(image, 3), plain.neighbours(image, 3), strict=True):
             assert torch.equal(one, other)
@@ -203,17 +231,3 @@ def test_a_gpu_multiplies_patches_as_they_are() -> None:
     engine = FeatureEngine(Detector(image_size=96).settings)
     engine.device = torch.device("cuda")
     assert engine.upsampling((96, 96)) is None
-
-
-def test_faiss_with_threads_of_its_own_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where it was imported before torch: several would wait for torch's."""
-    patches, _, upsampling = made((6, 4))
-    nearest, asked = NearestPatches(made((32, 44), 2)[0][:50]), list[int]()
-    right = nearest(patches, 3, upsampling)
-    monkeypatch.setattr(search, "_shares_threads", lambda: False)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(search.faiss, "omp_set_num_threads", asked.append)
-    found = nearest(patches, 3, upsampling)
-    assert asked == [1]
-    assert torch.equal(found[0], right[0])
-    assert torch.equal(found[1], right[1])

@@ -1,9 +1,12 @@
-/* The K nearest of the bank patches that products of bytes leave in question: `selection.py` says how it is called.
+/* The K nearest bank patches, from products: `selection.py` says how it is called.
 
-A row of products is read once. Of every eight values, a group, the largest is kept, and of every eight groups again; K patches
+`nearest`: of those that products of bytes leave in question. A row of products is read once. Of every eight values, a group, the largest is kept, and of every eight groups again; K patches
 of different groups give a distance within which K lie for sure. Only groups that may hold something nearer are looked into, and
 what is in question there is compared in float32. Made of torch's operations, each of which writes and reads the whole product,
-the same took several times as long. */
+the same took several times as long.
+
+`nearest_upsampled`: products with features that were brought up from fewer places are interpolated from those of four such
+places on the way, and never written. */
 
 #include <Python.h>
 #include <math.h>
@@ -13,6 +16,9 @@ the same took several times as long. */
 #define GROUP 8
 #define NEVER (-(1 << 29))  /* the product of what fills up the last group: near nothing */
 #define MOST_IN_QUESTION 512  /* with more, one product with the whole bank finds the nearest sooner */
+#define MOST_AT_ONCE 512  /* bank patches of one part of a bank */
+#define BLOCK 32  /* of them, looked into only where one is near enough */
+#define CORNERS 4
 
 #if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__)
 #define FOR_EVERY_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -65,6 +71,17 @@ INLINE float squared_distance(const float *restrict one, const float *restrict o
         total += difference * difference;
     }
     return total;
+}
+
+/* Put a value that is below the last of k, ascending, where it belongs; the last is gone. */
+INLINE void insert(float *squared, int64_t *rows, Py_ssize_t k, float value, int64_t row) {
+    Py_ssize_t at = k - 1;
+    for (; at > 0 && squared[at - 1] > value; at--) {
+        squared[at] = squared[at - 1];
+        rows[at] = rows[at - 1];
+    }
+    squared[at] = value;
+    rows[at] = row;
 }
 
 /* The column of the largest product, `value`, of a group of groups. */
@@ -148,18 +165,9 @@ static void search(const Search *s, const Scratch *own, Py_ssize_t row) {
     int64_t *rows = s->rows + row * k;
     for (Py_ssize_t i = 0; i < k; i++)
         squared[i] = INFINITY;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        float found = own->distance[i];
-        if (!(found < squared[k - 1]))
-            continue;
-        Py_ssize_t at = k - 1;
-        for (; at > 0 && squared[at - 1] > found; at--) {
-            squared[at] = squared[at - 1];
-            rows[at] = rows[at - 1];
-        }
-        squared[at] = found;
-        rows[at] = own->question[i];
-    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        if (own->distance[i] < squared[k - 1])
+            insert(squared, rows, k, own->distance[i], own->question[i]);
     s->sure[row] = squared[k - 1] < INFINITY;
 }
 
@@ -211,8 +219,93 @@ static PyObject *nearest(PyObject *module, PyObject *arguments) {
     Py_RETURN_NONE;
 }
 
+typedef struct {
+    const float *coarse;     /* (places, n) -2 q b of the features of the smaller map */
+    const float *fine;       /* (N, n) |b|^2 - 2 q b of the others */
+    const int64_t *corners;  /* (N, 4) places of the smaller map */
+    const float *weights;    /* (N, 4) */
+    float *squared;          /* (N, k), ascending */
+    int64_t *rows;           /* (N, k) */
+    Py_ssize_t n, k, first;
+} Part;
+
+/* Of one patch, the products with a part of the bank, and of every block the least. */
+INLINE void interpolate(const Part *s, Py_ssize_t row, float *restrict values, float *restrict least) {
+    const int64_t *corners = s->corners + CORNERS * row;
+    const float *weights = s->weights + CORNERS * row, *fine = s->fine + row * s->n;
+    const float *a = s->coarse + corners[0] * s->n, *b = s->coarse + corners[1] * s->n;
+    const float *c = s->coarse + corners[2] * s->n, *d = s->coarse + corners[3] * s->n;
+    float of_a = weights[0], of_b = weights[1], of_c = weights[2], of_d = weights[3];
+    for (Py_ssize_t start = 0; start < s->n; start += BLOCK) {
+        Py_ssize_t stop = start + BLOCK < s->n ? start + BLOCK : s->n;
+        float smallest = INFINITY;
+#pragma omp simd reduction(min : smallest)
+        for (Py_ssize_t i = start; i < stop; i++) {
+            float value = fine[i] + ((of_a * a[i] + of_b * b[i]) + (of_c * c[i] + of_d * d[i]));
+            values[i] = value;
+            smallest = value < smallest ? value : smallest;
+        }
+        least[start / BLOCK] = smallest;
+    }
+}
+
+FOR_EVERY_PROCESSOR
+static void search_upsampled(const Part *s, Py_ssize_t first, Py_ssize_t last) {
+    float values[MOST_AT_ONCE], least[MOST_AT_ONCE / BLOCK + 1];
+    Py_ssize_t k = s->k;
+    for (Py_ssize_t row = first; row < last; row++) {
+        float *squared = s->squared + row * k;
+        int64_t *rows = s->rows + row * k;
+        interpolate(s, row, values, least);
+        /* With nothing found yet, those that are nearest to the patch before are near to this one, too. */
+        float within = squared[k - 1];
+        if (within == INFINITY && row > first) {
+            within = -INFINITY;
+            for (Py_ssize_t i = 0; i < k; i++) {
+                int64_t at = rows[i - k] - s->first;
+                float value = at >= 0 && at < s->n ? values[at] : INFINITY;
+                within = value > within || isnan(value) ? value : within;
+            }
+        }
+        for (Py_ssize_t start = 0; start < s->n; start += BLOCK) {
+            if (!(least[start / BLOCK] <= within))
+                continue;
+            Py_ssize_t stop = start + BLOCK < s->n ? start + BLOCK : s->n;
+            for (Py_ssize_t i = start; i < stop; i++)
+                if (values[i] <= within && values[i] < squared[k - 1]) {
+                    insert(squared, rows, k, values[i], s->first + i);
+                    within = squared[k - 1] < within ? squared[k - 1] : within;
+                }
+        }
+    }
+}
+
+static PyObject *nearest_upsampled(PyObject *module, PyObject *arguments) {
+    (void)module;
+    unsigned long long at[6];
+    Part s;
+    Py_ssize_t count;
+    int threads;
+    if (!PyArg_ParseTuple(arguments, "(KKKKKK)(nnnn)i", &at[0], &at[1], &at[2], &at[3], &at[4], &at[5], &count, &s.n, &s.k,
+                          &s.first, &threads))
+        return NULL;
+    s.coarse = (const float *)(uintptr_t)at[0];
+    s.fine = (const float *)(uintptr_t)at[1];
+    s.corners = (const int64_t *)(uintptr_t)at[2];
+    s.weights = (const float *)(uintptr_t)at[3];
+    s.squared = (float *)(uintptr_t)at[4];
+    s.rows = (int64_t *)(uintptr_t)at[5];
+    Py_BEGIN_ALLOW_THREADS
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < threads; part++)
+        search_upsampled(&s, count * part / threads, count * (part + 1) / threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"nearest", nearest, METH_VARARGS, "nearest(addresses, step, (rows, columns, features, far, k), threads): see selection.py"},
+    {"nearest_upsampled", nearest_upsampled, METH_VARARGS, "nearest_upsampled(addresses, (rows, n, k, first), threads)"},
     {NULL, NULL, 0, NULL},
 };
 
@@ -223,7 +316,7 @@ PyMODINIT_FUNC PyInit__selection(void) {
     if (module == NULL)
         return NULL;
     if (PyModule_AddIntMacro(module, GROUP) < 0 || PyModule_AddIntMacro(module, NEVER) < 0 ||
-        PyModule_AddIntMacro(module, MOST_IN_QUESTION) < 0) {
+        PyModule_AddIntMacro(module, MOST_IN_QUESTION) < 0 || PyModule_AddIntMacro(module, MOST_AT_ONCE) < 0) {
         Py_DECREF(module);
         return NULL;
     }

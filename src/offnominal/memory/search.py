@@ -5,7 +5,6 @@ Indexes of Douze et al., "The Faiss library" (2024); `ivf` after Jégou et al. (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import Any, get_args
 
@@ -19,7 +18,7 @@ import faiss
 from offnominal.config import SearchIndex
 from offnominal.memory import selection
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, multiplies_bytes
-from offnominal.memory.upsampled import UpsampledProducts, Upsampling
+from offnominal.memory.upsampled import UpsampledBank, Upsampling
 from offnominal.types import require
 
 EXACT_INDEXES = ("auto", "flat")
@@ -41,10 +40,10 @@ AT_ONCE = 2**25
 class NearestPatches:
     """Search over a bank (M, D), by one of these indexes:
 
-    - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner: `memory.screening`, where the processor has
-      products of bytes and the bank is large, else `memory.upsampled`, where the patches are known to be so; on a GPU one
-      matrix product in torch. By what there is, not by the clock: that must not
-      decide between results that differ in rounding. `benchmarks/search.py` and `indexes.py` compare them.
+    - `auto`: exact. On a CPU `flat`, or in a large bank what finds the same neighbours sooner: `memory.screening`, where the
+      processor has products of bytes, else `memory.upsampled`, where the patches are known to be so; on a GPU one matrix
+      product in torch. By what there is, not by the clock: that must not decide between results that differ in rounding.
+      `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
     - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
     - `ivf`: sqrt(M) lists around k-means centres, the nearest 8 are searched, exactly.
@@ -63,8 +62,8 @@ class NearestPatches:
         self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
         screened = on_cpu and index == "auto" and screens(*bank.shape)
         self._screened = ScreenedBank(self.bank) if screened else None
-        short = on_cpu and index == "auto" and not screened and len(bank) >= FEWEST_UPSAMPLED
-        self._upsampled = UpsampledProducts(self.bank) if short else None
+        short = on_cpu and index == "auto" and not screened and len(bank) >= FEWEST_UPSAMPLED and selection.compiled()
+        self._upsampled = UpsampledBank(self.bank) if short else None
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -90,23 +89,8 @@ class NearestPatches:
                 squared[unsure], rows[unsure] = self._in_order(points, self._by_product(points, k)[1], k)
             return squared, rows
         if self._upsampled is not None and upsampling is not None:
-            patches = patches.float()
-            return self._by_parts(self._upsampled(patches, upsampling), patches, k)
+            return self._completed(patches, *self._upsampled(patches.float(), k, upsampling))
         return self._by_index(patches, k)
-
-    def _by_parts(self, parts: Iterator[tuple[int, Tensor]], patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """`parts`: the first row and (N, n) squared distances, less the patch's own square, of one part of the bank each."""
-        squared, indices = torch.empty((len(patches), k)), torch.empty((len(patches), k), dtype=torch.int64)
-        _between_products()
-        nearest: Any = faiss.float_maxheap_array_t()
-        nearest.nh, nearest.k = squared.shape
-        nearest.val, nearest.ids = faiss.swig_ptr(squared.numpy()), faiss.swig_ptr(indices.numpy())
-        nearest.heapify()
-        for first, values in parts:
-            nearest.addn(values.shape[1], faiss.swig_ptr(values.numpy()), first, 0, len(patches))
-        nearest.reorder()
-        squared.add_(patches.square().sum(1, keepdim=True)).clamp_(min=0)
-        return self._completed(patches, squared, indices)
 
     def _by_index(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
         compressed = self._kind in ("fp16", "sq8")

@@ -2,22 +2,18 @@
 
 A feature of a deeper layer is, at each of the finest places, a mean of four places of its own map with weights that are known:
 q = share * sum_i w_i c_i. So is its product with a bank patch b: q b = share * sum_i w_i (c_i b). Formed at the quarter of the
-places that the layer has and interpolated, first between its rows and then along them, it is the same but for how float32 is
-rounded, at less than half the multiplications. `PatchExtractor` of Lite0 gives 40 fine and 112 such features.
+places that the layer has and interpolated, it is the same but for how float32 is rounded, at less than half the
+multiplications. `PatchExtractor` of Lite0 gives 40 fine and 112 such features.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from offnominal.memory import selection
 from offnominal.types import require, whole, whole_grid
-
-#: Bank patches that are multiplied at once, so that what comes of it stays in the processor's cache.
-COLUMNS = 512
 
 
 class Upsampling:
@@ -29,8 +25,8 @@ class Upsampling:
         first: the first of those features.
         share: (rows, columns) of the whole places.
         half: (h / 2, w / 2).
-        rows: those of the grid that are whole.
-        weights: (rows, columns, w / 2): a row of the whole places from what lies on its height in the map.
+        corners: (N, 4) int64, for every whole place the four of the map that it lies between.
+        weights: (N, 4) float32, what they count there, times the share.
     """
 
     def __init__(self, first: int, grid: tuple[int, int], share: Tensor) -> None:
@@ -38,10 +34,12 @@ class Upsampling:
         require(height % 2 == 0 and width % 2 == 0, f"the grid must be even, got {height} x {width}")
         require(tuple(share.shape) == whole_grid(grid), f"share must be {whole_grid(grid)}, got {tuple(share.shape)}")
         self.first, self.share, self.half = first, share.float(), (height // 2, width // 2)
-        self.rows, whole_columns = whole(grid)
-        rows, columns = _interpolation(self.half[0])[self.rows], _interpolation(self.half[1])[whole_columns]
+        whole_rows, whole_columns = whole(grid)
+        rows, columns = _interpolation(self.half[0])[whole_rows], _interpolation(self.half[1])[whole_columns]
         self._rows, self._columns = torch.linalg.pinv(rows).float(), torch.linalg.pinv(columns).float()
-        self.weights = columns.float() * self.share[:, :, None]
+        (above, of_above), (left, of_left) = _two(rows), _two(columns)
+        self.corners = _flat(above[:, None, :, None] * self.half[1] + left[:, None])
+        self.weights = _flat(of_above[:, None, :, None] * of_left[:, None] * self.share[:, :, None, None].double()).float()
 
     def map(self, patches: Tensor) -> Tensor:
         """(N, D) -> (h w / 4, D - first): the map that the features were brought up from."""
@@ -50,41 +48,48 @@ class Upsampling:
         return torch.matmul(self._columns, fewer_rows).flatten(0, 1)
 
 
-class UpsampledProducts:
-    """Squared distances to a float32 bank (M, D) on a CPU, but for a term of the patch alone."""
+class UpsampledBank:
+    """Exact search in a float32 bank (M, D) on a CPU, of patches that are known to be so."""
 
     def __init__(self, bank: Tensor) -> None:
         self._bank = bank
         self._squares = bank.square().sum(1, keepdim=True)
 
-    def __call__(self, patches: Tensor, upsampling: Upsampling) -> Iterator[tuple[int, Tensor]]:
-        """(N, D) float32 -> which bank patch is the first and (N, n) |b|^2 - 2 q b, part by part.
-
-        A part is valid until the next is asked for.
-        """
-        (height, width), fine = upsampling.half, upsampling.first
+    def __call__(self, patches: Tensor, k: int, upsampling: Upsampling) -> tuple[Tensor, Tensor]:
+        """(N, D) float32 -> (N, K) squared distances, ascending, and (N, K) int64 rows of the bank; -1 where a patch is not
+        finite."""
+        fine = upsampling.first
         coarse = upsampling.map(patches).mul_(-2)
         own = F.pad(patches[:, :fine] * -2, (0, 1), value=1.0)
         bank = torch.cat([self._bank[:, :fine], self._squares], 1)
-        count = min(COLUMNS, len(bank))
-        tall, wide = upsampling.share.shape
-        buffers = [torch.empty(size * count) for size in ((height + 2) * width, 2 * height * width, tall * wide)]
+        squared, rows = torch.full((len(patches), k), torch.inf), torch.full((len(patches), k), -1)
+        count = min(selection.MOST_AT_ONCE, len(bank))
+        buffers = [torch.empty(len(part) * count) for part in (coarse, own)]
         # Greedy k-center takes what is rare first. What is common is nearest to most patches, and the sooner they meet it, the
         # less often a nearer one is found.
         for start in reversed(range(0, len(bank), count)):
-            stop = min(start + count, len(bank))
-            n = stop - start
-            rows, between = (buffer[: len(buffer) // count * n].view(-1, width * n) for buffer in buffers[:2])
-            grid = buffers[2][: tall * wide * n].view(tall, wide, n)
-            torch.mm(coarse, self._bank[start:stop, fine:].T, out=rows[1:-1].view(-1, n))
-            rows[0], rows[-1] = rows[1], rows[-2]  # the map goes on as it ends
-            torch.lerp(rows[1:-1], rows[:-2], 0.25, out=between[::2])
-            torch.lerp(rows[1:-1], rows[2:], 0.25, out=between[1::2])
-            torch.bmm(upsampling.weights, between.view(2 * height, width, n)[upsampling.rows], out=grid)
-            yield start, grid.view(-1, n).addmm_(own, bank[start:stop].T)
+            part = slice(start, min(start + count, len(bank)))
+            n = part.stop - start
+            of_coarse, of_fine = (buffer[: len(buffer) // count * n].view(-1, n) for buffer in buffers)
+            torch.mm(coarse, self._bank[part, fine:].T, out=of_coarse)
+            torch.mm(own, bank[part].T, out=of_fine)
+            selection.nearest_upsampled((of_coarse, of_fine), (upsampling.corners, upsampling.weights), start, (squared, rows))
+        return squared.add_(patches.square().sum(1, keepdim=True)).clamp_(min=0), rows
 
 
 def _interpolation(places: int) -> Tensor:
     """(2 n, n) float64 weights that bring n places to 2 n."""
     unit = torch.eye(places, dtype=torch.float64)[None]
     return F.interpolate(unit, size=2 * places, mode="linear", align_corners=False)[0].T.contiguous()
+
+
+def _two(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """(places, n) weights, at most two of a row above 0 -> (places, 2) which, and those."""
+    count = min(2, weights.shape[1])
+    values, which = weights.topk(count, 1)
+    return F.pad(which, (0, 2 - count)), F.pad(values, (0, 2 - count))
+
+
+def _flat(of_corners: Tensor) -> Tensor:
+    """(rows, columns, 2, 2) -> (rows columns, 4)."""
+    return of_corners.flatten(2).flatten(0, 1).contiguous()
