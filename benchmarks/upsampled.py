@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     given = parser.parse_args()
     use_threads(given.threads)
-    search.screens, search.FEWEST_UPSAMPLED = lambda count, dimensions: False, 1
+    search.screens = lambda count, dimensions: False
     here = machine()
     model = Detector(image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS)).fit(given.data).model
     engine, sources = FeatureEngine(model.settings), [item.path for item in labelled_images(given.data)[:IMAGES]]

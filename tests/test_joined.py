@@ -88,7 +88,7 @@ def test_what_cannot_be_joined_is_refused() -> None:
 
 def test_a_model_with_both_is_saved_and_read(tmp_path: Path, parts: Path) -> None:
     detector = Detector(preset="accurate", image_size=96).fit(parts)
-    assert detector.settings.backbone == f"{ONE}+{OTHER}"
+    assert detector.settings.backbone == f"{OTHER}+{OTHER}@1.5"
     detector.save(tmp_path / "both.safetensors")
     bad = next((parts / "test/blotch").glob("*.png"))
     found, again = detector.inspect(bad, evidence=True), load(tmp_path / "both.safetensors").inspect(bad, evidence=True)

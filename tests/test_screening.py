@@ -175,7 +175,7 @@ def test_few_patches_and_many_neighbours_are_searched_flat(monkeypatch: pytest.M
 
 def test_a_bank_is_screened_by_its_size_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "multiplies_bytes", lambda: True)
-    sizes = (1000, 1499, 1500, 2**19 - 1, 2**19)
+    sizes = (500, 999, 1000, 2**19 - 1, 2**19)
     assert [search.screens(count, 152) for count in sizes] == [False, False, True, True, False]
     assert [search.screens(5000, dimensions) for dimensions in (4096, 4097)] == [True, False]
     monkeypatch.setattr(search, "multiplies_bytes", lambda: False)

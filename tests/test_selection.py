@@ -127,12 +127,20 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
 
 
 def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "multiplies_bytes", lambda: True)
-    assert search.screens(5000, 152)
-    monkeypatch.setattr(selection, "find_spec", lambda name: None)
-    assert not search.screens(5000, 152)
     patches, bank = made(100, 3000)
-    assert torch.equal(NearestPatches(bank)(patches, 9)[1], naive(patches, bank, 9)[1])
+    monkeypatch.setattr(search, "multiplies_bytes", lambda: True)
+    assert NearestPatches(bank)._screened is not None
+    monkeypatch.setattr(selection, "find_spec", lambda name: None)
+    without = NearestPatches(bank)
+    assert without._screened is without._upsampled is None
+    assert torch.equal(without(patches, 9)[1], naive(patches, bank, 9)[1])
+
+
+def test_a_small_bank_is_searched_by_the_smaller_map_where_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "multiplies_bytes", lambda: True)
+    kinds = {size: NearestPatches(made(1, size)[1]) for size in (10, 999, 1000, 1499, 1500)}
+    assert [one._upsampled is not None for one in kinds.values()] == [True, True, True, True, False]
+    assert [one._screened is not None for one in kinds.values()] == [False, False, True, True, True]
 
 
 @pytest.mark.skipif(not multiplies_bytes(), reason="this processor has no products of bytes")

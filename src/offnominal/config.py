@@ -21,7 +21,7 @@ MOST_WEIGHT, WIDEST = 1000.0, 256.0
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"image_size": 192},
     "balanced": {},
-    "accurate": {"backbone": "efficientnet-lite0+efficientnet-lite2"},
+    "accurate": {"backbone": "efficientnet-lite2+efficientnet-lite2@1.5"},
 }
 
 

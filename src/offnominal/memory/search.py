@@ -29,10 +29,10 @@ PROBES = 8
 #: Links of a patch in the graph, and patches that a search keeps in view.
 LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
-SCREENED_BANKS = range(1500, 2**19)
+SCREENED_BANKS = range(1000, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
-#: So is the way by the map that features were brought up from, from so many bank patches.
-FEWEST_UPSAMPLED = 1500
+#: In a bank of fewer the way by the map that features were brought up from takes no longer.
+MORE_THAN_UPSAMPLED = 1500
 #: Distances of one matrix product.
 AT_ONCE = 2**25
 
@@ -40,9 +40,10 @@ AT_ONCE = 2**25
 class NearestPatches:
     """Search over a bank (M, D), by one of these indexes:
 
-    - `auto`: exact. On a CPU `flat`, or in a large bank what finds the same neighbours sooner: `memory.screening`, where the
-      processor has products of bytes, else `memory.upsampled`, where the patches are known to be so; on a GPU one matrix
-      product in torch. By what there is, not by the clock: that must not decide between results that differ in rounding.
+    - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner where that is compiled: `memory.screening` in a
+      large bank, where the processor has products of bytes, else `memory.upsampled`, where the patches are known to be so; on a
+      GPU one matrix product in torch. By what there is, not by the clock: that must not decide between results that differ in
+      rounding.
       `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
     - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
@@ -60,10 +61,11 @@ class NearestPatches:
         self._kind = index
         on_cpu = self.bank.device.type == "cpu"
         self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
-        screened = on_cpu and index == "auto" and screens(*bank.shape)
+        sooner = on_cpu and index == "auto" and selection.compiled()
+        screened = sooner and screens(*bank.shape)
         self._screened = ScreenedBank(self.bank) if screened else None
-        short = on_cpu and index == "auto" and not screened and len(bank) >= FEWEST_UPSAMPLED and selection.compiled()
-        self._upsampled = UpsampledBank(self.bank) if short else None
+        upsampled = sooner and not (screened and len(bank) >= MORE_THAN_UPSAMPLED)
+        self._upsampled = UpsampledBank(self.bank) if upsampled else None
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -81,6 +83,8 @@ class NearestPatches:
         k = min(k, len(self.bank))
         if self._index is None:
             return self._by_product(patches, k)
+        if self._upsampled is not None and upsampling is not None:
+            return self._completed(patches, *self._upsampled(patches.float(), k, upsampling))
         if self._screened is not None and k <= MOST_SCREENED and len(patches) >= FEWEST_SCREENED:
             squared, rows, sure = self._screened(patches.float(), k)
             unsure = torch.nonzero(~sure).flatten()
@@ -88,8 +92,6 @@ class NearestPatches:
                 points = patches[unsure].float()
                 squared[unsure], rows[unsure] = self._in_order(points, self._by_product(points, k)[1], k)
             return squared, rows
-        if self._upsampled is not None and upsampling is not None:
-            return self._completed(patches, *self._upsampled(patches.float(), k, upsampling))
         return self._by_index(patches, k)
 
     def _by_index(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -184,5 +186,4 @@ def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> An
 
 def screens(count: int, dimensions: int) -> bool:
     """Whether a bank of so many patches is screened by products of bytes on this processor."""
-    fits = count in SCREENED_BANKS and dimensions <= MOST_FEATURES
-    return fits and multiplies_bytes() and selection.compiled()
+    return count in SCREENED_BANKS and dimensions <= MOST_FEATURES and multiplies_bytes()
