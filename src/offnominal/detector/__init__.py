@@ -16,11 +16,12 @@ from offnominal.detector.calibration import calibrated_by_split, split
 from offnominal.detector.choice import chosen_preset
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
-from offnominal.detector.fit import Estimate, Fitting, Plan
+from offnominal.detector.fit import Fitting
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.detector.partial import PartialBank
+from offnominal.detector.plan import Estimate, Plan
 from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError, nearest

@@ -8,12 +8,10 @@ Channel means and the choice of the other images' patches are those of all image
 from __future__ import annotations
 
 import platform
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -23,10 +21,9 @@ from offnominal.config import Settings
 from offnominal.decisions import calibrate
 from offnominal.detector.appearances import AppearanceLearner, whole_images
 from offnominal.detector.audit import Audit, audit
-from offnominal.detector.engine import FeatureEngine, SignalEngine, whole_patches
+from offnominal.detector.engine import FeatureEngine, whole_patches
 from offnominal.detector.hold_out import (
     HEAD_STEPS,
-    USUAL_IMAGES,
     cross_fitted_heads,
     held_out_signals,
     search_error,
@@ -36,69 +33,21 @@ from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.placed import Placed, whence, without
+from offnominal.detector.plan import Estimate, Rehearsal, plan_of
+from offnominal.detector.survey import survey
 from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
-from offnominal.images import (
-    EIGHT_BIT,
-    ImageBatch,
-    Source,
-    Thumbnails,
-    ThumbnailStore,
-    ValueRange,
-    depth_of,
-    image_range,
-    join_ranges,
-    pixels_of,
-    read_header,
-    thumbnail,
-)
+from offnominal.images import ImageBatch, Source, Thumbnails, ThumbnailStore, thumbnail
 from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchRows, PatchStore, SourceImage, random_coreset
 from offnominal.noising import Head
 from offnominal.scoring import grid_of
-from offnominal.types import Depth, Float, Index, Progress
+from offnominal.types import Float, Index, Progress
 
 FEWEST_IMAGES = 2
 #: Seconds of work after which the rest is estimated: start-up weighs little by then.
 SETTLED = 2.0
-#: Patches of the product that is rehearsed for this.
-REHEARSED = 512
 _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a fit is going to do, known before it starts.
-
-    Attributes:
-        images, patches, dimensions, bank: how many images and patches, features of a patch, patches of the bank.
-        spacing: pixels from one patch of an image to the next, across or down, where that is more; the median over images.
-        bytes, on_disk: what the patches take, and whether they wait on disk.
-    """
-
-    images: int
-    patches: int
-    dimensions: int
-    bank: int
-    spacing: float
-    bytes: int
-    on_disk: bool
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """How long the rest of a fit takes, if it goes on as it began on this machine; waits for the disk are not in it.
-
-    Attributes:
-        seconds: still to go.
-        measured: images that went through decoding and network before, and `features` the seconds of one.
-        scoring: seconds of one image in what follows, rehearsed with the patches of one against a bank of the final size.
-    """
-
-    seconds: float
-    measured: int
-    features: float
-    scoring: float
 
 
 class Fitting:
@@ -122,21 +71,12 @@ class Fitting:
         #: Names of images that are copies of others, and of those; complete after `run`.
         self.copies: list[tuple[str, str]] = []
         self.seconds: dict[str, float] = {}
-        self._values, self._originals = self._survey()
+        self._values, self._originals = survey(
+            sources, names, self._skipped.__setitem__, lambda done: self._tell("survey", done, len(sources))
+        )
         self._require_enough(len(self._originals))
         self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.maps, engine.device)
-        counts = [self._patches_of(original) for original in self._originals.values()]
-        total = sum(counts)
-        size = total * engine.dimensions * 4
-        self.plan = Plan(
-            len(counts),
-            total,
-            engine.dimensions,
-            settings.bank_size(total),
-            float(np.median([self._spacing(original) for original in self._originals.values()])),
-            size,
-            on_disk=size > settings.memory,
-        )
+        self.plan = plan_of(self._originals.values(), settings, engine)
 
     def run(self, head: HeadVerdict = NO_HEAD) -> Model:
         """The model, with heads where `head` is kept. Raises `InputError` where fewer than two images can be read."""
@@ -249,55 +189,19 @@ class Fitting:
             f"and 99 to promise 1 % false alarms{why}"
         )
 
-    def _survey(self) -> tuple[ValueRange, dict[int, tuple[int, int]]]:
-        """Depth and size of every source; the value range where it is not fixed. The most common depth wins."""
-        sizes: dict[int, tuple[int, int]] = {}
-        depths: dict[int, Depth] = {}
-        for index, source in enumerate(self._sources):
-            self._tell("survey", index, len(self._sources))
-            try:
-                sizes[index], depths[index] = _size_and_depth(source)
-            except ImageError as error:
-                self._fail(index, error)
-        self._tell("survey", len(self._sources), len(self._sources))
-        if not depths:
-            return EIGHT_BIT, {}
-        depth = Counter(depths.values()).most_common(1)[0][0]
-        for index, other in depths.items():
-            if other != depth:
-                self._skipped[index] = f"{self._names[index]}: is {other}, most images are {depth}; convert it"
-        kept = {index: size for index, size in sizes.items() if depths[index] == depth}
-        return (EIGHT_BIT if depth == "8-bit" else self._range(depth, kept)), kept
-
-    def _range(self, depth: Depth, kept: dict[int, tuple[int, int]]) -> ValueRange:
-        ranges = []
-        for index in list(kept):
-            try:
-                ranges.append(image_range(pixels_of(self._sources[index])))
-            except ImageError as error:
-                self._fail(index, error)
-                del kept[index]
-        return join_ranges(depth, ranges) if ranges else EIGHT_BIT
-
-    def _patches_of(self, original: tuple[int, int]) -> int:
-        return self._engine.count(self._engine.geometry.network_size(original))
-
-    def _spacing(self, original: tuple[int, int]) -> float:
-        """Pixels of an image of this size from one place of the finest grid to the next, the more of both ways."""
-        grid = self._engine.grids(self._engine.geometry.network_size(original))[0]
-        return max(side / places for side, places in zip(original, grid, strict=True))
-
     def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
         kept = list(self._originals)
-        counts = [self._patches_of(self._originals[index]) for index in kept]
+        sources = [self._sources[index] for index in kept]
+        sizes = [self._engine.geometry.network_size(self._originals[index]) for index in kept]
+        counts = [self._engine.count(size) for size in sizes]
         rows_of = [slice(end - count, end) for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True)]
         placed: list[Placed] = []
         seen: dict[bytes, int] = {}
-        scoring = self._rehearsed([self._sources[index] for index in kept])
+        rehearsal = Rehearsal(self.plan, self._settings, self._engine, sources, self._values)
         started, told = perf_counter(), False
         threads = threads_for(len(kept), self._engine.device)
         found = work_through(
-            [self._sources[index] for index in kept],
+            sources,
             self._engine.geometry,
             self._values,
             self._features_of,
@@ -325,7 +229,7 @@ class Fitting:
                 passed = perf_counter() - started
                 if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
                     told = True
-                    self._foretell(self._estimate(passed / max(1, len(placed)), len(placed), scoring))
+                    self._foretell(rehearsal.estimate(passed / max(1, len(placed)), len(placed)))
         # As the images were given, however they came, so that the bank does not depend on that; no gaps for the unreadable.
         placed.sort(key=lambda place: place.source)
         return without(store.patches, placed, np.zeros(len(placed), np.bool_))[0]
@@ -333,51 +237,6 @@ class Fitting:
     def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
         maps = self._engine.maps(batch)
         return [(batch, whole_patches(maps), whole_images(batch, maps))]
-
-    def _rehearsed(self, sources: Sequence[Source]) -> float:
-        """Seconds an image that follow the features, tried with one that can be read: before many go side by side, for what
-        follows has all threads. 0 where none can be read."""
-        for source in sources:
-            tried = work_through(
-                [source],
-                self._engine.geometry,
-                self._values,
-                lambda batch: [self._scoring(self._engine.patches(batch)[0])],
-                self._engine.size_of_patches,
-                threads=1,
-                batch_size=1,
-                failed=lambda place, error: None,
-            )
-            for seconds in tried:
-                return seconds
-        return 0.0
-
-    def _scoring(self, patches: torch.Tensor) -> float:
-        """Seconds an image that follow the features, by the (N, D) patches of one and a bank of the final size made of them."""
-        patches = patches.cpu()
-        bank = patches[torch.arange(self.plan.bank) % len(patches)]
-        usual = UsualDistance(1.0, 1.0)
-        for _ in range(2):  # the first time is start-up
-            started = perf_counter()
-            SignalEngine(bank, self._settings, usual, self._engine.device)(patches.to(self._engine.device))
-            scored = perf_counter()
-            some = patches[:REHEARSED]
-            torch.mm(some, bank.T)
-            multiplied = scored + (perf_counter() - scored) * len(patches) / len(some)
-        images = self.plan.images
-        scorings = (
-            1 + len(range(0, images, max(1, images // USUAL_IMAGES))) / images
-        )  # some are scored twice, for the usual distance
-        # The coreset meets each patch with each centre about once: a product. An audit does all of it before, and one more.
-        scoring = scorings * (scored - started) + (multiplied - scored)
-        if self._settings.contamination != 0:
-            scoring = 2 * scoring + (multiplied - scored)
-        return scoring
-
-    def _estimate(self, features: float, done: int, scoring: float) -> Estimate:
-        """From the seconds an image took so far, and takes in what follows."""
-        images = self.plan.images
-        return Estimate((images - done) * features + images * scoring, done, features, scoring)
 
     def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:
         started = perf_counter()
@@ -444,14 +303,6 @@ class Fitting:
         """(n,) rows among all patches -> (n,) image of each, and (n, 3) its place there."""
         grids = [self._engine.grids(place.network) for place in placed]
         return whence(rows, np.array([place.rows.start for place in placed]), grids)
-
-
-def _size_and_depth(source: Source) -> tuple[tuple[int, int], Depth]:
-    if isinstance(source, (str, Path)):
-        header = read_header(Path(source))
-        return header.size, header.depth
-    pixels = pixels_of(source)
-    return (pixels.shape[0], pixels.shape[1]), depth_of(pixels)
 
 
 def _version(name: str) -> str:
