@@ -130,7 +130,7 @@ def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: 
     patches, bank = made(100, 3000)
     monkeypatch.setattr(search, "multiplies_bytes", lambda: True)
     assert NearestPatches(bank)._screened is not None
-    monkeypatch.setattr(selection, "find_spec", lambda name: None)
+    monkeypatch.setattr(selection, "COMPILED", "offnominal.memory.none_of_this_name")
     without = NearestPatches(bank)
     assert without._screened is without._upsampled is None
     assert torch.equal(without(patches, 9)[1], naive(patches, bank, 9)[1])

@@ -6,7 +6,7 @@ It is compiled when the package is installed; without a compiler the package doe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -23,8 +23,12 @@ MOST_AT_ONCE = 512
 
 
 def compiled() -> bool:
-    """Whether there is what was compiled."""
-    return find_spec(COMPILED) is not None
+    """Whether there is what was compiled, and for this machine."""
+    try:
+        import_module(COMPILED)
+    except ImportError:
+        return False
+    return True
 
 
 def nearest(
