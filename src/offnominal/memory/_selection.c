@@ -20,8 +20,10 @@ places on the way, and never written. */
 #define BLOCK 32  /* of them, looked into only where one is near enough */
 #define CORNERS 4
 
-#if defined(__GNUC__) && defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 12
 #define FOR_EVERY_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#elif defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 7
+#define FOR_EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define FOR_EVERY_PROCESSOR
 #endif
