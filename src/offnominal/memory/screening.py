@@ -82,18 +82,16 @@ class ScreenedBank:
         """
         squared, nearest = torch.zeros((len(patches), k)), torch.zeros((len(patches), k), dtype=torch.int64)
         sure = torch.empty(len(patches), dtype=torch.bool)
-        rounded = self._rounded(patches)
-        # |q'|^2 + |b'|^2 - 2 q'b', of which the product holds the last two but for the middle of |b'|^2.
-        whole = rounded.square.long() + 2 * self._middle
-        slack = rounded.error.double() + self._error
-        steps = self._steps(rounded)
         count = max(8, min(ROWS, len(patches), PRODUCT // len(self._columns)))
         product = torch.empty((count, len(self._columns)), dtype=torch.int32)
         of_bank = self._bank, self._near, self._far
-        parts = (steps, whole, slack, patches.contiguous(), squared, nearest, sure)
-        for block, *of_patches, in_order, rows, known in zip(*(part.split(count) for part in parts), strict=True):
-            self._multiply(block, product[: len(block)])
-            selection.nearest(product, of_patches, self._step, of_bank, (in_order, rows, known))
+        for block, *found in zip(*(part.split(count) for part in (patches.contiguous(), squared, nearest, sure)), strict=True):
+            rounded = self._rounded(block)
+            self._multiply(self._steps(rounded), product[: len(block)])
+            # |q'|^2 + |b'|^2 - 2 q'b', of which the product holds the last two but for the middle of |b'|^2.
+            whole = rounded.square.long() + 2 * self._middle
+            slack = rounded.error.double() + self._error
+            selection.nearest(product, (whole, slack, block), self._step, of_bank, found)
         return squared, nearest, sure
 
     def _rounded(self, patches: Tensor) -> Rounded:
