@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import sysconfig
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -20,7 +23,7 @@ from offnominal.detector import load_model
 from offnominal.detector.hold_out import search_error
 from offnominal.detector.outputs import facts, warnings_of
 from offnominal.errors import SettingsError
-from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, search
+from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, search, selection
 
 INDEXES = get_args(SearchIndex)
 APPROXIMATE = [index for index in INDEXES if index not in EXACT_INDEXES]
@@ -182,3 +185,14 @@ def test_faiss_with_threads_of_its_own_takes_one(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(search.faiss, "omp_set_num_threads", asked.append)
     assert torch.equal(search.squared_distances(patches, bank, rows), right)
     assert asked == [1]
+
+
+def can_compile() -> bool:
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return sys.platform == "linux" and shutil.which("cc") is not None and header.is_file()
+
+
+@pytest.mark.skipif(not can_compile(), reason="no compiler, or none that knows Python and OpenMP for sure")
+def test_what_can_be_compiled_was() -> None:
+    """An installation goes on without it, so nothing else would tell of C that no longer compiles."""
+    assert selection.compiled()

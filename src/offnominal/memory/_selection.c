@@ -1,9 +1,9 @@
 /* The K nearest bank patches, from products: `selection.py` says how it is called.
 
-`nearest`: of those that products of bytes leave in question. A row of products is read once. Of every eight values, a group, the largest is kept, and of every eight groups again; K patches
-of different groups give a distance within which K lie for sure. Only groups that may hold something nearer are looked into, and
-what is in question there is compared in float32. Made of torch's operations, each of which writes and reads the whole product,
-the same took several times as long.
+`nearest`: of those that products of bytes leave in question. A row of products is read once. Of every eight values, a group, the
+largest is kept, and of every eight groups again; K patches of different groups give a distance within which K lie for sure. Only
+groups that may hold something nearer are looked into, and what is in question there is compared in float32. Made of torch's
+operations, each of which writes and reads the whole product, the same took longer.
 
 `nearest_upsampled`: products with features that were brought up from fewer places are interpolated from those of four such
 places on the way, and never written. */

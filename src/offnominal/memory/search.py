@@ -31,8 +31,8 @@ LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
 SCREENED_BANKS = range(1000, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
-#: In a bank of fewer the way by the map that features were brought up from takes no longer.
-MORE_THAN_UPSAMPLED = 1500
+#: From so many bank patches on it is sooner than the way by the map that features were brought up from.
+FEWEST_SCREENED_FIRST = 1500
 #: Distances of one matrix product.
 AT_ONCE = 2**25
 
@@ -43,8 +43,7 @@ class NearestPatches:
     - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner where that is compiled: `memory.screening` in a
       large bank, where the processor has products of bytes, else `memory.upsampled`, where the patches are known to be so; on a
       GPU one matrix product in torch. By what there is, not by the clock: that must not decide between results that differ in
-      rounding.
-      `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
+      rounding. `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
     - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
     - `ivf`: sqrt(M) lists around k-means centres, the nearest 8 are searched, exactly.
@@ -64,7 +63,7 @@ class NearestPatches:
         sooner = on_cpu and index == "auto" and selection.compiled()
         screened = sooner and screens(*bank.shape)
         self._screened = ScreenedBank(self.bank) if screened else None
-        upsampled = sooner and not (screened and len(bank) >= MORE_THAN_UPSAMPLED)
+        upsampled = sooner and not (screened and len(bank) >= FEWEST_SCREENED_FIRST)
         self._upsampled = UpsampledBank(self.bank) if upsampled else None
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
