@@ -12,7 +12,7 @@ from torch import Tensor
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import channel_standard
-from offnominal.images import EIGHT_BIT, batches, normal_images
+from offnominal.images import EIGHT_BIT, batches, normal_images, read_header
 
 CLUSTERS = 256
 SIDE, CELL = 32, 4
@@ -53,7 +53,8 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
         raise error
 
     paths = [item.path for item in normal_images(folder)]
-    found = batches(paths, engine.geometry, EIGHT_BIT, batch_size=chosen.batch_size, failed=failed)
+    geometry = engine.geometry([read_header(path).size for path in paths])
+    found = batches(paths, geometry, EIGHT_BIT, batch_size=chosen.batch_size, failed=failed)
     patches = torch.cat([image for batch in found for image in engine.patches(batch).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)

@@ -58,7 +58,8 @@ class Streams:
         def fail(index: int, error: Exception) -> None:
             raise error
 
-        for batch in batches(pictures, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail):
+        geometry = engine.geometry([picture.shape[:2] for picture in pictures])
+        for batch in batches(pictures, geometry, EIGHT_BIT, batch_size=16, failed=fail):
             if change is not None:
                 batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
             found.update(zip(batch.index, whole_images(batch, engine.maps(batch)), strict=True))

@@ -86,16 +86,17 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     from offnominal.config import Settings
     from offnominal.detector.engine import FeatureEngine
     from offnominal.features import channel_standard
-    from offnominal.images import EIGHT_BIT, batches, normal_images
+    from offnominal.images import EIGHT_BIT, batches, normal_images, read_header
 
     def fail(index: int, error: Exception) -> None:
         raise error
 
     engine = FeatureEngine(Settings(image_size=(128, 128)))
     paths = [item.path for item in normal_images(REAL_DATA / "aws_cookies")[:7]]
+    geometry = engine.geometry([read_header(path).size for path in paths])
     found = {
         index: image
-        for batch in batches(paths, engine.geometry, EIGHT_BIT, batch_size=16, failed=fail)
+        for batch in batches(paths, geometry, EIGHT_BIT, batch_size=16, failed=fail)
         for index, image in zip(batch.index, engine.patches(batch), strict=True)
     }
     patches = [found[index] for index in range(len(paths))]

@@ -68,7 +68,7 @@ def test_what_was_set_by_hand_stays_and_equal_candidates_are_tried_once() -> Non
     assert list(CANDIDATES) == ["balanced", "fast", "accurate"]
     by_hand = _candidates(settings_from(preset="auto", image_size=128, seed=3), None)
     assert list(by_hand) == ["balanced", "accurate"]
-    assert {(one.image_size, one.resize, one.seed, one.preset) for one in by_hand.values()} == {((128, 128), "keep", 3, "auto")}
+    assert {(one.image_size, one.resize, one.seed, one.preset) for one in by_hand.values()} == {((128, 128), "area", 3, "auto")}
     assert {one.resize for one in _candidates(settings_from(preset="auto", image_size="96x128"), None).values()} == {"squash"}
     assert list(_candidates(settings_from(preset="auto", layers=["blocks.2"]), None)) == ["balanced", "fast"]
     assert list(_candidates(settings_from(preset="auto"), Path("w.pth"))) == ["balanced", "fast"]
@@ -77,7 +77,7 @@ def test_what_was_set_by_hand_stays_and_equal_candidates_are_tried_once() -> Non
 def test_given_settings_go_before_the_preset() -> None:
     assert settings_from(preset="fast").image_size == (192, 192)
     assert settings_from(preset="fast", image_size=320).image_size == (320, 320)
-    assert settings_from(preset="fast").resize == "keep"
+    assert settings_from(preset="fast").resize == "area"
 
 
 def test_too_few_images_are_no_evidence() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -190,6 +191,27 @@ def test_maps_return_to_original_pixels() -> None:
 def test_keep_rounds_to_the_stride(original: tuple[int, int], expected: tuple[int, int]) -> None:
     assert Geometry((128, 128), "keep").network_size(original) == expected
     assert Geometry((128, 256), "squash").network_size(original) == (128, 256)
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (96, 128), (300, 200), (64, 640)])
+def test_area_resizes_images_of_one_shape_as_keep_does(shape: tuple[int, int]) -> None:
+    suited = Geometry((128, 128), "area").suited_to([shape] * 5)
+    assert suited.network_size(shape) == Geometry((128, 128), "keep").network_size(shape)
+    assert suited.suited_to([shape]) == suited
+
+
+def test_area_gives_images_of_any_shape_as_many_pixels() -> None:
+    originals = [(100, 100), (200, 300), (1000, 250), (2000, 100), (3, 40)]
+    usual = Geometry((256, 256), "area").suited_to(originals)
+    assert usual.size == (256, 1024)
+    fine = replace(usual, multiple=1, longest=100_000)
+    for original in originals:
+        height, width = fine.network_size(original)
+        assert height * width == pytest.approx(256 * 1024, rel=0.02)
+        assert height / width == pytest.approx(original[0] / original[1], rel=0.02)
+    assert usual.suited_to([]) == usual
+    for other in ("keep", "squash"):
+        assert Geometry((256, 640), other).suited_to(originals) == Geometry((256, 640), other)
 
 
 def test_wide_values_use_their_true_range_and_are_not_clipped() -> None:

@@ -104,5 +104,5 @@ def test_what_lies_outside_counts_as_usual_around_a_place() -> None:
 def test_height_and_width_mean_squash_unless_said_otherwise() -> None:
     assert settings_from(image_size="256x640").resize == "squash"
     assert settings_from(image_size=(256, 640)).resize == "squash"
-    assert settings_from(image_size="256").resize == settings_from().resize == "keep"
+    assert settings_from(image_size="256").resize == settings_from().resize == "area"
     assert settings_from(image_size="256x640", resize="keep").resize == "keep"

@@ -122,7 +122,7 @@ def test_an_odd_grid_and_another_share_are_refused() -> None:
 def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object], first: int | None) -> None:
     engine = FeatureEngine(Detector(image_size=96, resize="keep", **settings).settings)
     (batch,) = batches(
-        [texture(0)], engine.geometry, ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
+        [texture(0)], engine.geometry([]), ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
     )
     network = (batch.pixels.shape[2], batch.pixels.shape[3])
     upsampling = engine.upsampling(network)

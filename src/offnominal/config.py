@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from offnominal.errors import InputError, SettingsError, nearest
+from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0"
 #: The bank `auto`: this share of the patches, and at least so many.
@@ -128,8 +129,10 @@ class Settings(BaseModel):
     layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
     aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")
     dimensions: int | None = Field(None, ge=1, description="channels after adaptive average pooling")
-    image_size: Size = Field((256, 256), description="the short side, or height x width to squash to")
-    resize: Literal["squash", "keep"] = Field("keep", description="keep the aspect, or squash to a size")
+    image_size: Size = Field((256, 256), description="the short side of usual images, or height x width to squash to")
+    resize: Resize = Field(
+        "area", description="keep the aspect and the number of pixels (area) or the short side (keep), or squash to a size"
+    )
     bank: Annotated[float | int | Literal["auto"], BeforeValidator(_bank)] = Field(
         "auto", description="share or number of patches, or auto: 1 %, and at least 1,000"
     )

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from offnominal.errors import InputError
 
 Depth = Literal["8-bit", "16-bit", "float"]
+Resize = Literal["area", "keep", "squash"]
 Float = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

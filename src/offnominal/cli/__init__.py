@@ -50,9 +50,15 @@ def fit(
     ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Reduce channels to this number by average pooling.")] = None,
     image_size: Annotated[
-        str | None, typer.Option(help="Network pixels: the short side, or height x width. [default: 256]")
+        str | None, typer.Option(help="Network pixels: the short side of usual images, or height x width. [default: 256]")
     ] = None,
-    resize: Annotated[str | None, typer.Option(help="keep the aspect, or squash to height x width. [default: keep]")] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            help="area: keep the aspect, all images with as many pixels; keep: the aspect, with one short side; squash: to "
+            "height x width. [default: area]"
+        ),
+    ] = None,
     bank: Annotated[
         str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 1 %, and at least 1000]")
     ] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +39,11 @@ class FeatureEngine:
         self._inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
         self._in_float32 = settings.precision in ("auto", "float32")
-        self.geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
+        self._geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
+
+    def geometry(self, originals: Collection[tuple[int, int]]) -> Geometry:
+        """How images are brought to the network's size by a model of images of these (H, W)."""
+        return self._geometry.suited_to(originals)
 
     def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
         """Grids of places of an image of this network size, one a segment; those that are `whole` have a patch."""

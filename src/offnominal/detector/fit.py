@@ -76,7 +76,8 @@ class Fitting:
         )
         self._require_enough(len(self._originals))
         self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.maps, engine.device)
-        self.plan = plan_of(self._originals.values(), settings, engine)
+        self._geometry = engine.geometry(self._originals.values())
+        self.plan = plan_of(self._originals.values(), self._geometry, settings, engine)
 
     def run(self, head: HeadVerdict = NO_HEAD) -> Model:
         """The model, with heads where `head` is kept. Raises `InputError` where fewer than two images can be read."""
@@ -107,7 +108,7 @@ class Fitting:
         return Model(
             settings,
             self._engine.identity,
-            self._engine.geometry,
+            self._geometry,
             self._values,
             standard,
             bank,
@@ -192,17 +193,17 @@ class Fitting:
     def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
         kept = list(self._originals)
         sources = [self._sources[index] for index in kept]
-        sizes = [self._engine.geometry.network_size(self._originals[index]) for index in kept]
+        sizes = [self._geometry.network_size(self._originals[index]) for index in kept]
         counts = [self._engine.count(size) for size in sizes]
         rows_of = [slice(end - count, end) for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True)]
         placed: list[Placed] = []
         seen: dict[bytes, int] = {}
-        rehearsal = Rehearsal(self.plan, self._settings, self._engine, sources, self._values)
+        rehearsal = Rehearsal(self.plan, self._geometry, self._settings, self._engine, sources, self._values)
         started, told = perf_counter(), False
         threads = threads_for(len(kept), self._engine.device)
         found = work_through(
             sources,
-            self._engine.geometry,
+            self._geometry,
             self._values,
             self._features_of,
             self._engine.size_of_patches,

@@ -14,7 +14,7 @@ from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.hold_out import USUAL_IMAGES
 from offnominal.detector.model import UsualDistance
 from offnominal.detector.threads import work_through
-from offnominal.images import Source, ValueRange
+from offnominal.images import Geometry, Source, ValueRange
 
 #: Patches of the product that is rehearsed.
 REHEARSED = 512
@@ -55,9 +55,9 @@ class Estimate:
     scoring: float
 
 
-def plan_of(originals: Collection[tuple[int, int]], settings: Settings, engine: FeatureEngine) -> Plan:
+def plan_of(originals: Collection[tuple[int, int]], geometry: Geometry, settings: Settings, engine: FeatureEngine) -> Plan:
     """Of images of these (H, W), at least one."""
-    networks = [engine.geometry.network_size(original) for original in originals]
+    networks = [geometry.network_size(original) for original in originals]
     patches = sum(map(engine.count, networks))
     spacing = [
         max(side / places for side, places in zip(original, engine.grids(network)[0], strict=True))
@@ -80,9 +80,15 @@ class Rehearsal:
     threads."""
 
     def __init__(
-        self, plan: Plan, settings: Settings, engine: FeatureEngine, sources: Sequence[Source], values: ValueRange
+        self,
+        plan: Plan,
+        geometry: Geometry,
+        settings: Settings,
+        engine: FeatureEngine,
+        sources: Sequence[Source],
+        values: ValueRange,
     ) -> None:
-        self._plan, self._settings, self._engine = plan, settings, engine
+        self._plan, self._geometry, self._settings, self._engine = plan, geometry, settings, engine
         self._scoring = self._tried(sources, values)
 
     def estimate(self, features: float, done: int) -> Estimate:
@@ -95,7 +101,7 @@ class Rehearsal:
         for source in sources:
             tried = work_through(
                 [source],
-                self._engine.geometry,
+                self._geometry,
                 values,
                 lambda batch: [self._seconds(self._engine.patches(batch)[0])],
                 self._engine.size_of_patches,

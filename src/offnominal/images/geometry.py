@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from math import sqrt
+from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from offnominal.types import Float
+from offnominal.types import Float, Resize
 
 
 @dataclass(frozen=True)
@@ -17,22 +20,37 @@ class Geometry:
     """How images are brought to the network's size.
 
     Attributes:
-        size: (height, width) in network pixels. With `keep`, its smaller number is the short side.
-        resize: `squash` gives every image `size`; `keep` keeps the aspect (to the nearest `multiple`).
+        size: (height, width) in network pixels.
+        resize: `squash` gives every image `size`. The others keep the aspect (to the nearest `multiple`): with `keep` the
+            smaller number of `size` is the short side, with `area` an image gets as many pixels as `size` has.
         multiple: sides are rounded to a multiple of this, the coarsest stride of the backbone.
     """
 
     size: tuple[int, int]
-    resize: Literal["squash", "keep"]
+    resize: Resize
     multiple: int = 32
     longest: int = 4096
+
+    def suited_to(self, originals: Collection[tuple[int, int]]) -> Geometry:
+        """With `area`: as many pixels as an image of the median aspect of these (H, W) has with the short side of `size`.
+
+        So images of one shape are resized as with `keep`. Where shapes differ, as parts cut out of larger pictures do, no image
+        is enlarged far beyond the others only because it is narrow, and all take the same time.
+        """
+        if self.resize != "area" or not originals:
+            return self
+        aspect = median(max(original) / min(original) for original in originals)
+        return replace(self, size=(min(self.size), round(min(self.size) * aspect)))
 
     def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the original -> (height, width) that the network sees."""
         if self.resize == "squash":
             height, width = float(self.size[0]), float(self.size[1])
         else:
-            scale = min(self.size) / min(original)
+            if self.resize == "area":
+                scale = sqrt(self.size[0] * self.size[1] / (original[0] * original[1]))
+            else:
+                scale = min(self.size) / min(original)
             height, width = (min(self.longest, side * scale) for side in original)
         return self._rounded(height), self._rounded(width)
 
