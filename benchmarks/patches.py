@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.survey import usual_exposure
 from offnominal.features import channel_standard
 from offnominal.images import EIGHT_BIT, batches, normal_images, read_header
 
@@ -54,7 +56,8 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
 
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    found = batches(paths, geometry, EIGHT_BIT, batch_size=chosen.batch_size, failed=failed)
+    values = replace(EIGHT_BIT, exposure=usual_exposure(paths, geometry, EIGHT_BIT))
+    found = batches(paths, geometry, values, batch_size=chosen.batch_size, failed=failed)
     patches = torch.cat([image for batch in found for image in engine.patches(batch).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)

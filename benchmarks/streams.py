@@ -13,6 +13,7 @@ from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.detector.appearances import DISTURBED, whole_images
 from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.survey import usual_exposure
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of
 from tables import table
 
@@ -45,21 +46,24 @@ class Streams:
         rng = np.random.default_rng(5)
         self.train = train
         self.learners = np.sort(rng.permutation(len(good))[: 2 * DISTURBED])
+        geometry = engine.geometry([picture.shape[:2] for picture in pictures])
+        exposure = usual_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)
+        self.prepared = geometry, replace(EIGHT_BIT, exposure=exposure)
         self.features = {name: self._of([change(p) for p in pictures], engine) for name, change in STREAM.items()}
         plain = [STREAM["none"](pictures[at]) for at in self.learners]
         self.moved = {name: self._of(plain, engine, change) for name, change in DISTURBANCES.items()}
         some = [bad[at] for at in rng.permutation(len(bad))[:100]]
         self.bad = self._of([STREAM["none"](pixels_of(source)) for source in some], engine)
 
-    @staticmethod
-    def _of(pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None) -> np.ndarray[Any, Any]:
+    def _of(
+        self, pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None
+    ) -> np.ndarray[Any, Any]:
         found: dict[int, Any] = {}
 
         def fail(index: int, error: Exception) -> None:
             raise error
 
-        geometry = engine.geometry([picture.shape[:2] for picture in pictures])
-        for batch in batches(pictures, geometry, EIGHT_BIT, batch_size=16, failed=fail):
+        for batch in batches(pictures, *self.prepared, batch_size=16, failed=fail):
             if change is not None:
                 batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
             found.update(zip(batch.index, whole_images(batch, engine.maps(batch)), strict=True))

@@ -19,7 +19,7 @@ from offnominal.detector.engine import FeatureEngine, SignalEngine
 from offnominal.detector.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
-from offnominal.images import Geometry, ValueRange, batches, box_of, place_at
+from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, place_at
 from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
 
@@ -47,7 +47,8 @@ class Twin:
         def fail(index: int, error: Exception) -> None:
             raise error
 
-        (batch,) = batches([image], geometry, ValueRange(**self.told["values"]), batch_size=1, failed=fail)
+        values = {**self.told["values"], "exposure": Exposure(**self.told["values"]["exposure"])}
+        (batch,) = batches([image], geometry, ValueRange(**values), batch_size=1, failed=fail)
         self.network = batch.pixels.shape[2], batch.pixels.shape[3]
         standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "scale")))
         self.patches = engine.standardise(engine.patches(batch), standard, self.network)[0].double().numpy()

@@ -133,6 +133,9 @@ class Settings(BaseModel):
     resize: Resize = Field(
         "area", description="keep the aspect and the number of pixels (area) or the short side (keep), or squash to a size"
     )
+    exposure: Literal["even", "keep"] = Field(
+        "even", description="even out how brightly good images are lit, or keep every image as bright as it is"
+    )
     bank: Annotated[float | int | Literal["auto"], BeforeValidator(_bank)] = Field(
         "auto", description="share or number of patches, or auto: 1 %, and at least 1,000"
     )

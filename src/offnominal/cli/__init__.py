@@ -59,6 +59,13 @@ def fit(
             "height x width. [default: area]"
         ),
     ] = None,
+    exposure: Annotated[
+        str | None,
+        typer.Option(
+            help="even out how brightly images are lit, as far as good ones differ in it, or keep what may be a defect. "
+            "[default: even]"
+        ),
+    ] = None,
     bank: Annotated[
         str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 1 %, and at least 1000]")
     ] = None,

@@ -12,18 +12,22 @@ from torch import Tensor
 from offnominal.decisions import Appearance, halves, learn_appearance
 from offnominal.decisions.appearance import FEWEST
 from offnominal.detector.threads import side_by_side, threads_for
-from offnominal.images import DISTURBANCES, ImageBatch, profiles
+from offnominal.images import DISTURBANCES, ImageBatch, brightness, profiles
+from offnominal.images.profile import PLACES
 from offnominal.types import Float
 
 #: Teachers that are disturbed, and bytes of their pixels that may wait: how a disturbance moves them is alike for all.
 DISTURBED, MOST_WAITING = 32, 200_000_000
+#: Features of a whole image beside those of its maps.
+OF_PIXELS = 2 * PLACES + 3
 
 
 def whole_images(batch: ImageBatch, maps: Sequence[Tensor]) -> Float:
-    """A batch and its (B, D, h, w) raw maps -> (B, D + 128): their means over all places, then profiles of the pixels."""
+    """A batch and its (B, D, h, w) raw maps -> (B, D + 131): their means over all places, then profiles and brightness of the
+    pixels, which the maps may not show (`Exposure`)."""
     places = sum(segment[0, 0].numel() for segment in maps)
     means = torch.stack([segment.sum((2, 3)) for segment in maps]).sum(0).div(places).cpu().numpy()
-    return np.concatenate([means, profiles(batch.pixels)], axis=1)
+    return np.concatenate([means, profiles(batch.pixels), brightness(batch.pixels)], axis=1)
 
 
 class AppearanceLearner:
@@ -41,7 +45,7 @@ class AppearanceLearner:
         self._waits = self._bytes = 0
 
     def add(self, batch: ImageBatch, wholes: Float) -> None:
-        """A batch and its (B, D + 128) `whole_images`."""
+        """A batch and its (B, D + 131) `whole_images`."""
         self._found.update(zip(batch.index, wholes, strict=True))
         room = DISTURBED - self._waits if self._bytes < MOST_WAITING else 0
         chosen = [place for place, index in enumerate(batch.index) if index in self._teachers][:room]
@@ -53,6 +57,7 @@ class AppearanceLearner:
                     tuple(batch.index[place] for place in chosen),
                     tuple(batch.original[place] for place in chosen),
                     (None,) * len(chosen),
+                    batch.exposure,
                 )
             )
             self._waits += len(chosen)
@@ -73,7 +78,7 @@ class AppearanceLearner:
         )
 
     def _disturbed(self, batch: ImageBatch) -> Float:
-        """(disturbances, B, D + 128): a batch after each of them."""
+        """(disturbances, B, D + 131): a batch after each of them."""
         found = []
         for change in DISTURBANCES.values():
             changed = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))

@@ -70,7 +70,7 @@ class FeatureEngine:
 
     def maps(self, batch: ImageBatch) -> list[Tensor]:
         """(B, 3, H, W) -> (B, D, h, w) float32 a segment, of all places."""
-        return self._runtime(batch.pixels)
+        return self._runtime(batch.seen)
 
     def patches(self, batch: ImageBatch) -> Tensor:
         """(B, 3, H, W) -> (B, N, D) float32: `whole_patches` of its maps."""

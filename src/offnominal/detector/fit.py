@@ -34,7 +34,7 @@ from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
 from offnominal.detector.partial import PartialBank
 from offnominal.detector.placed import Placed, whence, without
 from offnominal.detector.plan import Estimate, Rehearsal, plan_of
-from offnominal.detector.survey import survey
+from offnominal.detector.survey import survey, usual_exposure
 from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
@@ -77,6 +77,9 @@ class Fitting:
         self._require_enough(len(self._originals))
         self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.maps, engine.device)
         self._geometry = engine.geometry(self._originals.values())
+        if settings.exposure == "even":
+            kept = [sources[index] for index in self._originals]
+            self._values = replace(self._values, exposure=usual_exposure(kept, self._geometry, self._values))
         self.plan = plan_of(self._originals.values(), self._geometry, settings, engine)
 
     def run(self, head: HeadVerdict = NO_HEAD) -> Model:

@@ -24,6 +24,7 @@ from safetensors.numpy import save
 
 from offnominal.config import Settings
 from offnominal.decisions import Appearance, Calibration
+from offnominal.detector.appearances import OF_PIXELS
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns
 from offnominal.detector.model import (
     BackboneIdentity,
@@ -36,14 +37,13 @@ from offnominal.detector.model import (
 )
 from offnominal.errors import ModelFileError, OutputError, unwritable
 from offnominal.features import ChannelStandard
-from offnominal.images import Geometry, Thumbnails, ValueRange
-from offnominal.images.profile import PLACES
+from offnominal.images import Exposure, Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.noising import Head
 from offnominal.scoring import SIGNALS, NormalSignals
 
 FORMAT = "offnominal"
-VERSION = 7
+VERSION = 8
 _Tensors = dict[str, npt.NDArray[Any]]
 _HEAD = ("inner", "inner_bias", "outer", "outer_bias")
 _APPEARANCE = ("center", "scale", "directions", "reference")
@@ -247,14 +247,15 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
     appearance = None
     if stored["appearance"] is not None:
         appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
-        if len(appearance.center) != len(mean) + 2 * PLACES:
-            raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + 2 * PLACES}")
+        if len(appearance.center) != len(mean) + OF_PIXELS:
+            raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + OF_PIXELS}")
+    exposure = stored["values"].pop("exposure")
     settings, heads = Settings.model_validate_json(json.dumps(stored["settings"])), int(stored["heads"])
     return Model(
         settings=settings,
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
         geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
-        values=ValueRange(**stored["values"]),
+        values=ValueRange(**stored["values"], exposure=None if exposure is None else Exposure(**exposure)),
         standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
         bank=bank,
         usual_distance=UsualDistance(**stored["usual_distance"]),

@@ -7,8 +7,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from offnominal.errors import ImageError
-from offnominal.images import EIGHT_BIT, Source, ValueRange, depth_of, image_range, join_ranges, pixels_of, read_header
+from offnominal.images import (
+    EIGHT_BIT,
+    Exposure,
+    Geometry,
+    Source,
+    ValueRange,
+    batches,
+    depth_of,
+    exposure,
+    image_range,
+    join_ranges,
+    pixels_of,
+    read_header,
+)
 from offnominal.types import Depth
+
+#: Images that say how brightly all of them are lit.
+LOOKED_AT = 64
 
 
 def survey(
@@ -36,6 +52,12 @@ def survey(
             failed(index, f"{names[index]}: is {other}, most images are {depth}; convert it")
     kept = {index: size for index, size in sizes.items() if depths[index] == depth}
     return (EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed)), kept
+
+
+def usual_exposure(sources: Sequence[Source], geometry: Geometry, values: ValueRange) -> Exposure | None:
+    """How brightly these images are lit: of so many evenly spaced ones, without those that cannot be read."""
+    some = [sources[at] for at in sorted({at * len(sources) // LOOKED_AT for at in range(LOOKED_AT)})]
+    return exposure(batch.pixels for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None))
 
 
 def _range(

@@ -3,6 +3,7 @@
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, several
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
+from offnominal.images.exposure import Exposure, brightness, exposure
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import profiles
@@ -16,6 +17,7 @@ __all__ = [
     "EIGHT_BIT",
     "GOOD",
     "PSEUDO_ANOMALIES",
+    "Exposure",
     "Geometry",
     "Header",
     "ImageBatch",
@@ -28,11 +30,13 @@ __all__ = [
     "any_images",
     "batches",
     "box_of",
+    "brightness",
     "count_unlabelled",
     "decode",
     "depth_of",
     "displayed",
     "enlarge",
+    "exposure",
     "from_array",
     "from_pillow",
     "image_range",

@@ -15,6 +15,7 @@ from PIL import Image
 
 from offnominal.errors import ImageError, InputError
 from offnominal.images.decode import Pixels, decode, from_array, from_pillow
+from offnominal.images.exposure import Exposure
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.value_range import ValueRange
 from offnominal.types import Float, require
@@ -34,17 +35,24 @@ class ImageBatch:
         index: where each stands in the input, B numbers.
         original: (H, W) of each original image.
         decoded: (H, W, 3) stored values of each, or None where they were not to be kept.
+        exposure: how brightly the model's normal images are lit, None where each is to be seen as bright as it is.
     """
 
     pixels: Float
     index: tuple[int, ...]
     original: tuple[tuple[int, int], ...]
     decoded: tuple[Pixels | None, ...]
+    exposure: Exposure | None = None
 
     def __post_init__(self) -> None:
         require(self.pixels.ndim == 4 and self.pixels.shape[1] == 3, f"pixels must be (B, 3, H, W), got {self.pixels.shape}")
         lengths = {len(self.pixels), len(self.index), len(self.original), len(self.decoded)}
         require(len(lengths) == 1, "pixels, index, original and decoded differ in length")
+
+    @property
+    def seen(self) -> Float:
+        """(B, 3, height, width) float32, what the network sees of `pixels`."""
+        return self.pixels if self.exposure is None else self.exposure.evened(self.pixels)
 
 
 @dataclass(frozen=True)
@@ -126,11 +134,11 @@ def batches(
         group = waiting.setdefault(prepared.pixels.shape, [])
         group.append((index, prepared))
         if len(group) == batch_size:
-            yield _batch(waiting.pop(prepared.pixels.shape))
+            yield _batch(waiting.pop(prepared.pixels.shape), values)
         elif sum(one.kept for group in waiting.values() for _, one in group) > MOST_KEPT:
-            yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))))
+            yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), values)
     for group in waiting.values():
-        yield _batch(group)
+        yield _batch(group, values)
 
 
 def _prepared(
@@ -175,11 +183,12 @@ def _prepared(
                 future.cancel()
 
 
-def _batch(group: list[tuple[int, Prepared]]) -> ImageBatch:
+def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
     pixels = np.stack([prepared.pixels.transpose(2, 0, 1) for _, prepared in group])
     return ImageBatch(
         pixels,
         tuple(index for index, _ in group),
         tuple(prepared.original for _, prepared in group),
         tuple(prepared.decoded for _, prepared in group),
+        values.exposure,
     )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from offnominal.errors import ImageError
 from offnominal.images.decode import depth_of
+from offnominal.images.exposure import Exposure
 from offnominal.types import Depth, Float
 
 #: Share of pixels ignored at either end, so that a hot or a dead pixel does not set the range.
@@ -21,12 +22,14 @@ class ValueRange:
     """`low` becomes 0 and `high` becomes 1; values beyond are extrapolated, never clipped.
 
     8-bit images use 0 to 255. For 16-bit (and float) images the range is the one that the normal images really fill, so a
-    12-bit camera or a thermal one with an offset gets its full contrast.
+    12-bit camera or a thermal one with an offset gets its full contrast. `exposure` is how brightly the normal images are lit,
+    None where every image is to be seen as bright as it is.
     """
 
     depth: Depth
     low: float
     high: float
+    exposure: Exposure | None = None
 
     def scale(self, pixels: npt.NDArray[Any], name: str) -> Float:
         """(H, W, 3) stored values -> (H, W, 3) float32, about 0 to 1.

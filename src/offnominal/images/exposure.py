@@ -1,0 +1,60 @@
+"""How brightly images are lit, and what of it the network does not see: as much as good images differ in it.
+
+Two good parts differ by lamp and shutter first. Left in, that makes up a good share of what is normal, and hides defects. What
+is taken out is bounded by what good images show, so that a part darker than any of them stays so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from offnominal.types import Float
+
+#: The darkest mean that is told from black, in shares of the range.
+BLACK = 1e-3
+#: How many standard deviations of good images are evened out, at most.
+EVENED = 2.0
+#: From the 10 % to the 90 % quantile of a normal distribution are so many standard deviations.
+_FROM_10_TO_90 = 2.563
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """Of the means over all pixels of the normal images.
+
+    Attributes:
+        level: their median, about 0 to 1.
+        spread: the standard deviation of their logarithm, from the quantiles at 10 and 90 %, which a few odd ones do not move.
+    """
+
+    level: float
+    spread: float
+
+    def evened(self, pixels: Float) -> Float:
+        """(B, 3, H, W), about 0 to 1 -> the same multiplied by a gain each, which brings its mean to `level` or nearer."""
+        excess = np.log(_means(pixels) / self.level)
+        gain = np.exp(-np.clip(excess, -EVENED * self.spread, EVENED * self.spread))
+        return np.asarray(pixels * gain[:, None, None, None].astype(np.float32))
+
+
+def exposure(batches: Iterable[Float]) -> Exposure | None:
+    """That of normal images, (B, 3, H, W) each batch; None where there is none."""
+    means = [_means(pixels) for pixels in batches]
+    if not means:
+        return None
+    low, middle, high = np.quantile(np.log(np.concatenate(means)), (0.1, 0.5, 0.9)).tolist()
+    return Exposure(float(np.exp(middle)), (high - low) / _FROM_10_TO_90)
+
+
+def brightness(pixels: Float) -> Float:
+    """(B, 3, H, W) -> (B, 3): the logarithm of the mean of every channel."""
+    return np.asarray(np.log(np.maximum(pixels.mean((2, 3), dtype=np.float64), BLACK)), dtype=np.float32)
+
+
+def _means(pixels: Float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """(B, 3, H, W) -> (B,), not below `BLACK`."""
+    means: np.ndarray[tuple[int], np.dtype[np.float64]] = np.maximum(pixels.mean((1, 2, 3), dtype=np.float64), BLACK)
+    return means
