@@ -34,7 +34,7 @@ FUSIONS = {
     "influence": (0.0, 1.0, 0.0, 0.0),
 }
 WITH_RESPONSE = FUSIONS | {"distance + response": (1.0, 0.0, 1.0, 0.0), "response": (0.0, 0.0, 1.0, 0.0)}
-FITS = (("keep", 2, WITH_RESPONSE), ("keep", 1, FUSIONS), ("keep", 3, FUSIONS), ("keep", 9, FUSIONS), ("squash", 2, FUSIONS))
+FITS = (("area", 2, WITH_RESPONSE), ("area", 1, FUSIONS), ("area", 3, FUSIONS), ("area", 9, FUSIONS), ("squash", 2, FUSIONS))
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
 
 

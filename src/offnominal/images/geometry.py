@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from math import sqrt
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 import cv2
@@ -35,11 +35,12 @@ class Geometry:
         """With `area`: as many pixels as an image of the median aspect of these (H, W) has with the short side of `size`.
 
         So images of one shape are resized as with `keep`. Where shapes differ, as parts cut out of larger pictures do, no image
-        is enlarged far beyond the others only because it is narrow, and all take the same time.
+        is enlarged far beyond the others only because it is narrow, and all take the same time. Of two that are as usual, the
+        squarer counts.
         """
         if self.resize != "area" or not originals:
             return self
-        aspect = median(max(original) / min(original) for original in originals)
+        aspect = median_low(max(original) / min(original) for original in originals)
         return replace(self, size=(min(self.size), round(min(self.size) * aspect)))
 
     def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
