@@ -141,6 +141,21 @@ def test_images_of_several_shapes_in_one_fit() -> None:
     assert fitted.inspect(texture(9, (150, 150))).anomaly_map.shape == (150, 150)
 
 
+def test_a_narrow_image_takes_as_many_patches_as_the_others(tmp_path: Path) -> None:
+    shapes = [(96, 120), (120, 96), (240, 300), (30, 384), (96, 120)]
+    fitted = Detector(image_size=192, bank=200).fit([texture(at, shape) for at, shape in enumerate(shapes)])
+    assert (fitted.model.geometry.resize, fitted.model.geometry.size) == ("area", (192, 240))
+    fitted.save(tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert loaded.model.geometry == fitted.model.geometry
+    usual = len(fitted.explain(texture(9, (96, 120))).distances)
+    for shape in ((192, 240), (30, 384), (500, 40)):
+        assert len(loaded.explain(texture(9, shape)).distances) == pytest.approx(usual, rel=0.35)
+        assert loaded.inspect(texture(9, shape)).anomaly_map.shape == shape
+    kept = Detector(image_size=192, bank=200, resize="keep").fit([texture(at, shape) for at, shape in enumerate(shapes)])
+    assert len(kept.explain(texture(9, (30, 384))).distances) > 5 * usual
+
+
 def test_provenance_points_at_the_patch(detector: Detector) -> None:
     """The patch of the bank is the patch of the image that it names."""
     bank = detector.model.bank
