@@ -10,7 +10,7 @@ import pytest
 from conftest import texture
 from offnominal import Detector, load
 from offnominal.detector.survey import LOOKED_AT, usual_exposure
-from offnominal.images import EIGHT_BIT, Exposure, Geometry, brightness, exposure
+from offnominal.images import EIGHT_BIT, Exposure, Geometry, brightness, exposure_of, levels
 from offnominal.images.exposure import BLACK
 
 
@@ -44,7 +44,7 @@ def test_evened_is_the_naive_twin(level: float, spread: float) -> None:
 
 def test_images_as_good_ones_are_lit_are_seen_alike_and_darker_ones_stay_darker() -> None:
     means = 0.4 * np.exp(np.random.default_rng(0).normal(0, 0.2, 500))
-    usual = exposure(lit(mean, seed)[None] for seed, mean in enumerate(means))
+    usual = exposure_of([levels(lit(mean, seed)[None]) for seed, mean in enumerate(means)])
     assert usual is not None
     assert usual.level == pytest.approx(0.4, rel=0.05)
     assert usual.spread == pytest.approx(0.2, rel=0.15)
@@ -54,8 +54,8 @@ def test_images_as_good_ones_are_lit_are_seen_alike_and_darker_ones_stay_darker(
 
 
 def test_a_few_odd_images_do_not_move_it() -> None:
-    plain = exposure([lit(0.3 + 0.001 * at)[None] for at in range(100)])
-    odd = exposure([lit(0.3 + 0.001 * at)[None] for at in range(100)] + [lit(0.0)[None]] * 5)
+    plain = exposure_of([levels(lit(0.3 + 0.001 * at)[None]) for at in range(100)])
+    odd = exposure_of([levels(lit(0.3 + 0.001 * at)[None]) for at in range(100)] + [levels(lit(0.0)[None])] * 5)
     assert plain is not None
     assert odd is not None
     assert odd.level == pytest.approx(plain.level, rel=0.01)
@@ -65,12 +65,12 @@ def test_a_few_odd_images_do_not_move_it() -> None:
 def test_equal_images_and_black_ones_are_left_as_they_are() -> None:
     for level in (0.0, 0.6):
         same = np.stack([lit(level)] * 3)
-        usual = exposure([same])
+        usual = exposure_of([levels(same)])
         assert usual is not None
         assert usual.spread == 0
         other = lit(0.3)[None]
         assert np.array_equal(usual.evened(other), other)
-    assert exposure([]) is None
+    assert exposure_of([]) is None
 
 
 def test_brightness_is_that_of_every_channel() -> None:
@@ -84,7 +84,7 @@ def test_brightness_is_that_of_every_channel() -> None:
 def test_it_is_learnt_from_images_evenly_spaced_and_those_that_can_be_read() -> None:
     values = [np.full((64, 64), 50 + at, np.uint8) for at in range(3 * LOOKED_AT)]
     found = usual_exposure(values, Geometry((64, 64), "squash"), EIGHT_BIT)
-    every = exposure([np.full((1, 3, 2, 2), value[0, 0] / 255, np.float32) for value in values[::3]])
+    every = exposure_of([np.array([value[0, 0] / 255]) for value in values[::3]])
     assert found is not None
     assert every is not None
     assert (found.level, found.spread) == pytest.approx((every.level, every.spread), rel=1e-5)

@@ -79,7 +79,7 @@ class Fitting:
         self._geometry = engine.geometry(self._originals.values())
         if settings.exposure == "even":
             kept = [sources[index] for index in self._originals]
-            self._values = replace(self._values, exposure=usual_exposure(kept, self._geometry, self._values))
+            self._values = replace(self._values, exposure=usual_exposure(kept, self._geometry, self._values, self._tell))
         self.plan = plan_of(self._originals.values(), self._geometry, settings, engine)
 
     def run(self, head: HeadVerdict = NO_HEAD) -> Model:

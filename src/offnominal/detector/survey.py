@@ -15,13 +15,14 @@ from offnominal.images import (
     ValueRange,
     batches,
     depth_of,
-    exposure,
+    exposure_of,
     image_range,
     join_ranges,
+    levels,
     pixels_of,
     read_header,
 )
-from offnominal.types import Depth
+from offnominal.types import Depth, Progress, silent
 
 #: Images that say how brightly all of them are lit.
 LOOKED_AT = 64
@@ -54,10 +55,16 @@ def survey(
     return (EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed)), kept
 
 
-def usual_exposure(sources: Sequence[Source], geometry: Geometry, values: ValueRange) -> Exposure | None:
-    """How brightly these images are lit: of so many evenly spaced ones, without those that cannot be read."""
+def usual_exposure(
+    sources: Sequence[Source], geometry: Geometry, values: ValueRange, progress: Progress = silent
+) -> Exposure | None:
+    """How brightly these images are lit: of `LOOKED_AT` evenly spaced ones, without those that cannot be read."""
     some = [sources[at] for at in sorted({at * len(sources) // LOOKED_AT for at in range(LOOKED_AT)})]
-    return exposure(batch.pixels for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None))
+    found = []
+    for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None):
+        found.append(levels(batch.pixels))
+        progress("brightness", len(found), len(some))
+    return exposure_of(found)
 
 
 def _range(

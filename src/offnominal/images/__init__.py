@@ -3,7 +3,7 @@
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, several
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
-from offnominal.images.exposure import Exposure, brightness, exposure
+from offnominal.images.exposure import Exposure, brightness, exposure_of, levels
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import profiles
@@ -36,12 +36,13 @@ __all__ = [
     "depth_of",
     "displayed",
     "enlarge",
-    "exposure",
+    "exposure_of",
     "from_array",
     "from_pillow",
     "image_range",
     "join_ranges",
     "labelled_images",
+    "levels",
     "normal_images",
     "pixels_of",
     "place_at",

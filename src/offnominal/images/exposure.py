@@ -6,10 +6,11 @@ is taken out is bounded by what good images show, so that a part darker than any
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from offnominal.types import Float
 
@@ -19,6 +20,14 @@ BLACK = 1e-3
 EVENED = 2.0
 #: From the 10 % to the 90 % quantile of a normal distribution are so many standard deviations.
 _FROM_10_TO_90 = 2.563
+
+Means = npt.NDArray[np.float64]
+
+
+def levels(pixels: Float) -> Means:
+    """(B, 3, H, W), about 0 to 1 -> (B,): the mean of every image, not below `BLACK`."""
+    means: Means = np.maximum(pixels.mean((1, 2, 3), dtype=np.float64), BLACK)
+    return means
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,13 @@ class Exposure:
 
     def evened(self, pixels: Float) -> Float:
         """(B, 3, H, W), about 0 to 1 -> the same multiplied by a gain each, which brings its mean to `level` or nearer."""
-        excess = np.log(_means(pixels) / self.level)
+        excess = np.log(levels(pixels) / self.level)
         gain = np.exp(-np.clip(excess, -EVENED * self.spread, EVENED * self.spread))
         return np.asarray(pixels * gain[:, None, None, None].astype(np.float32))
 
 
-def exposure(batches: Iterable[Float]) -> Exposure | None:
-    """That of normal images, (B, 3, H, W) each batch; None where there is none."""
-    means = [_means(pixels) for pixels in batches]
+def exposure_of(means: Sequence[Means]) -> Exposure | None:
+    """That of normal images from their `levels`, (B,) of each batch; None where there is none."""
     if not means:
         return None
     low, middle, high = np.quantile(np.log(np.concatenate(means)), (0.1, 0.5, 0.9)).tolist()
@@ -52,9 +60,3 @@ def exposure(batches: Iterable[Float]) -> Exposure | None:
 def brightness(pixels: Float) -> Float:
     """(B, 3, H, W) -> (B, 3): the logarithm of the mean of every channel."""
     return np.asarray(np.log(np.maximum(pixels.mean((2, 3), dtype=np.float64), BLACK)), dtype=np.float32)
-
-
-def _means(pixels: Float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """(B, 3, H, W) -> (B,), not below `BLACK`."""
-    means: np.ndarray[tuple[int], np.dtype[np.float64]] = np.maximum(pixels.mean((1, 2, 3), dtype=np.float64), BLACK)
-    return means
