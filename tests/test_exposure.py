@@ -48,6 +48,7 @@ def test_images_as_good_ones_are_lit_are_seen_alike_and_darker_ones_stay_darker(
     assert usual is not None
     assert usual.level == pytest.approx(0.4, rel=0.05)
     assert usual.spread == pytest.approx(0.2, rel=0.15)
+    assert usual.most == pytest.approx(math.exp(2 * usual.spread))
     within, dark = usual.evened(np.stack([lit(0.5), lit(0.1)])).mean((1, 2, 3))
     assert within == pytest.approx(usual.level, rel=1e-5)
     assert dark < 0.4 * usual.level

@@ -24,7 +24,7 @@ from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.detector.report_files import ReportWriter, as_text, make_folder, write_picture
 from offnominal.detector.run_plots import evaluation_charts, write_charts
-from offnominal.images import Item, displayed, pixels_of
+from offnominal.images import Exposure, Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
 from offnominal.reports import overlay
 from offnominal.reports.plots import Chart
@@ -272,13 +272,17 @@ def _readable_facts(model: Model) -> dict[str, str]:
         "Backbone": f"{model.backbone.name} ({', '.join(model.backbone.layers)})",
         "Memory bank": f"{len(bank.patches)} patches of {bank.patches.shape[1]} features",
         "Input": f"{model.geometry.resize} {model.geometry.size[0]} x {model.geometry.size[1]}, {model.values.depth}, "
-        f"values {model.values.low:g} to {model.values.high:g}",
+        f"values {model.values.low:g} to {model.values.high:g}, {_brightness(model.values.exposure)}",
         "False-alarm rate": f"{calibration.rate:.2%} (asked: {calibration.asked:.2%}), "
         f"from {calibration.count} good images held out ({calibration.method})",
         "Promise": promise(calibration),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
+
+
+def _brightness(exposure: Exposure | None) -> str:
+    return "as bright as it is" if exposure is None else f"brightness evened out by up to {exposure.most - 1:.0%}"
 
 
 def _row(found: Inspection) -> dict[str, Any]:

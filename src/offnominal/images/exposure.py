@@ -42,11 +42,15 @@ class Exposure:
     level: float
     spread: float
 
+    @property
+    def most(self) -> float:
+        """The largest gain; the smallest is its inverse."""
+        return float(np.exp(EVENED * self.spread))
+
     def evened(self, pixels: Float) -> Float:
         """(B, 3, H, W), about 0 to 1 -> the same multiplied by a gain each, which brings its mean to `level` or nearer."""
-        excess = np.log(levels(pixels) / self.level)
-        gain = np.exp(-np.clip(excess, -EVENED * self.spread, EVENED * self.spread))
-        return np.asarray(pixels * gain[:, None, None, None].astype(np.float32))
+        gain = np.clip(self.level / levels(pixels), 1 / self.most, self.most).astype(np.float32)
+        return np.asarray(pixels * gain[:, None, None, None])
 
 
 def exposure_of(means: Sequence[Means]) -> Exposure | None:
