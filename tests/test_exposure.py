@@ -74,6 +74,12 @@ def test_equal_images_and_black_ones_are_left_as_they_are() -> None:
     assert exposure_of([]) is None
 
 
+@pytest.mark.parametrize(("level", "spread"), [(0.0, 0.1), (math.nan, 0.1), (0.4, -0.1), (0.4, math.nan), (0.4, math.inf)])
+def test_what_no_image_can_have_is_refused(level: float, spread: float) -> None:
+    with pytest.raises(ValueError, match="of an exposure"):
+        Exposure(level, spread)
+
+
 def test_brightness_is_that_of_every_channel() -> None:
     image = lit(0.5)
     image[2] = 0

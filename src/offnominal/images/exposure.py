@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from offnominal.types import Float
+from offnominal.types import Float, require
 
 #: The darkest mean that is told from black, in shares of the range.
 BLACK = 1e-3
@@ -41,6 +41,9 @@ class Exposure:
 
     level: float
     spread: float
+
+    def __post_init__(self) -> None:
+        require(self.level > 0 and 0 <= self.spread < 100, f"level {self.level} and spread {self.spread} of an exposure")
 
     @property
     def most(self) -> float:
