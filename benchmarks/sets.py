@@ -69,7 +69,8 @@ def cell_sets(most: int, lists: Path) -> list[ImageSet]:
 
 def write_textile(manifest: Path) -> None:
     """A manifest of the simulated textile of Megahed et al. 2025 (arXiv 2501.12596): 400 nominal images to fit on, the other
-    600 and 500 defects of each kind, `local` and `global`, to test. No default was chosen on it; the preset `accurate` was.
+    600 and 500 defects of each kind, `local` and `global`, to test. Most defaults were chosen before it was met; `accurate`,
+    `resize` and `exposure` were not.
     250 x 250 pixels, grey, without masks, MIT licence.
 
     Raises:

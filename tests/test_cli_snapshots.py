@@ -115,4 +115,4 @@ def masked(text: str) -> str:
     """Without what depends on the machine and the libraries: hashes, versions, and measured numbers."""
     text = re.sub(r"\b[0-9a-f]{64}\b", "<sha256>", text)
     text = re.sub(r"^versions: .*$", lambda line: re.sub(r" \S+(?=,|$)", " <version>", line[0]), text, flags=re.MULTILINE)
-    return re.sub(r"\b(radius|threshold) -?[\d.e+-]+", r"\1 <number>", text)
+    return re.sub(r"(\bradius|\bthreshold|'level':|'spread':) -?[\d.e+-]+", r"\1 <number>", text)

@@ -6,11 +6,22 @@ import math
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from conftest import texture
 from offnominal import Detector, load
+from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.survey import LOOKED_AT, usual_exposure
-from offnominal.images import EIGHT_BIT, Exposure, Geometry, brightness, exposure_of, levels
+from offnominal.images import (
+    DISTURBANCES,
+    EIGHT_BIT,
+    Exposure,
+    Geometry,
+    ImageBatch,
+    brightness,
+    exposure_of,
+    levels,
+)
 from offnominal.images.exposure import BLACK
 
 
@@ -123,3 +134,22 @@ def test_the_model_file_keeps_it(tmp_path) -> None:  # type: ignore[no-untyped-d
         detector = Detector(image_size=64, bank=50, exposure=how).fit([texture(seed) for seed in range(4)])
         detector.save(tmp_path / "m")
         assert load(tmp_path / "m").model.values == detector.model.values
+
+
+def test_disturbed_images_are_evened_out_like_those_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the watch learns of a brighter lamp is what it will see of one: the maps hardly move, the brightness does."""
+    seen: list[Exposure | None] = []
+    maps = FeatureEngine.maps
+
+    def watched(engine: FeatureEngine, batch: ImageBatch) -> list[Tensor]:
+        seen.append(batch.exposure)
+        return maps(engine, batch)
+
+    monkeypatch.setattr(FeatureEngine, "maps", watched)
+    model = Detector(image_size=64, bank=50).fit([texture(seed) for seed in range(20)]).model
+    assert model.appearance is not None
+    assert len(seen) > 20 // 4 + len(DISTURBANCES)
+    assert set(seen) - {model.values.exposure} == set()
+    directions = np.abs(model.appearance.directions)
+    light = model.appearance.names.index("brightness")
+    assert directions[light, -3:].max() > np.median(directions[light])

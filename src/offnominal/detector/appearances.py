@@ -52,12 +52,12 @@ class AppearanceLearner:
         if chosen:
             pixels = batch.pixels[chosen]
             self._waiting.append(
-                ImageBatch(
-                    pixels,
-                    tuple(batch.index[place] for place in chosen),
-                    tuple(batch.original[place] for place in chosen),
-                    (None,) * len(chosen),
-                    batch.exposure,
+                replace(
+                    batch,
+                    pixels=pixels,
+                    index=tuple(batch.index[place] for place in chosen),
+                    original=tuple(batch.original[place] for place in chosen),
+                    decoded=(None,) * len(chosen),
                 )
             )
             self._waits += len(chosen)

@@ -1,7 +1,7 @@
 """How brightly images are lit, and what of it the network does not see: as much as good images differ in it.
 
 Two good parts differ by lamp and shutter first. Left in, that makes up a good share of what is normal, and hides defects. What
-is taken out is bounded by what good images show, so that a part darker than any of them stays so.
+is taken out is bounded by what good images show, so that a part that lies far beyond them stays darker, or brighter.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from math import sqrt
+from math import prod, sqrt
 from statistics import median_low
 from typing import Any
 
@@ -35,7 +35,7 @@ class Geometry:
         """With `area`: as many pixels as an image of the median aspect of these (H, W) has with the short side of `size`.
 
         So images of one shape are resized as with `keep`. Where shapes differ, as parts cut out of larger pictures do, no image
-        is enlarged far beyond the others only because it is narrow, and all take the same time. Of two that are as usual, the
+        is enlarged far beyond the others only because it is narrow, and all take about the same time. Of two medians the
         squarer counts.
         """
         if self.resize != "area" or not originals:
@@ -46,13 +46,9 @@ class Geometry:
     def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the original -> (height, width) that the network sees."""
         if self.resize == "squash":
-            height, width = float(self.size[0]), float(self.size[1])
-        else:
-            if self.resize == "area":
-                scale = sqrt(self.size[0] * self.size[1] / (original[0] * original[1]))
-            else:
-                scale = min(self.size) / min(original)
-            height, width = (min(self.longest, side * scale) for side in original)
+            return self._rounded(self.size[0]), self._rounded(self.size[1])
+        scale = sqrt(prod(self.size) / prod(original)) if self.resize == "area" else min(self.size) / min(original)
+        height, width = (min(self.longest, side * scale) for side in original)
         return self._rounded(height), self._rounded(width)
 
     def _rounded(self, side: float) -> int:
