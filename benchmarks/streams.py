@@ -13,7 +13,7 @@ from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.detector.appearances import DISTURBED, whole_images
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.survey import usual_exposure
+from offnominal.detector.survey import LOOKED_AT, usual_exposure
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of
 from tables import table
 
@@ -45,7 +45,8 @@ class Streams:
         pictures = [pixels_of(source) for source in good]
         rng = np.random.default_rng(5)
         self.train = train
-        self.learners = np.sort(rng.permutation(len(good))[: 2 * DISTURBED])
+        # Whoever taught what all are seen by is neither reference nor stream.
+        self.learners = np.sort(rng.permutation(len(good))[: min(LOOKED_AT, train // 2)])
         geometry = engine.geometry([picture.shape[:2] for picture in pictures])
         exposure = usual_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)
         self.prepared = geometry, replace(EIGHT_BIT, exposure=exposure)
@@ -75,12 +76,11 @@ class Streams:
         for teaching in range(teachings):
             rng = np.random.default_rng([6, teaching])
             teachers = self.train // 2
-            chosen = rng.permutation(len(self.learners))[: min(DISTURBED, teachers)]
-            shown_before = self.learners[chosen]
-            others = rng.permutation(np.setdiff1d(np.arange(len(clean)), shown_before))
-            taught = np.concatenate([shown_before, others[: teachers - len(chosen)]])
-            rest = others[teachers - len(chosen) :]
-            moved = {name: (clean[shown_before], after[chosen]) for name, after in self.moved.items()}
+            chosen = rng.permutation(len(self.learners))[:DISTURBED]
+            others = rng.permutation(np.setdiff1d(np.arange(len(clean)), self.learners))
+            taught = np.concatenate([self.learners, others[: teachers - len(self.learners)]])
+            rest = others[teachers - len(self.learners) :]
+            moved = {name: (clean[self.learners[chosen]], after[chosen]) for name, after in self.moved.items()}
             appearance = learn_appearance(clean[taught], moved, clean[rest[: self.train - teachers]])
             for draw in range(count // teachings):
                 order = np.random.default_rng([7, teaching, draw]).permutation(rest)

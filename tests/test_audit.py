@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from offnominal.detector.audit import supporters, supporters_needed
 from offnominal.detector.audit_outputs import write_audit
 from offnominal.detector.calibration import split
 from offnominal.errors import InputError, SettingsError
-from offnominal.memory import Coreset
+from offnominal.memory import Coreset, HeldOutBanks
 
 SMALL = {"image_size": 96, "bank": 300, "false_alarm_rate": 0.1}
 
@@ -125,6 +126,21 @@ def test_alike_defects_do_not_cover_each_other(tmp_path: Path) -> None:
     assert scores == sorted(scores, reverse=True)
     assert [row["suspect"] for row in table] == ["1"] * 3 + ["0"] * 57
     assert len(list((tmp_path / "suspects").glob("*.jpg"))) == 3
+
+
+def test_what_others_support_is_not_missed_where_an_image_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another image's patch stands in, as in a fit; else an image would look odd for what the bank had from it alone."""
+    made: list[HeldOutBanks] = []
+
+    class Watched(HeldOutBanks):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            made.append(self)
+
+    monkeypatch.setattr("offnominal.detector.audit.HeldOutBanks", Watched)
+    Detector(**SMALL).audit([texture(seed) for seed in range(12)])
+    (banks,) = made
+    assert any(len(banks.stand_in_rows(image)) for image in range(12))
 
 
 def test_fit_leaves_suspects_out_and_says_so(tmp_path: Path) -> None:

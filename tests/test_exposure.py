@@ -10,6 +10,8 @@ from torch import Tensor
 
 from conftest import texture
 from offnominal import Detector, load
+from offnominal.decisions import halves
+from offnominal.detector.appearances import teachers
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.survey import LOOKED_AT, usual_exposure
 from offnominal.images import (
@@ -109,6 +111,20 @@ def test_it_is_learnt_from_images_evenly_spaced_and_those_that_can_be_read() -> 
     some = usual_exposure(["missing.png", *values[:2]], Geometry((64, 64), "squash"), EIGHT_BIT)
     assert some == usual_exposure(values[:2], Geometry((64, 64), "squash"), EIGHT_BIT)
     assert usual_exposure(["missing.png"], Geometry((64, 64), "squash"), EIGHT_BIT) is None
+
+
+def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
+    """A new good image is like those of the reference only if neither taught what both are seen by."""
+    pictures = [texture(seed) for seed in range(20)]
+    _, reference = halves(len(pictures), 0)
+    darker = [(picture * 0.5).astype(np.uint8) if at in reference else picture for at, picture in enumerate(pictures)]
+    found = [Detector(image_size=64, bank=50).fit(some).model.values.exposure for some in (pictures, darker)]
+    assert found[0] == found[1]
+
+
+def test_all_images_teach_where_half_would_leave_no_reference() -> None:
+    assert teachers(7, 0).tolist() == list(range(7))
+    assert teachers(8, 0).tolist() == halves(8, 0)[0].tolist()
 
 
 def test_a_lamp_does_not_show_in_the_score_where_good_images_differ_by_it() -> None:

@@ -14,7 +14,7 @@ from offnominal.decisions.appearance import FEWEST
 from offnominal.detector.threads import side_by_side, threads_for
 from offnominal.images import DISTURBANCES, ImageBatch, brightness, profiles
 from offnominal.images.profile import PLACES
-from offnominal.types import Float
+from offnominal.types import Float, Index
 
 #: Teachers that are disturbed, and bytes of their pixels that may wait: how a disturbance moves them is alike for all.
 DISTURBED, MOST_WAITING = 32, 200_000_000
@@ -30,6 +30,12 @@ def whole_images(batch: ImageBatch, maps: Sequence[Tensor]) -> Float:
     return np.concatenate([means, profiles(batch.pixels), brightness(batch.pixels)], axis=1)
 
 
+def teachers(images: int, seed: int) -> Index:
+    """Numbers of the images that say how good ones look as a whole: a random half, or all where that leaves no reference."""
+    half, reference = halves(images, seed)
+    return half if min(len(half), len(reference)) >= FEWEST else np.arange(images)
+
+
 class AppearanceLearner:
     """Collects while features are extracted: `add` a batch, then `build`.
 
@@ -38,8 +44,7 @@ class AppearanceLearner:
 
     def __init__(self, images: int, seed: int, maps_of: Callable[[ImageBatch], list[Tensor]], device: torch.device) -> None:
         self._maps_of, self._device = maps_of, device
-        teachers, _ = halves(images, seed)
-        self._teachers = frozenset(teachers.tolist())
+        self._teachers = frozenset(teachers(images, seed).tolist())
         self._found: dict[int, Float] = {}
         self._waiting: list[ImageBatch] = []
         self._waits = self._bytes = 0
@@ -65,16 +70,16 @@ class AppearanceLearner:
 
     def build(self) -> Appearance | None:
         """None where there are too few images to learn from or to hold a stream against."""
-        teachers = np.array([mean for index, mean in self._found.items() if index in self._teachers], dtype=np.float32)
+        taught = np.array([mean for index, mean in self._found.items() if index in self._teachers], dtype=np.float32)
         reference = np.array([mean for index, mean in self._found.items() if index not in self._teachers], dtype=np.float32)
-        if min(len(teachers), len(reference)) < FEWEST:
+        if min(len(taught), len(reference)) < FEWEST:
             return None
         before = np.array([self._found[index] for batch in self._waiting for index in batch.index])
         passes = len(before) * len(DISTURBANCES)
         each = side_by_side(self._disturbed, self._waiting, threads_for(passes, self._device), lambda batch: 0)  # a few numbers
         after = np.concatenate(list(each), axis=1)
         return learn_appearance(
-            teachers, {name: (before, moved) for name, moved in zip(DISTURBANCES, after, strict=True)}, reference
+            taught, {name: (before, moved) for name, moved in zip(DISTURBANCES, after, strict=True)}, reference
         )
 
     def _disturbed(self, batch: ImageBatch) -> Float:

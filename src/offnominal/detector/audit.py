@@ -88,8 +88,8 @@ def audit(
     needed = supporters_needed(images)
     supported = supporters(patches, starts, coreset) >= needed
     centres = coreset.indices[supported] if supported.any() else coreset.indices
-    # Nothing stands in for what is left out: only what many support may count.
-    banks = HeldOutBanks(patches, starts, centres, math.nan, device, [engine.upsampling(network) for network in networks])
+    upsamplings = [engine.upsampling(network) for network in networks]
+    banks = HeldOutBanks(patches, starts, centres, coreset.radius, device, upsamplings)
     usual = usual_distance(banks, images, settings, device)
     values = held_out_signals(banks, images, settings, usual, device, tick)
     signals = [grid_of(one, engine.grids(network)) for one, network in zip(values, networks, strict=True)]
