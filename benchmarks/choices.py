@@ -17,7 +17,7 @@ from typing import Any
 
 from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine, SignalEngine
-from offnominal.images import Item, batches, labelled_images, read_mask, to_original
+from offnominal.images import Item, batches, labelled_images, raise_unreadable, read_mask, to_original
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float
@@ -43,11 +43,7 @@ def signals(detector: Detector, items: list[Item]) -> Iterator[tuple[Item, Float
     model = detector.model
     engine = FeatureEngine(model.settings)
     look = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
-
-    def fail(index: int, error: Exception) -> None:
-        raise error
-
-    for batch in batches([i.path for i in items], model.geometry, model.values, batch_size=16, failed=fail):
+    for batch in batches([i.path for i in items], model.geometry, model.values, batch_size=16, failed=raise_unreadable):
         network = batch.pixels.shape[2], batch.pixels.shape[3]
         standardised = engine.standardise(engine.patches(batch), model.standard, network)
         for index, original, patches in zip(batch.index, batch.original, standardised, strict=True):

@@ -15,7 +15,7 @@ from offnominal.detector.appearances import teachers
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.survey import usual_exposure
 from offnominal.features import channel_standard
-from offnominal.images import EIGHT_BIT, batches, normal_images, read_header
+from offnominal.images import EIGHT_BIT, batches, normal_images, raise_unreadable, read_header
 
 CLUSTERS = 256
 SIDE, CELL = 32, 4
@@ -51,15 +51,11 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
     """Standardised patches of the good training images of an MVTec root, as `fit` has them; every so many-th beyond `most`."""
     chosen = settings_from(**dict(pair.split("=", 1) for pair in settings))
     engine = FeatureEngine(chosen)
-
-    def failed(index: int, error: Exception) -> None:
-        raise error
-
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
     exposure = usual_exposure([paths[at] for at in teachers(len(paths), chosen.seed)], geometry, EIGHT_BIT)
     values = replace(EIGHT_BIT, exposure=exposure)
-    found = batches(paths, geometry, values, batch_size=chosen.batch_size, failed=failed)
+    found = batches(paths, geometry, values, batch_size=chosen.batch_size, failed=raise_unreadable)
     patches = torch.cat([image for batch in found for image in engine.patches(batch).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)

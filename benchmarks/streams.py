@@ -14,7 +14,7 @@ from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.detector.appearances import DISTURBED, whole_images
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.survey import LOOKED_AT, usual_exposure
-from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of
+from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
 from tables import table
 
 STREAMS, ORDERS, TEACHINGS, FALSE_WARNINGS = 1000, 100, 20, 0.01
@@ -60,11 +60,7 @@ class Streams:
         self, pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None
     ) -> np.ndarray[Any, Any]:
         found: dict[int, Any] = {}
-
-        def fail(index: int, error: Exception) -> None:
-            raise error
-
-        for batch in batches(pictures, *self.prepared, batch_size=16, failed=fail):
+        for batch in batches(pictures, *self.prepared, batch_size=16, failed=raise_unreadable):
             if change is not None:
                 batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
             found.update(zip(batch.index, whole_images(batch, engine.maps(batch)), strict=True))

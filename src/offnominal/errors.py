@@ -16,8 +16,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-DONE = 0
-UNEXPECTED = 1
 WRONG_INPUT = 2
 OFF_NOMINAL = 3
 SOME_UNREADABLE = 4

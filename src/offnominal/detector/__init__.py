@@ -25,7 +25,16 @@ from offnominal.detector.plan import Estimate, Plan
 from offnominal.detector.trial import judged_head
 from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError, nearest
-from offnominal.images import Item, Source, count_unlabelled, labelled_images, normal_images, read_mask, several
+from offnominal.images import (
+    Item,
+    Source,
+    count_unlabelled,
+    labelled_images,
+    normal_images,
+    raise_unreadable,
+    read_mask,
+    several,
+)
 from offnominal.images.decode import Pixels
 from offnominal.images.sources import MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
@@ -201,11 +210,7 @@ class Detector:
         Raises:
             ImageError: it cannot be read, or its depth is not that of the training images.
         """
-
-        def fail(index: int, error: ImageError) -> None:
-            raise error
-
-        ((_, inspection),) = self.inspect_many([source], failed=fail, evidence=evidence, maps=maps)
+        ((_, inspection),) = self.inspect_many([source], failed=raise_unreadable, evidence=evidence, maps=maps)
         return inspection
 
     def inspect_many(
@@ -276,11 +281,7 @@ class Detector:
 
     def score_samples(self, sources: Iterable[Source]) -> Float:
         """(n,) scores, higher = more anomalous (the opposite sign of scikit-learn's outlier detectors)."""
-
-        def fail(index: int, error: ImageError) -> None:
-            raise error
-
-        scores = {index: found.score for index, found in self.inspect_many(sources, failed=fail)}
+        scores = {index: found.score for index, found in self.inspect_many(sources, failed=raise_unreadable)}
         return np.array([scores[index] for index in range(len(scores))], dtype=np.float32)
 
     def decision_function(self, sources: Iterable[Source]) -> Float:

@@ -45,7 +45,6 @@ class Audit:
         p_values: (n,) see `decisions.outlier_p_values`.
         maps: working maps, one an image.
         supporters: how many other images had to support a patch of the bank.
-        trimmed: share of the bank that they did not support.
         values: how stored pixel values are read, for drawing.
         skipped: images that could not be read, with the reason.
     """
@@ -56,7 +55,6 @@ class Audit:
     p_values: npt.NDArray[np.float64]
     maps: tuple[Float, ...]
     supporters: int
-    trimmed: float
     values: ValueRange = EIGHT_BIT
     skipped: tuple[tuple[str, str], ...] = ()
 
@@ -102,7 +100,6 @@ def audit(
         outlier_p_values(scores),
         tuple(maps),
         needed,
-        1 - float(supported.mean()),
     )
 
 

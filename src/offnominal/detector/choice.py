@@ -18,8 +18,8 @@ from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.model import PresetChoice, PresetTried
 from offnominal.detector.trial import Trial, Verdict, sure_gain
-from offnominal.errors import ImageError, InputError
-from offnominal.images import Source
+from offnominal.errors import InputError
+from offnominal.images import Source, raise_unreadable
 from offnominal.types import Progress, silent
 
 BASE = "balanced"
@@ -85,13 +85,9 @@ def _decided(
 
 def _milliseconds(inspector: Inspector, images: Sequence[Source]) -> float:
     """Median over the images, one at a time, from decoded pixels to map and verdict; the first is start-up."""
-
-    def fail(index: int, error: ImageError) -> None:
-        raise error
-
     times = []
     for pixels in images:
         started = perf_counter()
-        list(inspector.inspect([pixels], fail))
+        list(inspector.inspect([pixels], raise_unreadable))
         times.append(1000 * (perf_counter() - started))
     return float(median(np.array(times[1:])))

@@ -17,7 +17,7 @@ from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
 from offnominal.detector.threads import threads_for, work_through
 from offnominal.errors import ImageError
-from offnominal.images import ImageBatch, Source, thumbnail, to_original
+from offnominal.images import ImageBatch, Source, raise_unreadable, thumbnail, to_original
 from offnominal.images.decode import Pixels
 from offnominal.scoring import grid_of, image_score, on_grids, working_map
 from offnominal.types import Float, Inspection
@@ -118,11 +118,9 @@ class Inspector:
         Raises:
             ImageError: it cannot be read.
         """
-
-        def fail(index: int, error: ImageError) -> None:
-            raise error
-
-        (found,) = self._work_through([source], lambda batch: [self._explained(batch)], self.engine.size_of_patches, fail)
+        (found,) = self._work_through(
+            [source], lambda batch: [self._explained(batch)], self.engine.size_of_patches, raise_unreadable
+        )
         return found
 
     def _explained(self, batch: ImageBatch) -> Explanation:

@@ -209,7 +209,7 @@ def unlike_as_a_whole(found: Sequence[tuple[str, bool | None, float | None]], ra
     are = "image is" if len(names) == 1 else "images are"
     return [
         f"note: {len(names)} {are} unlike the good ones as a whole, though no place is off "
-        f"(whole_p_value at most {rate:.2%}, to which at most that share of good ones comes): {listed}"
+        f"(whole_p_value at most {rate:.2%}, to which on average at most that share of good ones comes): {listed}"
     ]
 
 

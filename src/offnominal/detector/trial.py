@@ -14,7 +14,7 @@ from offnominal.detector.fit import Fitting
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.model import NO_HEAD, HeadVerdict
 from offnominal.errors import ImageError, InputError
-from offnominal.images import PSEUDO_ANOMALIES, Source, depth_of, pixels_of, pseudo_anomaly, resize
+from offnominal.images import PSEUDO_ANOMALIES, Source, depth_of, pixels_of, pseudo_anomaly, raise_unreadable, resize
 from offnominal.images.decode import Pixels
 from offnominal.metrics import auroc, average_precision, rank
 from offnominal.types import Float, Mask, Progress, silent
@@ -105,12 +105,8 @@ class Trial:
 
     def _found(self, inspector: Inspector, images: Sequence[tuple[Pixels, Mask]]) -> list[tuple[float, float]]:
         """Score and pixel average precision of every image; 0 where nothing is masked."""
-
-        def fail(index: int, error: ImageError) -> None:
-            raise error
-
         found = {}
-        for at, inspection, _ in inspector.inspect([pixels for pixels, _ in images], fail):
+        for at, inspection, _ in inspector.inspect([pixels for pixels, _ in images], raise_unreadable):
             mask = images[at][1]
             precision = (
                 average_precision(rank(inspection.anomaly_map[mask], inspection.anomaly_map[~mask])) if mask.any() else 0.0

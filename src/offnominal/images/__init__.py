@@ -1,6 +1,6 @@
 """Images: folder, manifest, array -> `ImageBatch` in network pixels, and the way back to original pixels."""
 
-from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, several
+from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, raise_unreadable, several
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, brightness, exposure_of, levels
@@ -49,6 +49,7 @@ __all__ = [
     "prepare",
     "profiles",
     "pseudo_anomaly",
+    "raise_unreadable",
     "read_header",
     "read_mask",
     "resize",

@@ -113,6 +113,11 @@ def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: boo
     return Prepared(values.scale(small, name), original, pixels if keep else None)
 
 
+def raise_unreadable(index: int, error: ImageError) -> None:
+    """`failed` of where an image that cannot be read ends the work. Raises `error`."""
+    raise error
+
+
 def batches(
     sources: Iterable[Source],
     geometry: Geometry,
