@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.config import settings_from
-from offnominal.detector.appearances import teachers
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.survey import usual_exposure
 from offnominal.features import channel_standard
@@ -53,8 +52,7 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
     engine = FeatureEngine(chosen)
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    exposure = usual_exposure([paths[at] for at in teachers(len(paths), chosen.seed)], geometry, EIGHT_BIT)
-    values = replace(EIGHT_BIT, exposure=exposure)
+    values = replace(EIGHT_BIT, exposure=usual_exposure(paths, geometry, EIGHT_BIT, chosen.seed))
     found = batches(paths, geometry, values, batch_size=chosen.batch_size, failed=raise_unreadable)
     patches = torch.cat([image for batch in found for image in engine.patches(batch).cpu()])
     patches = channel_standard(patches)(patches)

@@ -11,7 +11,6 @@ from torch import Tensor
 from conftest import texture
 from offnominal import Detector, load
 from offnominal.decisions import halves
-from offnominal.detector.appearances import teachers
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.survey import LOOKED_AT, usual_exposure
 from offnominal.images import (
@@ -102,9 +101,10 @@ def test_brightness_is_that_of_every_channel() -> None:
 
 
 def test_it_is_learnt_from_images_evenly_spaced_and_those_that_can_be_read() -> None:
-    values = [np.full((64, 64), 50 + at, np.uint8) for at in range(3 * LOOKED_AT)]
+    values = [np.full((64, 64), 50 + at // 2, np.uint8) for at in range(6 * LOOKED_AT)]
     found = usual_exposure(values, Geometry((64, 64), "squash"), EIGHT_BIT)
-    every = exposure_of([np.array([value[0, 0] / 255]) for value in values[::3]])
+    teachers, _ = halves(len(values), 0)
+    every = exposure_of([np.array([values[at][0, 0] / 255]) for at in teachers[::3]])
     assert found is not None
     assert every is not None
     assert (found.level, found.spread) == pytest.approx((every.level, every.spread), rel=1e-5)
@@ -115,16 +115,18 @@ def test_it_is_learnt_from_images_evenly_spaced_and_those_that_can_be_read() -> 
 
 def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
     """A new good image is like those of the reference only if neither taught what both are seen by."""
-    pictures = [texture(seed) for seed in range(20)]
-    _, reference = halves(len(pictures), 0)
-    darker = [(picture * 0.5).astype(np.uint8) if at in reference else picture for at, picture in enumerate(pictures)]
-    found = [Detector(image_size=64, bank=50).fit(some).model.values.exposure for some in (pictures, darker)]
-    assert found[0] == found[1]
-
-
-def test_all_images_teach_where_half_would_leave_no_reference() -> None:
-    assert teachers(7, 0).tolist() == list(range(7))
-    assert teachers(8, 0).tolist() == halves(8, 0)[0].tolist()
+    shape = Geometry((32, 32), "squash")
+    pictures = [np.full((32, 32), 50 + at, np.uint8) for at in range(2 * LOOKED_AT)]
+    teachers, reference = halves(len(pictures), 3)
+    half = exposure_of([np.array([pictures[at][0, 0] / 255]) for at in teachers])
+    found = usual_exposure(pictures, shape, EIGHT_BIT, 3)
+    assert found is not None
+    assert half is not None
+    assert (found.level, found.spread) == pytest.approx((half.level, half.spread), rel=1e-5)
+    darker = [np.zeros_like(picture) if at in reference else picture for at, picture in enumerate(pictures)]
+    assert usual_exposure(darker, shape, EIGHT_BIT, 3) == found
+    few, fewer = pictures[: 2 * LOOKED_AT - 2], darker[: 2 * LOOKED_AT - 2]  # too few for a half to say it: all count
+    assert usual_exposure(few, shape, EIGHT_BIT, 3) != usual_exposure(fewer, shape, EIGHT_BIT, 3)
 
 
 def test_a_lamp_does_not_show_in_the_score_where_good_images_differ_by_it() -> None:

@@ -14,7 +14,7 @@ from offnominal.decisions.appearance import FEWEST
 from offnominal.detector.threads import side_by_side, threads_for
 from offnominal.images import DISTURBANCES, ImageBatch, brightness, profiles
 from offnominal.images.profile import PLACES
-from offnominal.types import Float, Index
+from offnominal.types import Float
 
 #: Teachers that are disturbed, and bytes of their pixels that may wait: how a disturbance moves them is alike for all.
 DISTURBED, MOST_WAITING = 32, 200_000_000
@@ -30,12 +30,6 @@ def whole_images(batch: ImageBatch, maps: Sequence[Tensor]) -> Float:
     return np.concatenate([means, profiles(batch.pixels), brightness(batch.pixels)], axis=1)
 
 
-def teachers(images: int, seed: int) -> Index:
-    """Numbers of the images that say how good ones look as a whole: a random half, or all where that leaves no reference."""
-    half, reference = halves(images, seed)
-    return half if min(len(half), len(reference)) >= FEWEST else np.arange(images)
-
-
 class AppearanceLearner:
     """Collects while features are extracted: `add` a batch, then `build`.
 
@@ -44,7 +38,8 @@ class AppearanceLearner:
 
     def __init__(self, images: int, seed: int, maps_of: Callable[[ImageBatch], list[Tensor]], device: torch.device) -> None:
         self._maps_of, self._device = maps_of, device
-        self._teachers = frozenset(teachers(images, seed).tolist())
+        teachers, _ = halves(images, seed)
+        self._teachers = frozenset(teachers.tolist())
         self._found: dict[int, Float] = {}
         self._waiting: list[ImageBatch] = []
         self._waits = self._bytes = 0

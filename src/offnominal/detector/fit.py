@@ -19,7 +19,7 @@ import torch
 
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
-from offnominal.detector.appearances import AppearanceLearner, teachers, whole_images
+from offnominal.detector.appearances import AppearanceLearner, whole_images
 from offnominal.detector.audit import Audit, audit
 from offnominal.detector.engine import FeatureEngine, whole_patches
 from offnominal.detector.hold_out import (
@@ -79,8 +79,8 @@ class Fitting:
         self._geometry = engine.geometry(self._originals.values())
         if settings.exposure == "even":
             kept = [sources[index] for index in self._originals]
-            some = [kept[at] for at in teachers(len(kept), settings.seed)]  # not the reference: a new image is not among them
-            self._values = replace(self._values, exposure=usual_exposure(some, self._geometry, self._values, self._tell))
+            exposure = usual_exposure(kept, self._geometry, self._values, settings.seed, self._tell)
+            self._values = replace(self._values, exposure=exposure)
         self.plan = plan_of(self._originals.values(), self._geometry, settings, engine)
 
     def run(self, head: HeadVerdict = NO_HEAD) -> Model:

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from offnominal.decisions import halves
 from offnominal.errors import ImageError
 from offnominal.images import (
     EIGHT_BIT,
@@ -56,10 +59,16 @@ def survey(
 
 
 def usual_exposure(
-    sources: Sequence[Source], geometry: Geometry, values: ValueRange, progress: Progress = silent
+    sources: Sequence[Source], geometry: Geometry, values: ValueRange, seed: int = 0, progress: Progress = silent
 ) -> Exposure | None:
-    """How brightly these images are lit: of `LOOKED_AT` evenly spaced ones, without those that cannot be read."""
-    some = [sources[at] for at in sorted({at * len(sources) // LOOKED_AT for at in range(LOOKED_AT)})]
+    """How brightly these images are lit: of `LOOKED_AT` evenly spaced ones, without those that cannot be read.
+
+    They are of the half that teaches the watch over the stream: its reference is not to have taught what it is seen by. Where
+    a half is fewer than `LOOKED_AT` images, all of them count, since few say little.
+    """
+    half, _ = halves(len(sources), seed)
+    asked = half if len(half) >= LOOKED_AT else np.arange(len(sources))
+    some = [sources[asked[at]] for at in sorted({at * len(asked) // LOOKED_AT for at in range(LOOKED_AT)})]
     found = []
     for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None):
         found.append(levels(batch.pixels))
