@@ -45,7 +45,7 @@ class Streams:
         pictures = [pixels_of(source) for source in good]
         rng = np.random.default_rng(5)
         self.train = train
-        # Whoever taught what all are seen by is neither reference nor stream.
+        # Whoever taught what all are seen by is neither reference nor stream, as in a fit on many images.
         self.learners = np.sort(rng.permutation(len(good))[: min(LOOKED_AT, train // 2)])
         geometry = engine.geometry([picture.shape[:2] for picture in pictures])
         exposure = usual_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)

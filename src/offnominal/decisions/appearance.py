@@ -67,7 +67,8 @@ class Appearance:
         """(S,) statistics of one image -> the share of the reference, it counted in, that is no more like the teachers.
 
         In (0, 1]: with n of reference, `(1 + #{likeness >= its own}) / (n + 1)` (Vovk, Gammerman and Shafer 2005). Of a new
-        good image it is at most alpha with a probability of at most alpha, exactly: the reference taught nothing.
+        good image it is at most alpha with a probability of at most alpha over all draws of the halves: the reference taught
+        nothing.
         """
         at_least = int((self.reference[:, -1] >= statistics[-1]).sum())
         return (1 + at_least) / (len(self.reference) + 1)
