@@ -129,6 +129,16 @@ def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
     assert usual_exposure(few, shape, EIGHT_BIT, 3) != usual_exposure(fewer, shape, EIGHT_BIT, 3)
 
 
+def test_a_fit_leaves_out_the_reference_that_its_seed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offnominal.detector.survey.LOOKED_AT", 8)
+    pictures = [texture(at, (64, 64)) for at in range(20)]
+    for seed in (0, 3):
+        _, reference = halves(len(pictures), seed)
+        darker = [picture // 2 if at in reference else picture for at, picture in enumerate(pictures)]
+        found = [Detector(image_size=64, bank=50, seed=seed).fit(some).model.values.exposure for some in (pictures, darker)]
+        assert found[0] == found[1]
+
+
 def test_a_lamp_does_not_show_in_the_score_where_good_images_differ_by_it() -> None:
     rng = np.random.default_rng(0)
 

@@ -3,7 +3,8 @@
 Every image is scored as a fit would score it, against a bank without its own patches; but greedy k-center takes outliers
 first, and alike defects in several images would cover each other. So the bank is cut to patches that many images support:
 one counts only if, within the covering radius, at least `supporters_needed` images other than its own have a patch. Alike
-defects in at most that many images are then scored against normal patches alone.
+defects in at most that many images are then scored against normal patches alone. Where a patch that counts is the image's
+own, one of another image stands in, as in a fit.
 """
 
 from __future__ import annotations
