@@ -29,13 +29,25 @@ def cover(patches: Tensor, bank: Tensor, radius: float) -> Index:
     points = patches[rows].double()
     parts = [squared_distances(part, bank.double()).min(1) for part in points.split(1024)]
     away = torch.from_numpy(np.sqrt(np.concatenate([np.empty(0), *parts])))
+    return rows[torch.tensor(farthest_first(points, away, radius), dtype=torch.int64)].numpy()
+
+
+def farthest_first(points: Tensor, away: Tensor, radius: float, most: int | None = None) -> list[int]:
+    """Rows of (n, D) float64 points, the farthest from all before it first, until none of the others is farther than `radius`.
+
+    `away` (n,) float64 are their distances to centres that are there already, infinite where there are none. No more than
+    `most` are chosen; the lowest row among equals.
+    """
     chosen: list[int] = []
-    while True:
+    rows = torch.arange(len(points))
+    while most is None or len(chosen) < most:
         outside = torch.nonzero(away > radius).flatten()
         if len(outside) == 0:
-            return torch.tensor(chosen, dtype=torch.int64).numpy()
-        rows, points, away = rows[outside], points[outside], away[outside]
+            break
+        if len(outside) < len(rows):
+            rows, points, away = rows[outside], points[outside], away[outside]
         farthest = int(away.argmax())
         chosen.append(int(rows[farthest]))
         away = torch.minimum(away, torch.from_numpy(np.sqrt(squared_distances(points, points[farthest][None])[:, 0])))
         away[farthest] = 0
+    return chosen

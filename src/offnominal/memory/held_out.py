@@ -1,12 +1,12 @@
 """The bank as an image would meet it had it not been there.
 
-A bank built anew without the image is what is meant, but costs a coreset an image. Leaving the image's own patches out comes
-near it, except where they stood alone for a rare patch that another image has too: that hole is wider than the covering
-radius, so greedy k-center would have taken a patch there, and the other image's nearest one is put in. Nowhere else: a bank
-that had fitted itself to the image would make it look better than an image that is new.
+A bank built anew without the image is what is meant, but costs a coreset an image. Leaving the image's own patches out alone
+makes it look odder than a new one: greedy k-center keeps its patches apart, so where one of them stood there is a hole, which
+patches of other images would have filled. So as many of these are put in as went, from what the image's own were nearest to,
+and in the same greedy order.
 
 One search of all patches in the whole bank answers for every image: its own patches are struck from the lists, and what
-others find in the bank tells which of their patches would stand in for which of its.
+others find in the bank tells which of their patches its own were nearest to.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from offnominal.memory.cover import farthest_first
 from offnominal.memory.search import NearestPatches
 from offnominal.memory.store import PatchRows
 from offnominal.memory.upsampled import Upsampling
@@ -25,6 +26,13 @@ from offnominal.types import Index, require
 
 #: Neighbours looked for beyond those wanted, so that enough are left when an image's own are struck out.
 SPARE = 7
+#: Of the patches that an image's own were nearest to, so many are looked at, those that it leaves farthest from the others'
+#: bank patches; or as many times those that it has in the bank, where that is more.
+LEFT, TIMES = 512, 2
+#: Rounding, in shares of the covering radius: what is nearer to the bank is there already, what is farther than radius and
+#: this is not covered.
+SLACK = 0.01
+_NOBODY = -1
 
 
 class HeldOutBanks:
@@ -61,10 +69,14 @@ class HeldOutBanks:
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))
         self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
         self._search = NearestPatches(patches[torch.from_numpy(centres)].to(device))
-        self._lengths = self.bank.square().sum(1)
-        self._radius = math.inf if math.isnan(radius) else radius
-        self._nearest = torch.full((len(centres),), torch.inf, device=device)
-        self._stand_in = torch.zeros(len(centres), dtype=torch.int64, device=device)
+        # One image's bank covers the others only as well as it can.
+        self._radius = radius if bool((self._owner != self._owner[0]).any()) else math.nan
+        #: Of every patch the other image whose bank patch covers it, being the nearest; which of the others' is next, and its
+        #: squared distance.
+        self._coverer = np.full(len(patches), _NOBODY, np.int32)
+        self._next = np.zeros(len(patches), np.int32)
+        self._away = np.zeros(len(patches), np.float32)
+        self._by_coverer: tuple[Index, Index] | None = None
         self._known: dict[int, Tensor] = {}
 
     @property
@@ -83,7 +95,7 @@ class HeldOutBanks:
         """
         points = self.patches(image)
         squared, rows, own = self._found(self._search, image, points, k, self._upsamplings[image])
-        self._note(squared.masked_fill(own, torch.inf), rows, int(self._starts[image]))
+        self._note(image, squared, rows)
         others = torch.nonzero(self._owner != image).flatten()
         k = min(k, len(others))
         order = own.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
@@ -104,8 +116,8 @@ class HeldOutBanks:
     def stand_ins(self, image: int) -> Tensor:
         """(s, D) patches of other images that stand in for the image's own.
 
-        For each of the image's patches in the bank, the nearest patch of another image that counts it among its neighbours:
-        taken where the bank's patches of other images leave it uncovered.
+        As many as it has in the bank, or all that those covered: the farthest from the others' bank patches and from those
+        already taken comes next. None where the bank was not built to cover, unless all of it is the image's own.
         """
         return self._patches[self.stand_in_rows(image)].to(self.bank.device)
 
@@ -117,14 +129,35 @@ class HeldOutBanks:
 
     def _stand_in_rows(self, image: int) -> Tensor:
         own = self._owner == image
-        rows: Tensor = self._stand_in[own & self._nearest.isfinite()].unique().cpu()
-        if len(rows) == 0 or bool(own.all()):
-            return rows
-        found = self._patches[rows].to(self.bank.device)
-        squared = torch.addmm(self._lengths, found, self.bank.T, alpha=-2).masked_fill_(own, torch.inf).amin(1)
-        away = (squared + found.square().sum(1)).clamp_(min=0).sqrt_()
-        uncovered: Tensor = rows[(away > self._radius).cpu()]
-        return uncovered
+        most = int(own.sum())
+        if math.isnan(self._radius) and most < len(own):
+            return torch.zeros(0, dtype=torch.int64)
+        rows = self._covered_by(image)[: max(LEFT, TIMES * most)].sort().values
+        points = self._patches[rows].to(self.bank)
+        if most < len(own):
+            away, copies = self._away_from_others(rows, points, own), SLACK * self._radius
+        else:
+            away, copies = torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0
+        taken = farthest_first(points.double().cpu(), away, copies, most)
+        return rows[torch.tensor(taken, dtype=torch.int64)].sort().values
+
+    def _covered_by(self, image: int) -> Tensor:
+        """(n,) rows of the other images' patches that one of the image's covers; the farthest from all others comes first."""
+        if self._by_coverer is None:
+            order = np.lexsort((-self._away, self._coverer))
+            self._by_coverer = order, self._coverer[order]
+        order, coverers = self._by_coverer
+        return torch.from_numpy(order[slice(*np.searchsorted(coverers, [image, image + 1]))])
+
+    def _away_from_others(self, rows: Tensor, points: Tensor, own: Tensor) -> Tensor:
+        """(n,) float64 distances of patches that the image's cover to the bank's patches of others; alike by every search and
+        on every device, since the choice hangs on them."""
+        nearest = torch.from_numpy(self._next)[rows].to(self.bank.device, torch.int64)
+        unlisted = torch.from_numpy(self._away)[rows].isinf().to(self.bank.device)
+        if bool(unlisted.any()):
+            others = torch.nonzero(~own).flatten()
+            nearest[unlisted] = others[NearestPatches(self.bank[others])(points[unlisted], 1)[1][:, 0]]
+        return (points.double() - self.bank[nearest].double()).square_().sum(1).sqrt_().cpu()
 
     def _found(
         self, search: NearestPatches, image: int, points: Tensor, k: int, upsampling: Upsampling | None = None
@@ -134,13 +167,15 @@ class HeldOutBanks:
         squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
         return squared, rows, self._owner[rows] == image
 
-    def _note(self, squared: Tensor, rows: Tensor, first: int) -> None:
-        """Remember, for every bank patch, the nearest of the patches (from row `first` on) that found it."""
+    def _note(self, image: int, squared: Tensor, rows: Tensor) -> None:
+        """Remember which other image's patch is nearest to each of the image's, where it covers it, and what is next to it."""
+        owner = self._owner[rows]
+        nearest = owner[:, 0]
+        covered = (nearest != image) & ~(squared[:, 0] > ((1 + SLACK) * self._radius) ** 2)
+        away, place = squared.masked_fill(owner == nearest[:, None], torch.inf).min(1)
+        here = slice(int(self._starts[image]), int(self._ends[image]))
+        self._coverer[here] = torch.where(covered, nearest, _NOBODY).cpu().numpy()
+        self._next[here] = rows.gather(1, place[:, None])[:, 0].cpu().numpy()
+        self._away[here] = away.cpu().numpy()
+        self._by_coverer = None
         self._known.clear()
-        flat, found = squared.flatten(), rows.flatten()
-        finder = torch.arange(first, first + len(rows), device=rows.device).repeat_interleave(rows.shape[1])
-        least = torch.full_like(self._nearest, torch.inf).scatter_reduce_(0, found, flat, "amin")
-        better = (flat == least[found]) & (flat < self._nearest[found])
-        # Of several as near the last counts, on every device.
-        self._stand_in.scatter_reduce_(0, found[better], finder[better], "amax", include_self=False)
-        self._nearest = torch.minimum(self._nearest, least)
