@@ -219,7 +219,7 @@ def measure(name: str, data: str, parts: list[str]) -> dict[str, Any]:
         result["false_alarms"], result["lots"] = false_alarms(right), lots(right, wrong)
     if "leave-one-out" in parts:
         log(name, "leave-one-out")
-        result["leave_one_out"] = leave_one_out_rates(good, len(good) * 2 // 3, 10 if len(good) < 100 else 1)
+        result["leave_one_out"] = leave_one_out_rates(good, len(good) * 2 // 3, 10 if len(good) < 100 else 4)
     if "streams" in parts:
         log(name, "streams")
         result |= watched(good, bad)
