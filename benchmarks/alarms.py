@@ -23,7 +23,7 @@ from scipy.stats import betabinom
 
 from offnominal import Detector
 from offnominal.decisions import calibrate, judge_lot
-from offnominal.detector import fit as fitting
+from offnominal.detector.learning import fit as fitting
 from offnominal.images import labelled_images, normal_images
 from sets import packaged_sets
 from streams import endless, stream_tables, watched

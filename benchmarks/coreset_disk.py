@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from coreset import proved
-from offnominal.detector.partial import PartialBank
+from offnominal.detector.learning.partial import PartialBank
 from offnominal.memory import PatchRows, PatchStore
 from patches import LIKENESS, made_patches
 from tables import arguments, machine, now, table, use_threads, write, yes

@@ -19,8 +19,8 @@ from statistics import median
 from typing import Any
 
 from offnominal import Detector
-from offnominal.detector.extras import Extras
-from offnominal.detector.outputs import write_inspections
+from offnominal.detector.outputs.extras import Extras
+from offnominal.detector.outputs.run import write_inspections
 from offnominal.images import Item, labelled_images
 from offnominal.types import Inspection, silent
 from tables import Timing, arguments, machine, seconds, table, use_threads, write, yes

@@ -27,12 +27,12 @@ from torch import Tensor
 from offnominal import Detector
 from offnominal.config import Fusion
 from offnominal.decisions import calibrate
-from offnominal.detector import hold_out
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.inspector import Inspector
+from offnominal.detector.learning import hold_out
+from offnominal.detector.learning.trial import judged_head
 from offnominal.detector.learnt import as_kept, usual_and_scores
 from offnominal.detector.model import HeadVerdict, Model
-from offnominal.detector.trial import judged_head
 from offnominal.images import Item, normal_images
 from offnominal.memory import HeldOutBanks
 from offnominal.noising import head as noise_head

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.survey import usual_exposure
+from offnominal.detector.learning.survey import usual_exposure
 from offnominal.features import channel_standard
 from offnominal.images import EIGHT_BIT, batches, normal_images, raise_unreadable, read_header
 

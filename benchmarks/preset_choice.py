@@ -16,7 +16,7 @@ from statistics import mean
 from typing import Any
 
 from offnominal.config import PRESETS, settings_from
-from offnominal.detector.choice import chosen_preset
+from offnominal.detector.learning.choice import chosen_preset
 from offnominal.images import normal_images
 from sets import set_arguments, sets_asked_for
 from tables import apart, machine, now, table, use_threads, write

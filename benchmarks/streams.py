@@ -13,7 +13,7 @@ from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.detector.appearances import DISTURBED, whole_images
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.survey import LOOKED_AT, usual_exposure
+from offnominal.detector.learning.survey import LOOKED_AT, usual_exposure
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
 from tables import table
 

@@ -17,7 +17,7 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.decisions import LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
-from offnominal.detector.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
+from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
 from offnominal.errors import ImageError, InputError, SettingsError
 from offnominal.images import to_original
 

@@ -18,9 +18,9 @@ from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
-from offnominal.detector.audit import supporters, supporters_needed
-from offnominal.detector.audit_outputs import write_audit
-from offnominal.detector.calibration import split
+from offnominal.detector.learning.audit import supporters, supporters_needed
+from offnominal.detector.learning.calibration import split
+from offnominal.detector.outputs.audit import write_audit
 from offnominal.errors import InputError, SettingsError
 from offnominal.memory import Coreset, HeldOutBanks
 
@@ -137,7 +137,7 @@ def test_what_others_support_is_not_missed_where_an_image_is_left_out(monkeypatc
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr("offnominal.detector.audit.HeldOutBanks", Watched)
+    monkeypatch.setattr("offnominal.detector.learning.audit.HeldOutBanks", Watched)
     Detector(**SMALL).audit([texture(seed) for seed in range(12)])
     (banks,) = made
     assert any(len(banks.stand_in_rows(image)) for image in range(12))

@@ -11,10 +11,10 @@ import pytest
 from conftest import texture
 from offnominal import Detector, load
 from offnominal.config import Settings, settings_from
-from offnominal.detector.choice import _candidates, _decided, chosen_preset
+from offnominal.detector.learning.choice import _candidates, _decided, chosen_preset
+from offnominal.detector.learning.trial import Verdict, sure_gain
 from offnominal.detector.model import PresetChoice
-from offnominal.detector.outputs import facts
-from offnominal.detector.trial import Verdict, sure_gain
+from offnominal.detector.outputs.run import facts
 
 KINDS, IMAGES = 6, 10
 

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from offnominal import Detector
 from offnominal.cli import main
-from offnominal.detector.outputs import write_evaluation, write_inspections
+from offnominal.detector.outputs.run import write_evaluation, write_inspections
 from offnominal.images import any_images
 from offnominal.metrics import Verdicts, paired_figures
 from offnominal.metrics.paired import weighted_figures

@@ -18,7 +18,7 @@ from offnominal import Detector
 from offnominal.decisions import LIKENESS, DriftTest, drift, halves, learn_appearance
 from offnominal.decisions.appearance import CUT, OTHERS, RIDGE
 from offnominal.detector import Model
-from offnominal.detector.drift_watch import CHANGES, DriftWatch, report_drift, state_path
+from offnominal.detector.outputs.drift_watch import CHANGES, DriftWatch, report_drift, state_path
 from offnominal.errors import InputError
 from offnominal.images import DISTURBANCES, profiles
 

@@ -10,7 +10,8 @@ from conftest import texture
 from offnominal import Detector
 from offnominal.cli import console
 from offnominal.cli.console import seconds_to_go
-from offnominal.detector import Estimate, Plan, fit
+from offnominal.detector import Estimate, Plan
+from offnominal.detector.learning import fit
 from offnominal.types import silent
 
 

@@ -15,7 +15,7 @@ from offnominal import load
 from offnominal.cli import app
 from offnominal.detector import evaluation
 from offnominal.detector.evaluation import MapStore
-from offnominal.detector.outputs import write_evaluation
+from offnominal.detector.outputs.run import write_evaluation
 from offnominal.errors import OutputError
 from offnominal.metrics import localisation
 

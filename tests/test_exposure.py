@@ -12,7 +12,7 @@ from conftest import texture
 from offnominal import Detector, load
 from offnominal.decisions import halves
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.survey import LOOKED_AT, usual_exposure
+from offnominal.detector.learning.survey import LOOKED_AT, usual_exposure
 from offnominal.images import (
     DISTURBANCES,
     EIGHT_BIT,
@@ -130,7 +130,7 @@ def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
 
 
 def test_a_fit_leaves_out_the_reference_that_its_seed_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offnominal.detector.survey.LOOKED_AT", 8)
+    monkeypatch.setattr("offnominal.detector.learning.survey.LOOKED_AT", 8)
     pictures = [texture(at, (64, 64)) for at in range(20)]
     for seed in (0, 3):
         _, reference = halves(len(pictures), seed)

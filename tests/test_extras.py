@@ -17,9 +17,9 @@ from scipy import ndimage
 from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.decisions import calibrate, find_regions, region_masks
-from offnominal.detector.extras import Extras, evidence_row, extras_from
 from offnominal.detector.model_file import save_model
-from offnominal.detector.outputs import write_inspections
+from offnominal.detector.outputs.extras import Extras, evidence_row, extras_from
+from offnominal.detector.outputs.run import write_inspections
 from offnominal.errors import ModelFileError, SettingsError
 from offnominal.images import Thumbnails, any_images, thumbnail
 from offnominal.reports import LEVELS, CocoMasks, SourcePicture, encode_map, encode_mask, receipt, run_lengths

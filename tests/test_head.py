@@ -14,12 +14,12 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal import detector as room
 from offnominal.config import settings_from
-from offnominal.detector import fit, hold_out, trial
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.hold_out import cross_fitted_heads, held_out_signals, usual_distance
+from offnominal.detector.learning import fit, hold_out, trial
+from offnominal.detector.learning.hold_out import cross_fitted_heads, held_out_signals, usual_distance
+from offnominal.detector.learning.trial import Trial, Verdict, judged_head
 from offnominal.detector.learnt import usual_and_scores
 from offnominal.detector.model import HeadVerdict
-from offnominal.detector.trial import Trial, Verdict, judged_head
 from offnominal.errors import InputError
 from offnominal.images import PSEUDO_ANOMALIES
 from offnominal.memory import HeldOutBanks

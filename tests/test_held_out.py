@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import SignalEngine
-from offnominal.detector.hold_out import held_out_signals
+from offnominal.detector.learning.hold_out import held_out_signals
 from offnominal.detector.model import UsualDistance
 from offnominal.memory import HeldOutBanks
 from offnominal.noising import Head

@@ -13,9 +13,9 @@ from PIL import Image
 
 from conftest import texture
 from offnominal import Detector
-from offnominal.detector.extras import Extras
-from offnominal.detector.outputs import write_inspections
-from offnominal.detector.report_files import write_picture
+from offnominal.detector.outputs.extras import Extras
+from offnominal.detector.outputs.report_files import write_picture
+from offnominal.detector.outputs.run import write_inspections
 from offnominal.errors import ImageError
 from offnominal.images import Geometry, ImageBatch, ValueRange, any_images, batches, decode
 from offnominal.reports import overlay

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import texture
 from offnominal import Detector
-from offnominal.detector import partial
+from offnominal.detector.learning import partial
 from offnominal.memory import coreset
 from offnominal.types import silent
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from offnominal import Detector
-from offnominal.detector.run_plots import evaluation_charts, model_charts, write_charts
+from offnominal.detector.outputs.plots import evaluation_charts, model_charts, write_charts
 from offnominal.memory import greedy_kcenter
 from offnominal.reports.plots import Chart, bank_coverage, class_boxes, drawn, kcenter_radii, score_histogram, svg
 

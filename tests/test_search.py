@@ -20,8 +20,8 @@ from offnominal import Detector, load
 from offnominal.cli import info
 from offnominal.config import SearchIndex, settings_from
 from offnominal.detector import load_model
-from offnominal.detector.hold_out import search_error
-from offnominal.detector.outputs import facts, warnings_of
+from offnominal.detector.learning.hold_out import search_error
+from offnominal.detector.outputs.run import facts, warnings_of
 from offnominal.errors import SettingsError
 from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, search, selection
 

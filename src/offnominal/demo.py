@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from offnominal.detector import Detector, load
-from offnominal.detector.extras import Extras
-from offnominal.detector.outputs import warnings_of, write_evaluation, write_inspections
+from offnominal.detector.outputs.extras import Extras
+from offnominal.detector.outputs.run import warnings_of, write_evaluation, write_inspections
 from offnominal.errors import InputError, unwritable
 from offnominal.images import any_images
 from offnominal.types import Progress

@@ -117,7 +117,7 @@ def fit(
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "weights", "config", "json")}
     from offnominal.detector import Estimate, Plan
     from offnominal.detector.model_file import require_writable
-    from offnominal.detector.outputs import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, warnings_of
 
     require_writable(out)
 
@@ -210,11 +210,11 @@ def inspect(
 ) -> None:
     """Score, judge and locate: one line an image in results.jsonl, and an overlay each; watch the stream in drift.json."""
     from offnominal.detector import load
-    from offnominal.detector.alarms import require_lot, write_lot
-    from offnominal.detector.drift_watch import DriftWatch, report_drift, state_path
-    from offnominal.detector.earlier_run import FOLDERS
-    from offnominal.detector.extras import extras_from
-    from offnominal.detector.outputs import unlike_as_a_whole, write_inspections
+    from offnominal.detector.outputs.alarms import require_lot, write_lot
+    from offnominal.detector.outputs.drift_watch import DriftWatch, report_drift, state_path
+    from offnominal.detector.outputs.earlier_run import FOLDERS
+    from offnominal.detector.outputs.extras import extras_from
+    from offnominal.detector.outputs.run import unlike_as_a_whole, write_inspections
     from offnominal.images import any_images
 
     if fdr is not None and not lot:
@@ -283,7 +283,7 @@ def evaluate(
 ) -> None:
     """Measure a model on labelled images and write a report."""
     from offnominal.detector import load
-    from offnominal.detector.outputs import begin_evaluation, write_evaluation
+    from offnominal.detector.outputs.run import begin_evaluation, write_evaluation
 
     begin_evaluation(out, plots)
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
@@ -332,12 +332,12 @@ def info(
 ) -> None:
     """Say what a model was fitted on, with what, and what it promises."""
     from offnominal.detector import load_model
-    from offnominal.detector.outputs import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, warnings_of
 
     loaded = load_model(model)
     known: dict[str, Any] = facts(loaded)
     if plots is not None:
-        from offnominal.detector.run_plots import model_charts, write_charts
+        from offnominal.detector.outputs.plots import model_charts, write_charts
 
         for path in write_charts(model_charts(loaded), plots):
             say(f"{path}")

@@ -58,7 +58,7 @@ def _take_options(command: Callable[..., None], fit: Callable[..., None]) -> Non
 
 def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     config, weights = options.pop("config"), options.pop("weights")
-    from offnominal.detector.audit_outputs import begin_audit, write_audit
+    from offnominal.detector.outputs.audit import begin_audit, write_audit
     from offnominal.images import normal_images
 
     detector = detector_from(options, config, weights)
@@ -99,7 +99,7 @@ def update(
 ) -> None:
     """Add good images to a model or take some out, without a new fit; the threshold follows."""
     from offnominal.detector import load
-    from offnominal.detector.outputs import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, warnings_of
 
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     before = detector.model.calibration

@@ -11,19 +11,19 @@ from typing import Any, Self
 import numpy as np
 
 from offnominal.config import Settings, settings_from
-from offnominal.detector.audit import Audit
-from offnominal.detector.calibration import calibrated_by_split, split
-from offnominal.detector.choice import chosen_preset
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
-from offnominal.detector.fit import Fitting
 from offnominal.detector.inspector import Explanation, Inspector
+from offnominal.detector.learning.audit import Audit
+from offnominal.detector.learning.calibration import calibrated_by_split, split
+from offnominal.detector.learning.choice import chosen_preset
+from offnominal.detector.learning.fit import Fitting
+from offnominal.detector.learning.partial import PartialBank
+from offnominal.detector.learning.plan import Estimate, Plan
+from offnominal.detector.learning.trial import judged_head
+from offnominal.detector.learning.update import Change, updated
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
-from offnominal.detector.partial import PartialBank
-from offnominal.detector.plan import Estimate, Plan
-from offnominal.detector.trial import judged_head
-from offnominal.detector.update import Change, updated
 from offnominal.errors import ImageError, InputError, ModelFileError, nearest
 from offnominal.images import (
     Item,

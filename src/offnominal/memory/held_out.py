@@ -145,7 +145,7 @@ class HeldOutBanks:
         """(n,) rows of the other images' patches that one of the image's covers; the farthest from all others comes first."""
         if self._by_coverer is None:
             order = np.lexsort((-self._away, self._coverer))
-            self._by_coverer = order, self._coverer[order]
+            self._by_coverer = order.astype(np.int64), self._coverer[order].astype(np.int64)
         order, coverers = self._by_coverer
         return torch.from_numpy(order[slice(*np.searchsorted(coverers, [image, image + 1]))])
 

@@ -16,14 +16,14 @@ import numpy as np
 
 from offnominal.decisions import SPLIT
 from offnominal.detector import Detector, Evaluation
-from offnominal.detector.alarms import calibration_facts, calibration_warnings, drift_facts, promise
-from offnominal.detector.drift_watch import DriftWatch
-from offnominal.detector.earlier_run import RESULTS, remove_inspection
-from offnominal.detector.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import ReportWriter, as_text, make_folder, write_picture
-from offnominal.detector.run_plots import evaluation_charts, write_charts
+from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, drift_facts, promise
+from offnominal.detector.outputs.drift_watch import DriftWatch
+from offnominal.detector.outputs.earlier_run import RESULTS, remove_inspection
+from offnominal.detector.outputs.extras import Extras, ExtraWriter, region_row
+from offnominal.detector.outputs.plots import evaluation_charts, write_charts
+from offnominal.detector.outputs.report_files import ReportWriter, as_text, make_folder, write_picture
 from offnominal.images import Exposure, Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
 from offnominal.reports import overlay

@@ -11,7 +11,7 @@ import torch
 
 from offnominal.config import Settings
 from offnominal.detector.engine import FeatureEngine, SignalEngine
-from offnominal.detector.hold_out import USUAL_IMAGES
+from offnominal.detector.learning.hold_out import USUAL_IMAGES
 from offnominal.detector.model import UsualDistance
 from offnominal.detector.threads import work_through
 from offnominal.images import Geometry, Source, ValueRange

@@ -10,8 +10,8 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.fit import Fitting
 from offnominal.detector.inspector import Inspector
+from offnominal.detector.learning.fit import Fitting
 from offnominal.detector.model import NO_HEAD, HeadVerdict
 from offnominal.errors import ImageError, InputError
 from offnominal.images import PSEUDO_ANOMALIES, Source, depth_of, pixels_of, pseudo_anomaly, raise_unreadable, resize

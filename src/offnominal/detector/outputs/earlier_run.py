@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from offnominal.detector.report_files import PICTURES
+from offnominal.detector.outputs.report_files import PICTURES
 
 #: Folders that `inspect` fills, and its files beside `results.jsonl`.
 FOLDERS = ("overlays", "receipts", "maps", "masks", PICTURES)

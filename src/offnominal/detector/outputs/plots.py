@@ -11,7 +11,7 @@ from offnominal.decisions import Calibration
 from offnominal.detector.evaluation import Evaluation
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import make_folder
+from offnominal.detector.outputs.report_files import make_folder
 from offnominal.metrics import reliability, up_to
 from offnominal.reports.plots import (
     Chart,

@@ -16,8 +16,8 @@ import numpy as np
 from offnominal.config import PRESETS, Settings, settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.inspector import Inspector
+from offnominal.detector.learning.trial import Trial, Verdict, sure_gain
 from offnominal.detector.model import PresetChoice, PresetTried
-from offnominal.detector.trial import Trial, Verdict, sure_gain
 from offnominal.errors import InputError
 from offnominal.images import Source, raise_unreadable
 from offnominal.types import Progress, silent

@@ -14,7 +14,7 @@ import numpy as np
 from offnominal.decisions import region_masks
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import write_file, write_picture
+from offnominal.detector.outputs.report_files import write_file, write_picture
 from offnominal.errors import SettingsError, nearest
 from offnominal.reports import LEVELS, CocoMasks, MapFormat, Picture, SourcePicture, encode_map, encode_mask, receipt
 from offnominal.types import Evidence, Float, Inspection, Region

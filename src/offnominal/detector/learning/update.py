@@ -23,12 +23,12 @@ from torch import Tensor
 
 from offnominal.decisions import calibrate
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.fit import FEWEST_IMAGES
-from offnominal.detector.hold_out import held_out_signals
 from offnominal.detector.inspector import Inspector
+from offnominal.detector.learning.fit import FEWEST_IMAGES
+from offnominal.detector.learning.hold_out import held_out_signals
+from offnominal.detector.learning.placed import whence
 from offnominal.detector.learnt import Learnt, StandIns, as_kept, usual_and_scores
 from offnominal.detector.model import Model
-from offnominal.detector.placed import whence
 from offnominal.errors import ImageError, InputError
 from offnominal.images import Source, Thumbnails
 from offnominal.memory import HeldOutBanks, MemoryBank, SourceImage, cover, random_coreset

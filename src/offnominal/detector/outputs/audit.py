@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offnominal.detector.audit import Audit
+from offnominal.detector.learning.audit import Audit
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.report_files import as_text, make_folder, write_picture
+from offnominal.detector.outputs.report_files import as_text, make_folder, write_picture
 from offnominal.images import Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
 

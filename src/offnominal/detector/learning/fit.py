@@ -20,21 +20,21 @@ import torch
 from offnominal.config import Settings
 from offnominal.decisions import calibrate
 from offnominal.detector.appearances import AppearanceLearner, whole_images
-from offnominal.detector.audit import Audit, audit
 from offnominal.detector.engine import FeatureEngine, whole_patches
-from offnominal.detector.hold_out import (
+from offnominal.detector.learning.audit import Audit, audit
+from offnominal.detector.learning.hold_out import (
     HEAD_STEPS,
     cross_fitted_heads,
     held_out_signals,
     search_error,
     usual_distance,
 )
+from offnominal.detector.learning.partial import PartialBank
+from offnominal.detector.learning.placed import Placed, whence, without
+from offnominal.detector.learning.plan import Estimate, Rehearsal, plan_of
+from offnominal.detector.learning.survey import survey, usual_exposure
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
-from offnominal.detector.partial import PartialBank
-from offnominal.detector.placed import Placed, whence, without
-from offnominal.detector.plan import Estimate, Rehearsal, plan_of
-from offnominal.detector.survey import survey, usual_exposure
 from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard

@@ -22,7 +22,7 @@ from torch import Tensor
 from offnominal.config import Settings
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.hold_out import held_out_signals, usual_distance
+from offnominal.detector.learning.hold_out import held_out_signals, usual_distance
 from offnominal.detector.learnt import LeftOut, usual_and_maps
 from offnominal.images import EIGHT_BIT, ValueRange
 from offnominal.memory import Coreset, HeldOutBanks
