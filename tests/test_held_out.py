@@ -13,7 +13,7 @@ from offnominal.config import settings_from
 from offnominal.detector.engine import SignalEngine
 from offnominal.detector.learning.hold_out import held_out_signals
 from offnominal.detector.model import UsualDistance
-from offnominal.memory import HeldOutBanks
+from offnominal.memory import HeldOutBanks, kcenter
 from offnominal.noising import Head
 
 CPU = torch.device("cpu")
@@ -85,6 +85,22 @@ def test_of_thousands_that_one_image_alone_covers_some_stand_in(monkeypatch: pyt
     assert all(len(banks.stand_ins(one)) == 0 for one in range(1, 50))
 
 
+def test_only_those_left_farthest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offnominal.memory.held_out.LEFT", 0)
+    monkeypatch.setattr("offnominal.memory.held_out.TIMES", 1)
+    patches = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
+    image, centres = np.arange(400) // 50, np.arange(0, 400, 8)
+    banks = HeldOutBanks(torch.from_numpy(patches), np.arange(0, 400, 50), centres, 5.0, CPU)
+    for one in range(8):
+        banks.neighbours(one, 2)
+    away = np.linalg.norm(patches[:, None] - patches[None, centres], axis=2)
+    for one in range(8):
+        own = image[centres] == one
+        covered = np.flatnonzero((image != one) & own[away.argmin(1)])
+        farthest = covered[np.argsort(-away[covered][:, ~own].min(1))][: own.sum()]
+        assert banks.stand_in_rows(one).tolist() == sorted(farthest.tolist())
+
+
 def test_asking_again_for_neighbours_changes_nothing() -> None:
     banks, *_ = some_banks(0, [9] * 8, 2, 1.0)
     before = [banks.stand_in_rows(one).tolist() for one in range(8)]
@@ -92,6 +108,32 @@ def test_asking_again_for_neighbours_changes_nothing() -> None:
         banks.neighbours(one, 2)
     assert [banks.stand_in_rows(one).tolist() for one in range(8)] == before
     assert any(before)
+
+
+@pytest.mark.parametrize(("dims", "between", "share"), [(3, 0.3, 0.25), (6, 0.3, 0.25), (12, 0.3, 0.25), (12, 1.0, 0.8)])
+def test_it_comes_near_a_bank_built_without_the_image(dims: int, between: float, share: float) -> None:
+    """How far the image's own patches lie from the bank: nearer to a coreset chosen anew than with nothing put in.
+
+    Images that differ in all as much as the patches within one (`between` 1) are the hard case: what comes in lies too near.
+    """
+    too_far = np.zeros(2)
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        patches = rng.normal(size=(12, 1, dims), scale=between) + rng.normal(size=(12, 80, dims))
+        patches = torch.from_numpy(patches.reshape(-1, dims).astype(np.float32))
+        coreset = kcenter(patches, 60, 0)
+        owner = coreset.indices // 80
+        banks = HeldOutBanks(patches, np.arange(0, 960, 80), coreset.indices, coreset.radius, CPU)
+        for one in range(12):
+            banks.neighbours(one, 2)
+        for one in np.unique(owner):
+            own, others = banks.bank[torch.from_numpy(owner == one)], torch.arange(960) // 80 != one
+            anew = patches[others][torch.from_numpy(kcenter(patches[others], 60, 0).indices)]
+            left = banks.bank[torch.from_numpy(owner != one)]
+            right, found, bare = (torch.cdist(own, bank).amin(1).sum() for bank in (anew, without(banks, owner, one), left))
+            too_far += [float(found - right), float(bare - right)]
+    assert too_far[1] > 0
+    assert abs(too_far[0]) < share * too_far[1]
 
 
 def without(banks: HeldOutBanks, owner: np.ndarray, image: int) -> torch.Tensor:
