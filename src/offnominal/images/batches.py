@@ -189,7 +189,7 @@ def _prepared(
 
 
 def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
-    pixels = np.stack([prepared.pixels.transpose(2, 0, 1) for _, prepared in group])
+    pixels = np.ascontiguousarray(np.stack([prepared.pixels for _, prepared in group]).transpose(0, 3, 1, 2))
     return ImageBatch(
         pixels,
         tuple(index for index, _ in group),
