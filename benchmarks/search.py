@@ -24,7 +24,7 @@ import faiss
 
 from offnominal.config import SearchIndex
 from offnominal.memory import NearestPatches, greedy_kcenter
-from offnominal.memory.screening import multiplies_bytes
+from offnominal.memory.screening import registers
 from offnominal.memory.search import screens
 from patches import LIKENESS, made_patches
 from tables import Timing, arguments, machine, seconds, table, timed, use_threads, write, yes
@@ -121,7 +121,7 @@ def measure(patches: Tensor, bank: Tensor) -> dict[str, dict[str, Any]]:
     searches: dict[str, Any] = {}
     built = {name: seconds(partial(_keep, searches, name, build, bank)) for name, build in WAYS.items()}
     bare = {PRODUCT: partial(torch.mm, patches, bank.T)}
-    if multiplies_bytes():
+    if registers():
         bare[BYTES] = partial(torch._int_mm, patches.to(torch.int8), bank.to(torch.int8).T)
     times = timed(*bare.values(), *(partial(search, patches) for search in searches.values()), runs=15, settle=2)
     results: dict[str, dict[str, Any]] = {name: {"time": time} for name, time in zip(bare, times, strict=False)}

@@ -23,7 +23,7 @@ from offnominal.detector import load_model
 from offnominal.detector.learning.hold_out import search_error
 from offnominal.detector.outputs.run import facts, warnings_of
 from offnominal.errors import SettingsError
-from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, search, selection
+from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, compiled, search
 
 INDEXES = get_args(SearchIndex)
 APPROXIMATE = [index for index in INDEXES if index not in EXACT_INDEXES]
@@ -195,4 +195,4 @@ def can_compile() -> bool:
 @pytest.mark.skipif(not can_compile(), reason="no compiler, or none that knows Python and OpenMP for sure")
 def test_what_can_be_compiled_was() -> None:
     """An installation goes on without it, so nothing else would tell of C that no longer compiles."""
-    assert selection.compiled()
+    assert compiled.compiled()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -12,12 +14,11 @@ from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
-from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, search, selection
-from offnominal.memory.selection import MOST_AT_ONCE
-from offnominal.memory.upsampled import UpsampledBank
+from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
+from offnominal.memory.upsampled import MOST_AT_ONCE, UpsampledBank, nearest
 from offnominal.types import whole
 
-pytestmark = pytest.mark.skipif(not selection.compiled(), reason="installed without a compiler")
+pytestmark = pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
 
 
@@ -97,6 +98,17 @@ def test_equal_and_infinite_patches() -> None:
     squared, rows = nearest(patches, 3, upsampling)
     assert squared.shape == rows.shape == (8, 3)
     assert ((rows >= 0) & (rows < 600)).all()
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
+    products, corners = (torch.zeros(4, 10), torch.zeros(20, 10)), torch.zeros((20, 4), dtype=torch.int64)
+    found = torch.full((20, 3), torch.inf), torch.full((20, 3), -1)
+    nearest(products, (corners, torch.zeros(20, 4)), 0, found)
+    with pytest.raises(ValueError, match=r"expected .*float32 \(20, 4\)"):
+        nearest(products, (corners, torch.zeros(20, 3)), 0, found)
+    with pytest.raises(ValueError, match="at most 512 bank patches at once, got 600"):
+        nearest((torch.zeros(4, 600), torch.zeros(20, 600)), (corners, torch.zeros(20, 4)), 0, found)
+    assert importlib.import_module(compiled.UPSAMPLED).MOST_AT_ONCE == MOST_AT_ONCE
 
 
 def test_an_odd_grid_and_another_share_are_refused() -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 import faiss
 
 from offnominal.config import SearchIndex
-from offnominal.memory import selection
-from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, multiplies_bytes
+from offnominal.memory.compiled import compiled
+from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, registers
 from offnominal.memory.upsampled import UpsampledBank, Upsampling
 from offnominal.types import require
 
@@ -29,10 +29,8 @@ PROBES = 8
 #: Links of a patch in the graph, and patches that a search keeps in view.
 LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
-SCREENED_BANKS = range(1000, 2**19)
+SCREENED_BANKS = range(512, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
-#: From so many bank patches on it is sooner than the way by the map that features were brought up from.
-FEWEST_SCREENED_FIRST = 1500
 #: Distances of one matrix product.
 AT_ONCE = 2**25
 
@@ -60,11 +58,10 @@ class NearestPatches:
         self._kind = index
         on_cpu = self.bank.device.type == "cpu"
         self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
-        sooner = on_cpu and index == "auto" and selection.compiled()
+        sooner = on_cpu and index == "auto" and compiled()
         screened = sooner and screens(*bank.shape)
         self._screened = ScreenedBank(self.bank) if screened else None
-        upsampled = sooner and not (screened and len(bank) >= FEWEST_SCREENED_FIRST)
-        self._upsampled = UpsampledBank(self.bank) if upsampled else None
+        self._upsampled = UpsampledBank(self.bank) if sooner and not screened else None
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -185,4 +182,4 @@ def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> An
 
 def screens(count: int, dimensions: int) -> bool:
     """Whether a bank of so many patches is screened by products of bytes on this processor."""
-    return count in SCREENED_BANKS and dimensions <= MOST_FEATURES and multiplies_bytes()
+    return count in SCREENED_BANKS and dimensions <= MOST_FEATURES and registers() > 0

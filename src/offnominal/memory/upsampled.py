@@ -8,12 +8,17 @@ multiplications. `PatchExtractor` of Lite0 gives 40 fine and 112 such features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from offnominal.memory import selection
+from offnominal.memory.compiled import address, threads
 from offnominal.types import require, whole, whole_grid
+
+#: Bank patches of one part of a bank that is searched part by part, at most.
+MOST_AT_ONCE = 512
 
 
 class Upsampling:
@@ -63,7 +68,7 @@ class UpsampledBank:
         own = F.pad(patches[:, :fine] * -2, (0, 1), value=1.0)
         bank = torch.cat([self._bank[:, :fine], self._squares], 1)
         squared, rows = torch.full((len(patches), k), torch.inf), torch.full((len(patches), k), -1)
-        count = min(selection.MOST_AT_ONCE, len(bank))
+        count = min(MOST_AT_ONCE, len(bank))
         buffers = [torch.empty(len(part) * count) for part in (coarse, own)]
         # Greedy k-center takes what is rare first. What is common is nearest to most patches, and the sooner they meet it, the
         # less often a nearer one is found.
@@ -73,8 +78,32 @@ class UpsampledBank:
             of_coarse, of_fine = (buffer[: len(buffer) // count * n].view(-1, n) for buffer in buffers)
             torch.mm(coarse, self._bank[part, fine:].T, out=of_coarse)
             torch.mm(own, bank[part].T, out=of_fine)
-            selection.nearest_upsampled((of_coarse, of_fine), (upsampling.corners, upsampling.weights), start, (squared, rows))
+            nearest((of_coarse, of_fine), (upsampling.corners, upsampling.weights), start, (squared, rows))
         return squared.add_(patches.square().sum(1, keepdim=True)).clamp_(min=0), rows
+
+
+def nearest(products: Sequence[Tensor], of_patches: Sequence[Tensor], first: int, found: Sequence[Tensor]) -> None:
+    """Put what is nearer in one more part of a bank to what was found in others.
+
+    Args:
+        products: float32 (places, n) of the map's features with n bank patches, and (N, n) of the others; their sum, after the
+            first was interpolated, is what is compared.
+        of_patches: `corners` and `weights` of `Upsampling`.
+        first: row of the first of the n bank patches.
+        found: (N, K) float32, ascending, and (N, K) int64 rows of the bank: infinite and -1 before the first part.
+
+    Raises:
+        ValueError: tensors of another type or shape, or whose values do not lie one after another.
+    """
+    from offnominal.memory import _upsampled
+
+    (coarse, fine), (corners, weights), (squared, rows) = products, of_patches, found
+    count, k, n = *squared.shape, fine.shape[1]
+    require(0 < n <= MOST_AT_ONCE, f"at most {MOST_AT_ONCE} bank patches at once, got {n}")
+    addresses = [address(coarse, torch.float32, (len(coarse), n)), address(fine, torch.float32, (count, n))]
+    addresses += [address(corners, torch.int64, (count, 4)), address(weights, torch.float32, (count, 4))]
+    addresses += [address(squared, torch.float32, (count, k)), address(rows, torch.int64, (count, k))]
+    _upsampled.nearest(tuple(addresses), (count, n, k, first), threads(count))
 
 
 def _interpolation(places: int) -> Tensor:

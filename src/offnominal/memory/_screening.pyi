@@ -1,0 +1,14 @@
+PANEL: int
+NEVER: int
+STEPS: int
+MOST_IN_QUESTION: int
+
+def nearest(
+    addresses: tuple[int, ...],
+    lengths: tuple[float, float],
+    sizes: tuple[int, int, int, int, int, int],
+    bits: int,
+    threads: int,
+    /,
+) -> None: ...
+def multiplies(bits: int, /) -> bool: ...

@@ -1,0 +1,3 @@
+MOST_AT_ONCE: int
+
+def nearest(addresses: tuple[int, ...], sizes: tuple[int, int, int, int], threads: int, /) -> None: ...
