@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offnominal.errors import OutputError
-from offnominal.memory import PatchRows, PatchStore, Unfinished, coreset, greedy_kcenter, kcenter, store
+from offnominal.memory import PatchRows, PatchStore, Unfinished, compiled, coreset, greedy_kcenter, kcenter, store
 
 
 def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
@@ -29,9 +29,17 @@ def to_centres(patches: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return np.stack([((points - points[centre]) ** 2).sum(1) for centre in centres]).min(0)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, params=["products", "products of bytes"])
+def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that small data goes through every branch."""
+    if request.param == "products":
+        monkeypatch.setattr(coreset, "registers", lambda: 0)
+    elif not compiled.compiled():
+        pytest.skip("installed without a compiler")
+    else:  # one by one where this processor has no instructions for them
+        monkeypatch.setattr(coreset, "registers", lambda: 1)
+        monkeypatch.setattr(coreset, "SCREENED", 1)
+        monkeypatch.setattr(coreset, "FAR", 2)
     monkeypatch.setattr(coreset, "RENEWED", 64)
     monkeypatch.setattr(coreset, "EXACT", 8)
     monkeypatch.setattr(coreset, "MOST_EXACT", 32)
@@ -77,6 +85,44 @@ def test_full_sized_blocks_and_radius(monkeypatch: pytest.MonkeyPatch) -> None:
     found = kcenter(torch.from_numpy(patches), 300, 5)
     assert found.indices.tolist() == naive(patches, 300, 5).tolist()
     assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
+
+
+@pytest.mark.parametrize("many", [64, 65, 300])
+def test_the_choice_of_many_is_the_naive_one(many: int) -> None:
+    patches = cases()["random"].astype(np.float32)
+    assert kcenter(torch.from_numpy(patches), many, 0).indices.tolist() == naive(patches, many, 0).tolist()
+
+
+@pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
+def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreset, "registers", lambda: 1)
+    monkeypatch.setattr(coreset, "KEPT_EVERY", -1.0)
+    rng = np.random.default_rng(2)
+    patches = np.r_[100 * rng.normal(size=(60, 8)), 1e-3 * rng.normal(size=(900, 8))].astype(np.float32)
+    rows, kept = PatchRows(torch.from_numpy(patches)), list[Unfinished]()
+    right = naive(patches, 640, 0).tolist()
+    assert kcenter(rows, 640, 0, keep=kept.append).indices.tolist() == right
+    greedy = coreset._Greedy(rows, 600, 0, kept[-1])
+    assert greedy.screen is not None
+    about = torch.full((5, 8), 5.0) + torch.arange(5.0)[:, None]  # nearer to all that are alike than to the others
+    near = greedy._nearest(about, about.square().sum(1), 0)
+    centres = greedy.centres[:600].double()
+    assert np.allclose(near, (about[:, None].double() - centres[None]).square().sum(2).amin(1), rtol=1e-4)
+    assert greedy.screen is None
+    greedy.screen = greedy._screen()
+    greedy.screen.add(0, 600)
+    found = greedy.run(lambda done: None, None)
+    assert greedy.screen is None
+    assert found.indices.tolist() == right[:600]
+    assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
+
+
+@pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
+def test_many_features_and_float64_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coreset, "registers", lambda: 1)
+    wide, double = torch.zeros(3, coreset.MOST_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
+    for patches in (wide, double):
+        assert coreset._Greedy(PatchRows(patches), 2, 0, None).screen is None
 
 
 @pytest.mark.parametrize("seed", range(8))

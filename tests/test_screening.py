@@ -19,6 +19,7 @@ from offnominal.memory.screening import (
     REGISTERS,
     STEPS,
     ScreenedBank,
+    ScreenedCentres,
     registers,
 )
 from offnominal.memory.search import squared_distances
@@ -115,15 +116,17 @@ def test_a_bank_in_whole_steps_is_off_by_no_more_than_it_is_said_to_be(kind: str
     _, bank = made(kind, 26)
     screened = ScreenedBank(bank)
     near, count = bank[screened._near].double(), len(screened._near)
-    panels, quads, width, four = screened._panels.shape
+    columns_of, start, rows = screened._columns
+    panels, quads, width, four = columns_of.shape
     assert (width, four, quads) == (PANEL, 4, 7)
-    columns = screened._panels.transpose(1, 2).reshape(panels * width, quads * four).long()
+    columns = columns_of.transpose(1, 2).reshape(panels * width, quads * four).long()
     assert not columns[count:].any()
     assert not columns[:, 26:].any()
-    assert (screened._start[count:] == NEVER).all()
+    assert (start[count:] == NEVER).all()
+    assert torch.equal(rows[:count], screened._near)
     steps = columns[:count, :26]
     right = -(steps.square().sum(1) // 2) - 128 * steps.sum(1)
-    assert torch.equal(screened._start[:count].long(), right)
+    assert torch.equal(start[:count].long(), right)
     lost = (near - screened._mean.double()) / screened._step - steps
     lengths = torch.linalg.vector_norm(lost, dim=1)
     assert float(lengths.max()) <= screened._error
@@ -212,6 +215,34 @@ def test_threads_find_the_same_and_torch_keeps_its_own(bits: int) -> None:
         assert torch.get_num_threads() == count
     for other in found[1:]:
         assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
+
+
+def test_centres_that_are_added_by_and_by_are_searched_alike(bits: int) -> None:
+    patches, made_centres = made("random")
+    centres = torch.full((300, 24), torch.nan)
+    reach = float(made_centres[:300].abs().amax(1).sort().values[-5])
+    screened, done, far = ScreenedCentres(centres, reach, bits), 0, 0
+    for count in (1, 2, 61, 1, 63, 64, 65, 43):
+        last = done + count
+        centres[done:last] = made_centres[done:last]
+        screened.add(done, last)
+        far += int((made_centres[done:last].abs().amax(1) > reach).sum())
+        for first in {0, done, max(0, done - 30), last - 1}:
+            squared, sure = screened(patches, first, last)
+            every = naive(patches, made_centres[:last], 1)[0][:, 0]
+            those = naive(patches, made_centres[first:last], 1)[0][:, 0]
+            assert sure.float().mean() > 0.9
+            assert (squared[sure].double() <= those[sure] * (1 + 1e-5)).all(), "none of those is missed"
+            assert (squared[sure].double() >= every[sure] * (1 - 1e-5)).all(), "none is made up"
+            if first == 0:
+                assert torch.allclose(squared[sure].double(), every[sure], rtol=1e-5)
+        done = last
+        screened.add(done, done)
+    assert (done, far) == (300, 4)
+    near = made_centres[:300][made_centres[:300].abs().amax(1) <= reach].double() / screened._step
+    lost = torch.linalg.vector_norm(near - near.round(), dim=1)
+    assert 0.99 * screened._error < float(lost.max()) <= screened._error
+    assert screened._far.tolist() == torch.nonzero(made_centres[:300].abs().amax(1) > reach).flatten().tolist()
 
 
 def test_both_sides_agree() -> None:

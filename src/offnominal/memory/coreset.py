@@ -27,6 +27,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offnominal.memory.screening import MOST_FEATURES, ScreenedCentres, registers
 from offnominal.memory.store import PatchRows
 from offnominal.types import Index, require
 
@@ -37,6 +38,9 @@ MOST_EXACT = 4096
 #: Patches and centres that are multiplied at once: few, so that patches and products stay in the processor's cache.
 ROWS = 1024
 CENTRES = 2048
+#: From so many centres at once on the nearest is found by products of bytes, where the processor has them; so many patches may
+#: reach too far for that.
+SCREENED, FAR = 64, 16
 #: Seconds between two times that the state is given to be kept, and of work that is worth keeping when it is stopped.
 KEPT_EVERY, WORTH_KEEPING = 20.0, 2.0
 _TAKEN = -1.0
@@ -154,6 +158,7 @@ class _Greedy:
         #: Whether a bound is the distance itself to the centres that its patch has seen, unless it has seen none.
         self.tight = False
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
+        self.screen = self._screen() if self.dtype == torch.float32 and registers() else None
         # Room for products, which grow as they come.
         self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
         first = [start]
@@ -166,6 +171,14 @@ class _Greedy:
                 self.seen.copy_(torch.from_numpy(resume.seen))
         order = torch.tensor(first).sort()
         self._take(first, self.patches[order.values][order.indices.argsort()])
+
+    def _screen(self) -> ScreenedCentres | None:
+        if self.centres.shape[1] > MOST_FEATURES:
+            return None
+        reach = torch.empty(len(self.patches))
+        for block, of_block in zip(self.patches.blocks(ROWS), reach.split(ROWS), strict=True):
+            torch.amax(self._moved(block).abs_(), 1, out=of_block)
+        return ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
 
     def run(self, tick: Callable[[int], None], keep: Callable[[Unfinished], None] | None) -> Coreset:
         began = kept = perf_counter()
@@ -217,6 +230,8 @@ class _Greedy:
         self.exact_centres[done : done + len(indices)] = points
         moved = self._moved(points)
         self.centres[done : done + len(indices)] = moved
+        if self.screen is not None:
+            self.screen.add(done, done + len(indices))
         self.lengths[done : done + len(indices)] = moved.square().sum(1)
         self.chosen += indices
         self.bound[indices] = _TAKEN
@@ -235,9 +250,7 @@ class _Greedy:
 
     def _look(self, part: Tensor, done: int) -> Tensor:
         """Squared distances of some patches to their nearest centre after the first `done`, rounding error added."""
-        count = len(self.chosen)
-        near = self._nearest(self._moved(self.patches[part]), self.centres[done:count], self.lengths[done:count])
-        near = near.add_(self.square[part]).clamp_(min=0)
+        near = self._nearest(self._moved(self.patches[part]), self.square[part], done)
         # A centre at distance d from a patch of length r is no longer than r + d, which bounds what is rounded.
         return near.add_(self.rounding * (2 * self.square[part].sqrt() + near.sqrt()).square())
 
@@ -257,8 +270,22 @@ class _Greedy:
         self.bound = self.bound.double()
         self.seen.zero_()
 
-    def _nearest(self, points: Tensor, centres: Tensor, lengths: Tensor) -> Tensor:
+    def _nearest(self, points: Tensor, squares: Tensor, done: int) -> Tensor:
+        """(n,) squared distances of points to their nearest centre after the first `done`, to float32's precision of what is
+        multiplied; `squares` are the lengths of the points."""
+        if self.screen is None or len(self.chosen) - done < SCREENED:
+            return self._by_product(points, done).add_(squares).clamp_(min=0)
+        near, sure = self.screen(points, done, len(self.chosen))
+        unsure = torch.nonzero(~sure).flatten()
+        if len(unsure):
+            near[unsure] = self._by_product(points[unsure], done).add_(squares[unsure]).clamp_(min=0)
+        if 2 * len(unsure) > len(points):
+            self.screen = None  # too many are alike
+        return near
+
+    def _by_product(self, points: Tensor, done: int) -> Tensor:
         """(n,) least of squared length less twice the product over the centres, in pieces that stay in the cache."""
+        centres, lengths = self.centres[done : len(self.chosen)], self.lengths[done : len(self.chosen)]
         least = torch.full((len(points),), torch.inf, dtype=self.dtype)
         for some, long in zip(centres.split(CENTRES), lengths.split(CENTRES), strict=True):
             product = self.product[: len(points) * len(some)].view(len(points), len(some))

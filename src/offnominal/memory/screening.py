@@ -10,6 +10,7 @@ exact search.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -61,15 +62,9 @@ class ScreenedBank:
         far = FAR if len(bank) > FEW else 0
         #: Rows of the bank that every patch is compared with, and the others', whose steps are the columns.
         self._far, self._near = order[:far].clone(), order[far:].sort().values
-        longest = float(reach[self._near].amax())
-        self._step = max(longest / STEPS, torch.finfo(torch.float32).tiny) if longest > 0 else 1.0
-        exact = (bank[self._near] - self._mean).mul_(1 / self._step)
-        steps = exact.round().clamp_(-STEPS, STEPS)
-        # What the subtraction and the scaling themselves round is a share of the length.
-        lost = torch.linalg.vector_norm(exact - steps, dim=1, dtype=torch.float64)
-        self._error = float((lost + 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(exact, dim=1)).max())
-        self._panels, self._start = _panels(steps), _start(steps)
-        self._of_column = F.pad(self._near, (0, -len(steps) % PANEL))
+        self._columns = Columns.empty(len(self._near), bank.shape[1])
+        self._step = _step(float(reach[self._near].amax()))
+        self._error = self._columns.add(0, (bank[self._near] - self._mean) / self._step, self._near)
 
     def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         """(N, D) float32 -> (N, K) squared distances, ascending, (N, K) int64 rows of the bank, and (N,) whether they are sure.
@@ -78,33 +73,119 @@ class ScreenedBank:
         is not sure, and what is found for it means nothing: then it is to be searched otherwise. Works on as many threads as
         torch has.
         """
-        from offnominal.memory import _screening
-
         require(0 < k <= min(MOST_NEIGHBOURS, len(self._bank)), f"{k} neighbours")
-        patches, (size, features) = patches.contiguous(), self._bank.shape
-        squared, rows = torch.zeros((len(patches), k)), torch.zeros((len(patches), k), dtype=torch.int64)
-        sure = torch.empty(len(patches), dtype=torch.bool)
-        panels, quads, _, _ = self._panels.shape
-        addresses = [address(patches, torch.float32, (len(patches), features))]
-        addresses += [address(self._bank, torch.float32, (size, features)), address(self._mean, torch.float32, (features,))]
-        addresses += [part.data_ptr() for part in (self._panels, self._start, self._of_column, self._far, squared, rows, sure)]
-        sizes = (len(patches), PANEL * panels, features, BYTES * quads, len(self._far), k)
-        _screening.nearest(tuple(addresses), (self._step, self._error), sizes, self._bits, threads(len(patches)))
-        return squared, rows, sure
+        of_bank = self._bank, self._mean, self._far
+        return _nearest(patches, of_bank, self._columns, (self._step, self._error), k, self._bits)
 
 
-def _panels(steps: Tensor) -> Tensor:
-    """(n, D) whole steps -> (panels, ceil(D / 4), 64, 4) int8: four features of 64 columns after each other."""
-    count, features = steps.shape
-    filled = F.pad(steps, (0, -features % BYTES, 0, -count % PANEL)).to(torch.int8)
-    return filled.view(-1, PANEL, filled.shape[1] // BYTES, BYTES).transpose(1, 2).contiguous()
+class ScreenedCentres:
+    """The same of centres that are added by and by, for patches about their mean: the nearest alone.
 
-
-def _start(steps: Tensor) -> Tensor:
-    """(n, D) whole steps -> (64 panels,) int32 that products with steps of 128 more are added to.
-
-    Then they are q'b' less half of |b'|^2, rounded down: the more, the nearer.
+    Args:
+        centres: (n, D) float32 with room for all, of which those are read that were added.
+        reach: the largest value of patches; a centre that reaches farther is compared with every patch.
+        bits: as for `ScreenedBank`.
     """
-    halves = steps.square().sum(1, dtype=torch.float64).long() >> 1
-    start = -halves - (STEPS + 1) * steps.sum(1, dtype=torch.float64).long()
-    return F.pad(start, (0, -len(steps) % PANEL), value=NEVER).to(torch.int32)
+
+    def __init__(self, centres: Tensor, reach: float, bits: int | None = None) -> None:
+        self._bits = registers() if bits is None else bits
+        self._centres, self._mean, self._reach = centres, torch.zeros(centres.shape[1]), reach
+        self._step, self._error = _step(reach), 0.0
+        self._far = torch.empty(0, dtype=torch.int64)
+        self._columns = Columns.empty(*centres.shape)
+
+    def add(self, first: int, last: int) -> None:
+        """From now on the centres from `first` to `last` count, which stand behind those added before."""
+        if first == last:
+            return
+        rows = torch.arange(first, last)
+        far = self._centres[first:last].abs().amax(1) > self._reach
+        self._far = torch.cat([self._far, rows[far]])
+        steps = (self._centres[first:last] / self._step).masked_fill_(far[:, None], 0)
+        self._error = max(self._error, self._columns.add(first, steps, rows))
+        self._columns.start[rows[far]] = NEVER
+
+    def __call__(self, patches: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """(N, D) float32 -> (N,) squared distances to the nearest centre from `first` to `last`, and whether they are sure.
+
+        Those just before `first` may count as well, and so may all that reach far.
+        """
+        columns = self._columns.part(first, last)
+        squared, _, sure = _nearest(
+            patches, (self._centres, self._mean, self._far), columns, (self._step, self._error), 1, self._bits
+        )
+        return squared[:, 0], sure
+
+
+class Columns(NamedTuple):
+    """A bank in whole steps, as it is multiplied; what no patch belongs to is near nothing.
+
+    Attributes:
+        panels: (panels, ceil(D / 4), 64, 4) int8: four features of 64 columns after each other.
+        start: (64 panels,) int32 that products with steps of 128 more are added to. Then they are q'b' less half of |b'|^2,
+            rounded down: the more, the nearer.
+        rows: (64 panels,) int64, of the bank.
+    """
+
+    panels: Tensor
+    start: Tensor
+    rows: Tensor
+
+    @classmethod
+    def empty(cls, count: int, features: int) -> Columns:
+        panels, quads = -(-count // PANEL), -(-features // BYTES)
+        of_panels = torch.zeros((panels, quads, PANEL, BYTES), dtype=torch.int8)
+        start = torch.full((PANEL * panels,), NEVER, dtype=torch.int32)
+        return cls(of_panels, start, torch.zeros(PANEL * panels, dtype=torch.int64))
+
+    def part(self, first: int, last: int) -> Columns:
+        """Whole panels, in which all columns from `first` to `last` are."""
+        panels = slice(first // PANEL, -(-last // PANEL))
+        of_panels = slice(PANEL * panels.start, PANEL * panels.stop)
+        return Columns(self.panels[panels], self.start[of_panels], self.rows[of_panels])
+
+    def add(self, first: int, exact: Tensor, rows: Tensor) -> float:
+        """Fill columns from `first` on with (n, D) patches in steps, not yet whole, of (n,) rows of the bank.
+
+        Returns how long at most what is lost of a patch is, in steps.
+        """
+        steps = exact.round().clamp_(-STEPS, STEPS)
+        at = torch.arange(first, first + len(steps))
+        self.panels[at // PANEL, :, at % PANEL] = (
+            F.pad(steps, (0, -steps.shape[1] % BYTES)).to(torch.int8).view(len(steps), -1, BYTES)
+        )
+        halves = steps.square().sum(1, dtype=torch.float64).long() >> 1
+        self.start[at] = (-halves - (STEPS + 1) * steps.sum(1, dtype=torch.float64).long()).to(torch.int32)
+        self.rows[at] = rows
+        # What the subtraction and the scaling themselves round is a share of the length.
+        lost = torch.linalg.vector_norm(exact - steps, dim=1, dtype=torch.float64)
+        return float((lost + 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(exact, dim=1)).max())
+
+
+def _step(reach: float) -> float:
+    """So long that `STEPS` of them reach as far."""
+    return max(reach / STEPS, torch.finfo(torch.float32).tiny) if reach > 0 else 1.0
+
+
+def _nearest(
+    patches: Tensor,
+    of_bank: tuple[Tensor, Tensor, Tensor],
+    columns: Columns,
+    lengths: tuple[float, float],
+    k: int,
+    bits: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`of_bank`: (M, D) patches, their (D,) mean, and rows that every patch is compared with. `lengths`: of a step, and of what
+    was lost of a patch of the bank."""
+    from offnominal.memory import _screening
+
+    patches, (bank, mean, far), (panels, start, rows) = patches.contiguous(), of_bank, columns
+    count, features = len(patches), bank.shape[1]
+    squared, found = torch.zeros((count, k)), torch.zeros((count, k), dtype=torch.int64)
+    sure = torch.empty(count, dtype=torch.bool)
+    addresses = [address(patches, torch.float32, (count, features)), address(bank, torch.float32, bank.shape)]
+    addresses += [address(mean, torch.float32, (features,)), address(panels, torch.int8, panels.shape)]
+    addresses += [part.data_ptr() for part in (start, rows, far, squared, found, sure)]
+    sizes = (count, len(start), features, BYTES * panels.shape[1], len(far), k)
+    _screening.nearest(tuple(addresses), lengths, sizes, bits, threads(count))
+    return squared, found, sure
