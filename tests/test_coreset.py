@@ -109,8 +109,7 @@ def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytes
     centres = greedy.centres[:600].double()
     assert np.allclose(near, (about[:, None].double() - centres[None]).square().sum(2).amin(1), rtol=1e-4)
     assert greedy.screen is None
-    greedy.screen = greedy._screen()
-    greedy.screen.add(0, 600)
+    greedy.screen = coreset._Greedy(rows, 600, 0, kept[-1]).screen
     found = greedy.run(lambda done: None, None)
     assert greedy.screen is None
     assert found.indices.tolist() == right[:600]

@@ -144,9 +144,13 @@ class _Greedy:
         for block in patches.blocks(ROWS):
             self.shift += block.sum(0, dtype=torch.float64)
         self.shift /= len(patches)
-        self.square = torch.empty(len(patches), dtype=self.dtype)
-        for block, square in zip(patches.blocks(ROWS), self.square.split(ROWS), strict=True):
-            torch.sum(self._moved(block).square(), 1, out=square)
+        screened = self.dtype == torch.float32 and patches.shape[1] <= MOST_FEATURES and registers() > 0
+        self.square, reach = torch.empty(len(patches), dtype=self.dtype), torch.empty(len(patches) if screened else 0)
+        for number, block in enumerate(patches.blocks(ROWS)):
+            part, moved = slice(number * ROWS, number * ROWS + len(block)), self._moved(block)
+            torch.linalg.vecdot(moved, moved, out=self.square[part])
+            if screened:
+                torch.amax(moved.abs_(), 1, out=reach[part])
         require(bool(self.square.isfinite().all()), "patches must be finite")
         #: Rounding of a D-term product, relative to the lengths multiplied (random-walk growth, with a margin of 4).
         self.rounding = 4 * torch.finfo(self.dtype).eps * (patches.shape[1] + 4) ** 0.5
@@ -158,7 +162,7 @@ class _Greedy:
         #: Whether a bound is the distance itself to the centres that its patch has seen, unless it has seen none.
         self.tight = False
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
-        self.screen = self._screen() if self.dtype == torch.float32 and registers() else None
+        self.screen = self._screen(reach) if screened else None
         # Room for products, which grow as they come.
         self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
         first = [start]
@@ -172,12 +176,7 @@ class _Greedy:
         order = torch.tensor(first).sort()
         self._take(first, self.patches[order.values][order.indices.argsort()])
 
-    def _screen(self) -> ScreenedCentres | None:
-        if self.centres.shape[1] > MOST_FEATURES:
-            return None
-        reach = torch.empty(len(self.patches))
-        for block, of_block in zip(self.patches.blocks(ROWS), reach.split(ROWS), strict=True):
-            torch.amax(self._moved(block).abs_(), 1, out=of_block)
+    def _screen(self, reach: Tensor) -> ScreenedCentres:
         return ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
 
     def run(self, tick: Callable[[int], None], keep: Callable[[Unfinished], None] | None) -> Coreset:

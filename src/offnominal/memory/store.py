@@ -40,8 +40,10 @@ class PatchRows:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         """(n,) int64 rows -> (n, D), a copy; of a slice a view, to be used before more is read."""
-        if self._mapped is None or isinstance(rows, slice):
+        if isinstance(rows, slice):
             return self._patches[rows]
+        if self._mapped is None:
+            return self._patches.index_select(0, rows)
         if bool((rows.diff() < 0).any()):  # neighbours in the file are read together
             rising, order = rows.sort()
             return torch.empty((len(rows), self.shape[1]), dtype=self.dtype).index_copy_(0, order, self[rising])
