@@ -175,6 +175,7 @@ class _Greedy:
                 self.seen.copy_(torch.from_numpy(resume.seen))
         order = torch.tensor(first).sort()
         self._take(first, self.patches[order.values][order.indices.argsort()])
+        self._renew(torch.nonzero(self.bound == torch.inf).flatten())  # in one pass, and not the largest first
 
     def _screen(self, reach: Tensor) -> ScreenedCentres:
         return ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
