@@ -103,13 +103,14 @@ def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytes
     right = naive(patches, 640, 0).tolist()
     assert kcenter(rows, 640, 0, keep=kept.append).indices.tolist() == right
     greedy = coreset._Greedy(rows, 600, 0, kept[-1])
-    assert greedy.screen is not None
+    assert greedy.screen is None, "given up at once"
+    greedy.screen = coreset.ScreenedCentres(greedy.centres, 400.0)
+    greedy.screen.add(0, 600)
     about = torch.full((5, 8), 5.0) + torch.arange(5.0)[:, None]  # nearer to all that are alike than to the others
     near = greedy._nearest(about, about.square().sum(1), 0)
     centres = greedy.centres[:600].double()
     assert np.allclose(near, (about[:, None].double() - centres[None]).square().sum(2).amin(1), rtol=1e-4)
     assert greedy.screen is None
-    greedy.screen = coreset._Greedy(rows, 600, 0, kept[-1]).screen
     found = greedy.run(lambda done: None, None)
     assert greedy.screen is None
     assert found.indices.tolist() == right[:600]
