@@ -102,7 +102,7 @@ class HeldOutBanks:
         squared, rows = squared.gather(1, order), rows.gather(1, order)
         short = (~own).sum(1) < k
         if bool(short.any()):
-            squared[short], found = NearestPatches(self.bank[others])(points[short], k)
+            squared[short], found = NearestPatches(self.bank[others], "flat")(points[short], k)
             rows[short] = others[found]
         return squared, rows
 
@@ -156,7 +156,7 @@ class HeldOutBanks:
         unlisted = torch.from_numpy(self._away)[rows].isinf().to(self.bank.device)
         if bool(unlisted.any()):
             others = torch.nonzero(~own).flatten()
-            nearest[unlisted] = others[NearestPatches(self.bank[others])(points[unlisted], 1)[1][:, 0]]
+            nearest[unlisted] = others[NearestPatches(self.bank[others], "flat")(points[unlisted], 1)[1][:, 0]]
         return (points.double() - self.bank[nearest].double()).square_().sum(1).sqrt_().cpu()
 
     def _found(

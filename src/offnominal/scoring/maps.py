@@ -68,8 +68,11 @@ def on_grids(values: npt.NDArray[Any], grids: Sequence[tuple[int, int]]) -> list
     found = []
     ends = np.cumsum([height * width for height, width in map(whole_grid, grids)])
     for part, grid in zip(np.split(values, ends[:-1]), grids, strict=True):
-        beyond = [(inside.start, side - inside.stop) for inside, side in zip(whole(grid), grid, strict=True)]
-        found.append(np.pad(part.reshape(*whole_grid(grid), -1), (*beyond, (0, 0)), mode="edge"))
+        rows, columns = (
+            np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
+            for inside, side in zip(whole(grid), grid, strict=True)
+        )
+        found.append(part.reshape(*whole_grid(grid), -1)[rows[:, None], columns])
     return found
 
 
