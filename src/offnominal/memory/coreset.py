@@ -261,7 +261,7 @@ class _Greedy:
             return torch.from_numpy(self._to_centres(points))
         least = torch.full((len(points),), torch.inf, dtype=torch.float64)
         for centre in self.exact_centres[done : len(self.chosen)]:
-            torch.minimum(least, torch.from_numpy(_by_difference(points, centre)), out=least)
+            torch.minimum(least, torch.from_numpy(by_difference(points, centre)), out=least)
         return least
 
     def _tighten(self) -> None:
@@ -309,7 +309,7 @@ class _Greedy:
             if distance[place] <= limit:
                 break
             picks.append(place)
-            away = _by_difference(points, points[place]) if between is None else between[place]
+            away = by_difference(points, points[place]) if between is None else between[place]
             np.minimum(distance, away, out=distance)
             distance[place] = _TAKEN
         self._take(block[picks].tolist(), raw[picks])
@@ -381,7 +381,7 @@ def squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
     return _rounded(squared)
 
 
-def _by_difference(points: Tensor, centre: Tensor) -> npt.NDArray[np.float64]:
+def by_difference(points: Tensor, centre: Tensor) -> npt.NDArray[np.float64]:
     """(n, D), (D,) float64 -> (n,) squared distances, rounded alike."""
     return _rounded((points - centre).square_().sum(1))
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.memory.coreset import squared_distances
+from offnominal.memory.coreset import by_difference, squared_distances
 from offnominal.memory.search import NearestPatches
 from offnominal.types import Index, require
 
@@ -40,14 +40,14 @@ def farthest_first(points: Tensor, away: Tensor, radius: float, most: int | None
     """
     chosen: list[int] = []
     rows = torch.arange(len(points))
-    while most is None or len(chosen) < most:
-        outside = torch.nonzero(away > radius).flatten()
-        if len(outside) == 0:
-            break
-        if len(outside) < len(rows):
-            rows, points, away = rows[outside], points[outside], away[outside]
+    while len(rows) and (most is None or len(chosen) < most):
         farthest = int(away.argmax())
+        if not away[farthest] > radius:
+            break
         chosen.append(int(rows[farthest]))
-        away = torch.minimum(away, torch.from_numpy(np.sqrt(squared_distances(points, points[farthest][None])[:, 0])))
+        away = torch.minimum(away, torch.from_numpy(np.sqrt(by_difference(points, points[farthest]))))
         away[farthest] = 0
+        outside = away > radius
+        if 2 * int(outside.sum()) < len(rows):
+            rows, points, away = rows[outside], points[outside], away[outside]
     return chosen
