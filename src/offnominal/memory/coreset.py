@@ -241,11 +241,12 @@ class _Greedy:
         count = len(self.chosen)
         look = self._look_exactly if self.tight else self._look
         seen = self.seen[rows]
-        for done in torch.unique(seen).tolist():
-            if done == count:
-                continue
-            for part in rows[seen == done].split(ROWS):
-                self.bound[part] = torch.minimum(self.bound[part], look(part, done))
+        behind = torch.nonzero(seen < count).flatten()
+        behind = behind[seen[behind].argsort(stable=True)]  # those together that have seen about as many
+        for first in range(0, len(behind), ROWS):
+            some = behind[first : first + ROWS]
+            part, done = rows[some].sort().values, int(seen[some[0]])
+            self.bound[part] = torch.minimum(self.bound[part], look(part, done))
         self.seen[rows] = count
 
     def _look(self, part: Tensor, done: int) -> Tensor:
