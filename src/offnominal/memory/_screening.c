@@ -30,7 +30,7 @@ typedef struct {
     Py_ssize_t width, columns;
 } Panel;
 
-/* Of AT_ONCE patches, (AT_ONCE, width) steps and 128 each, to `out` in rows of columns and `largest` in rows of columns / GROUP. */
+/* Of AT_ONCE patches, given as steps and 128 each, to `out` in rows of columns and `largest` in rows of columns / GROUP. */
 typedef void (*Multiply)(const Panel *, const uint8_t *steps, int32_t *out, int32_t *largest);
 
 static void multiply_one_by_one(const Panel *p, const uint8_t *steps, int32_t *out, int32_t *largest) {
@@ -47,7 +47,7 @@ static void multiply_one_by_one(const Panel *p, const uint8_t *steps, int32_t *o
     }
 }
 
-#if defined(__x86_64__) && ((!defined(__clang__) && __GNUC__ >= 11) || (defined(__clang__) && __clang_major__ >= 16))
+#if defined(__x86_64__) && ((!defined(__clang__) && __GNUC__ >= 11) || (defined(__clang__) && __clang_major__ >= 19))
 #define OF_BYTES
 #include <immintrin.h>
 
@@ -301,7 +301,8 @@ static void search_block(const Search *s, const Scratch *own, Py_ssize_t first, 
 }
 
 /* One part of the rows; without memory none of them is sure. */
-static void search_part(const Search *s, Py_ssize_t first, Py_ssize_t last) {
+static void search_part(const void *given, Py_ssize_t first, Py_ssize_t last) {
+    const Search *s = given;
     Py_ssize_t groups = s->columns / GROUP, most = MOST_IN_QUESTION + GROUP + 1 + s->alone;
     size_t numbers = (size_t)(BLOCK * (s->columns + groups) + MOST_LARGER + groups + 1 + most);
     char *memory = calloc((size_t)most * 8 + numbers * 4 + (size_t)(BLOCK * s->width), 1);
@@ -359,21 +360,17 @@ static PyObject *nearest(PyObject *module, PyObject *arguments) {
     s.multiply = of_width(bits);
     if (s.multiply == NULL)
         return PyErr_Format(PyExc_ValueError, "this processor does not multiply bytes in registers of %d bits", bits);
-    s.patches = (const float *)(uintptr_t)at[0];
-    s.bank = (const float *)(uintptr_t)at[1];
-    s.mean = (const float *)(uintptr_t)at[2];
-    s.panels = (const int8_t *)(uintptr_t)at[3];
-    s.start = (const int32_t *)(uintptr_t)at[4];
-    s.near = (const int64_t *)(uintptr_t)at[5];
-    s.far = (const int64_t *)(uintptr_t)at[6];
-    s.squared = (float *)(uintptr_t)at[7];
-    s.rows = (int64_t *)(uintptr_t)at[8];
-    s.sure = (uint8_t *)(uintptr_t)at[9];
-    Py_BEGIN_ALLOW_THREADS
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++)
-        search_part(&s, count * part / threads, count * (part + 1) / threads);
-    Py_END_ALLOW_THREADS
+    s.patches = POINTER(at[0]);
+    s.bank = POINTER(at[1]);
+    s.mean = POINTER(at[2]);
+    s.panels = POINTER(at[3]);
+    s.start = POINTER(at[4]);
+    s.near = POINTER(at[5]);
+    s.far = POINTER(at[6]);
+    s.squared = POINTER(at[7]);
+    s.rows = POINTER(at[8]);
+    s.sure = POINTER(at[9]);
+    in_parts(search_part, &s, count, threads);
     Py_RETURN_NONE;
 }
 

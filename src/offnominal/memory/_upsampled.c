@@ -39,7 +39,8 @@ INLINE void interpolate(const Part *s, Py_ssize_t row, float *restrict values, f
 }
 
 FOR_EVERY_PROCESSOR
-static void search_part(const Part *s, Py_ssize_t first, Py_ssize_t last) {
+static void search_part(const void *given, Py_ssize_t first, Py_ssize_t last) {
+    const Part *s = given;
     float values[MOST_AT_ONCE], least[MOST_AT_ONCE / BLOCK + 1];
     Py_ssize_t k = s->k;
     for (Py_ssize_t row = first; row < last; row++) {
@@ -78,17 +79,13 @@ static PyObject *nearest(PyObject *module, PyObject *arguments) {
     if (!PyArg_ParseTuple(arguments, "(KKKKKK)(nnnn)i", &at[0], &at[1], &at[2], &at[3], &at[4], &at[5], &count, &s.n, &s.k,
                           &s.first, &threads))
         return NULL;
-    s.coarse = (const float *)(uintptr_t)at[0];
-    s.fine = (const float *)(uintptr_t)at[1];
-    s.corners = (const int64_t *)(uintptr_t)at[2];
-    s.weights = (const float *)(uintptr_t)at[3];
-    s.squared = (float *)(uintptr_t)at[4];
-    s.rows = (int64_t *)(uintptr_t)at[5];
-    Py_BEGIN_ALLOW_THREADS
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int part = 0; part < threads; part++)
-        search_part(&s, count * part / threads, count * (part + 1) / threads);
-    Py_END_ALLOW_THREADS
+    s.coarse = POINTER(at[0]);
+    s.fine = POINTER(at[1]);
+    s.corners = POINTER(at[2]);
+    s.weights = POINTER(at[3]);
+    s.squared = POINTER(at[4]);
+    s.rows = POINTER(at[5]);
+    in_parts(search_part, &s, count, threads);
     Py_RETURN_NONE;
 }
 

@@ -162,7 +162,9 @@ class _Greedy:
         #: Whether a bound is the distance itself to the centres that its patch has seen, unless it has seen none.
         self.tight = False
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
-        self.screen = self._screen(reach) if screened else None
+        self.screen: ScreenedCentres | None = None
+        if screened:
+            self.screen = ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
         # Room for products, which grow as they come.
         self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
         first = [start]
@@ -176,9 +178,6 @@ class _Greedy:
         order = torch.tensor(first).sort()
         self._take(first, self.patches[order.values][order.indices.argsort()])
         self._renew(torch.nonzero(self.bound == torch.inf).flatten())  # in one pass, and not the largest first
-
-    def _screen(self, reach: Tensor) -> ScreenedCentres:
-        return ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
 
     def run(self, tick: Callable[[int], None], keep: Callable[[Unfinished], None] | None) -> Coreset:
         began = kept = perf_counter()

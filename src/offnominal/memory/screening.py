@@ -27,7 +27,7 @@ FAR, FEW = 8, 64
 #: Columns that are multiplied together, bytes of a column that are, and the product of what fills up the last columns: near
 #: nothing.
 PANEL, BYTES, NEVER = 64, 4, -(2**29)
-#: Neighbours, at most.
+#: Neighbours, at most: as many as are compared in float32.
 MOST_NEIGHBOURS = 512
 #: Bits of registers in which processors multiply bytes, the fastest first.
 REGISTERS = (512, 256)
@@ -183,9 +183,12 @@ def _nearest(
     count, features = len(patches), bank.shape[1]
     squared, found = torch.zeros((count, k)), torch.zeros((count, k), dtype=torch.int64)
     sure = torch.empty(count, dtype=torch.bool)
-    addresses = [address(patches, torch.float32, (count, features)), address(bank, torch.float32, bank.shape)]
-    addresses += [address(mean, torch.float32, (features,)), address(panels, torch.int8, panels.shape)]
-    addresses += [part.data_ptr() for part in (start, rows, far, squared, found, sure)]
-    sizes = (count, len(start), features, BYTES * panels.shape[1], len(far), k)
+    of_panels = len(panels), -(-features // BYTES), PANEL, BYTES
+    addresses = [address(patches, torch.float32, (count, features)), address(bank, torch.float32, (len(bank), features))]
+    addresses += [address(mean, torch.float32, (features,)), address(panels, torch.int8, of_panels)]
+    addresses += [address(start, torch.int32, (PANEL * len(panels),)), address(rows, torch.int64, (PANEL * len(panels),))]
+    addresses += [address(far, torch.int64, (len(far),)), address(squared, torch.float32, (count, k))]
+    addresses += [address(found, torch.int64, (count, k)), address(sure, torch.bool, (count,))]
+    sizes = (count, len(start), features, BYTES * of_panels[1], len(far), k)
     _screening.nearest(tuple(addresses), lengths, sizes, bits, threads(count))
     return squared, found, sure

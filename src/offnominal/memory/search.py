@@ -38,10 +38,10 @@ AT_ONCE = 2**25
 class NearestPatches:
     """Search over a bank (M, D), by one of these indexes:
 
-    - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner where that is compiled: `memory.screening` in a
-      large bank, where the processor has products of bytes, else `memory.upsampled`, where the patches are known to be so; on a
-      GPU one matrix product in torch. By what there is, not by the clock: that must not decide between results that differ in
-      rounding. `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
+    - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner where that is compiled: `memory.screening`,
+      where the processor has products of bytes and the bank some hundred patches, else `memory.upsampled`, where the patches
+      are known to be so; on a GPU one matrix product in torch. By what there is, not by the clock: that must not decide
+      between results that differ in rounding. `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
     - `flat`: FAISS's exact search.
     - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
     - `ivf`: sqrt(M) lists around k-means centres, the nearest 8 are searched, exactly.
