@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from offnominal.errors import ImageError, InputError
-from offnominal.images.decode import Pixels, decode, from_array, from_pillow
+from offnominal.images.decode import Pixels, decode, from_array, from_pillow, planes
 from offnominal.images.exposure import Exposure
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.value_range import ValueRange
@@ -108,9 +108,10 @@ def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: boo
     """
     pixels = pixels_of(source)
     original = (int(pixels.shape[0]), int(pixels.shape[1]))
-    small = resize(pixels, geometry.network_size(original))
+    height, width = geometry.network_size(original)
     name = str(source) if isinstance(source, (str, Path)) else "image"
-    return Prepared(values.scale(small, name), original, pixels if keep else None)
+    scaled = values.scale(resize(planes(pixels), (height, width)), name).reshape(height, width, -1)
+    return Prepared(np.broadcast_to(scaled, (height, width, 3)), original, pixels if keep else None)
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
@@ -189,7 +190,10 @@ def _prepared(
 
 
 def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
-    pixels = np.ascontiguousarray(np.stack([prepared.pixels for _, prepared in group]).transpose(0, 3, 1, 2))
+    height, width, channels = group[0][1].pixels.shape
+    pixels = np.empty((len(group), channels, height, width), np.float32)
+    for at, (_, prepared) in enumerate(group):
+        pixels[at] = prepared.pixels.transpose(2, 0, 1)
     return ImageBatch(
         pixels,
         tuple(index for index, _ in group),

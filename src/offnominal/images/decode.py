@@ -1,6 +1,6 @@
 """One file or array -> pixels: `(H, W, 3)`, 8-bit, 16-bit or float, upright as a viewer shows them.
 
-Pillow decodes what has 8 bits a channel (all colour modes, EXIF rotation); OpenCV what has more, which Pillow would cut.
+What is grey is one plane, seen three times: a view, which is resized and scaled once. Pillow decodes what has 8 bits a channel (all colour modes, EXIF rotation); OpenCV what has more, which Pillow would cut.
 """
 
 from __future__ import annotations
@@ -80,7 +80,8 @@ def decode(path: Path) -> Pixels:
 
 
 def from_array(array: Any, name: str = "array") -> Pixels:
-    """Check an `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` array (alpha is dropped); grey becomes three channels.
+    """Check an `(H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)` array (alpha is dropped); of grey the three channels are a
+    view.
 
     Raises:
         ImageError: another shape or dtype, an empty array, or values that are not finite.
@@ -104,7 +105,7 @@ def from_array(array: Any, name: str = "array") -> Pixels:
     if pixels.dtype.name not in _DEPTHS:
         raise ImageError(f"{name}: expected uint8, uint16 or float, got {pixels.dtype}; convert it first")
     if pixels.shape[2] == 1:
-        return np.repeat(pixels, 3, axis=2)
+        return _thrice(pixels[:, :, 0])
     return np.ascontiguousarray(pixels[:, :, :3])
 
 
@@ -168,10 +169,20 @@ def _orientation(image: Image.Image, content: bytes) -> int:
         return 1
 
 
+def planes(pixels: Pixels) -> Pixels:
+    """(H, W, 3) -> (H, W, C), of what differs: C = 1 where all channels are views of one plane, else 3."""
+    return np.ascontiguousarray(pixels[:, :, :1]) if pixels.strides[2] == 0 else pixels
+
+
+def _thrice(plane: Pixels) -> Pixels:
+    return np.broadcast_to(plane[:, :, None], (*plane.shape, 3))
+
+
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
     turns, mirrored = _TURNS.get(orientation, (0, False))
-    turned = np.rot90(pixels, turns)
-    return np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+    turned = np.rot90(planes(pixels), turns)
+    turned = np.ascontiguousarray(turned[:, ::-1] if mirrored else turned)
+    return np.broadcast_to(turned, (*turned.shape[:2], 3))
 
 
 def _stored_depth(image: Image.Image, content: bytes) -> Depth:
@@ -200,7 +211,8 @@ def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+            upright = ImageOps.exif_transpose(image)
+            return _thrice(np.asarray(upright)) if upright.mode == "L" else np.asarray(_to_rgb(upright))
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
         raise _damaged(name, error) from None
 

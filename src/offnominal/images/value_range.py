@@ -32,7 +32,7 @@ class ValueRange:
     exposure: Exposure | None = None
 
     def scale(self, pixels: npt.NDArray[Any], name: str) -> Float:
-        """(H, W, 3) stored values -> (H, W, 3) float32, about 0 to 1.
+        """Stored values, (H, W, C) or (H, W), -> the same in float32, about 0 to 1.
 
         Raises:
             ImageError: the depth differs from the one that the range was learned on.

@@ -35,12 +35,15 @@ from offnominal.types import Index, require
 RENEWED = 16384
 EXACT = 512
 MOST_EXACT = 4096
-#: Patches and centres that are multiplied at once: few, so that patches and products stay in the processor's cache.
-ROWS = 1024
+#: Patches, for each two threads, and centres that are multiplied at once: few, so that patches and products stay in the
+#: processor's cache; and how many patches at most.
+ROWS, MOST_ROWS = 1024, 8192
 CENTRES = 2048
 #: From so many centres at once on the nearest is found by products of bytes, where the processor has them; so many patches may
 #: reach too far for that.
 SCREENED, FAR = 64, 16
+#: Of the 32 bits of a bound, how many do not tell its bin: bins are a fifth of a percent wide.
+LAST_BITS = 14
 #: Seconds between two times that the state is given to be kept, and of work that is worth keeping when it is stopped.
 KEPT_EVERY, WORTH_KEEPING = 20.0, 2.0
 _TAKEN = -1.0
@@ -137,6 +140,7 @@ class _Greedy:
 
     def __init__(self, patches: PatchRows, n: int, start: int, resume: Unfinished | None) -> None:
         self.patches, self.n = patches, n
+        self.at_once = min(MOST_ROWS, ROWS * max(1, torch.get_num_threads() // 2))
         self.dtype = torch.float64 if patches.dtype == torch.float64 else torch.float32
         # Distances do not change when all patches are moved; around their mean the products round least.
         # Sums are written in place: thousands of small results kept among large passing ones leave gigabytes of holes.
@@ -166,7 +170,7 @@ class _Greedy:
         if screened:
             self.screen = ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
         # Room for products, which grow as they come.
-        self.product = torch.empty(max(ROWS * CENTRES, n), dtype=self.dtype)
+        self.product = torch.empty(max(self.at_once * CENTRES, n), dtype=self.dtype)
         first = [start]
         if resume is not None:
             require(len(resume.bound) == len(patches), f"{len(patches)} patches, a state of {len(resume.bound)} to resume")
@@ -184,7 +188,7 @@ class _Greedy:
         exact = EXACT
         try:
             while len(self.chosen) < self.n:
-                rows, outside = _largest(self.bound, RENEWED)
+                rows, outside = _about_largest(self.bound, RENEWED)
                 self._renew(rows)
                 fresh = self.bound[rows]
                 if float(fresh.max()) < outside:
@@ -242,8 +246,8 @@ class _Greedy:
         seen = self.seen[rows]
         behind = torch.nonzero(seen < count).flatten()
         behind = behind[seen[behind].argsort(stable=True)]  # those together that have seen about as many
-        for first in range(0, len(behind), ROWS):
-            some = behind[first : first + ROWS]
+        for first in range(0, len(behind), self.at_once):
+            some = behind[first : first + self.at_once]
             part, done = rows[some].sort().values, int(seen[some[0]])
             self.bound[part] = torch.minimum(self.bound[part], look(part, done))
         self.seen[rows] = count
@@ -349,7 +353,7 @@ class _Greedy:
     def _radius(self) -> float:
         """Distance of the farthest patch to its nearest centre: the largest bounds are renewed until one is certain."""
         while True:
-            rows, outside = _largest(self.bound, RENEWED)
+            rows, outside = _about_largest(self.bound, RENEWED)
             self._renew(rows)
             fresh = self.bound[rows]
             if float(fresh.max()) < outside:
@@ -371,6 +375,21 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:
     least = int(top.values.argmin())
     keep = torch.arange(count + 1) != least
     return top.indices[keep].sort().values, float(top.values[least])
+
+
+def _about_largest(values: Tensor, count: int) -> tuple[Tensor, float]:
+    """The same of about so many, `count` at most, and a number that none outside is above, in a quarter of the time.
+
+    The bits of floats that are not negative rise with them, so the first bits put values into bins by their size.
+    """
+    if count < len(values) and values.dtype == torch.float32:
+        bins = np.bincount(np.maximum(values.numpy().view(np.int32) >> LAST_BITS, 0), minlength=1 << (31 - LAST_BITS))
+        kept = int(np.searchsorted(np.cumsum(bins[::-1]), count, side="right"))  # bins, the largest values first
+        least = np.int32((len(bins) - kept) << LAST_BITS).view(np.float32)
+        rows = torch.nonzero(values >= float(least)).flatten()
+        if 2 * len(rows) > count:
+            return rows, float(least)
+    return _largest(values, count)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> npt.NDArray[np.float64]:
