@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
@@ -48,24 +48,6 @@ FEWEST_IMAGES = 2
 #: Seconds of work after which the rest is estimated: start-up weighs little by then.
 SETTLED = 2.0
 _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
-
-
-@dataclass(frozen=True)
-class Extracted:
-    """What a fit takes from a batch, all of it worked out where the network runs: on a thread of its own where there are several.
-
-    Attributes:
-        patches: (B, N, D), not yet standardised.
-        wholes: (B, D + 131) `whole_images`.
-        digests: of every image's pixels, to tell copies.
-        pictures: thumbnails, where they are wanted.
-    """
-
-    batch: ImageBatch
-    patches: torch.Tensor
-    wholes: Float
-    digests: list[bytes]
-    pictures: list[bytes]
 
 
 class Fitting:
@@ -223,32 +205,31 @@ class Fitting:
         rehearsal = Rehearsal(self.plan, self._geometry, self._settings, self._engine, sources, self._values)
         started, told = perf_counter(), False
         threads = threads_for(len(kept), self._engine.device)
-        extracted = work_through(
+        found = work_through(
             sources,
             self._geometry,
             self._values,
-            self._extracted,
+            self._features_of,
             self._engine.size_of_patches,
             threads=threads,
             batch_size=self._settings.batch_size,
             failed=lambda place, error: self._fail(kept[place], error),
         )
         with one_beside(threads):
-            for found in extracted:
-                batch = found.batch
-                self._appearance.add(batch, found.wholes)
-                for at, (place, original, image) in enumerate(zip(batch.index, batch.original, found.patches, strict=True)):
+            for batch, patches, wholes in found:
+                self._appearance.add(batch, wholes)
+                for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
                     if len(image) != counts[place]:
                         self._fail(kept[place], ImageError(f"{self._names[kept[place]]}: changed during the fit; fit anew"))
                         continue
                     store.patches[rows_of[place]] = image.cpu()
-                    network = batch.pixels.shape[2], batch.pixels.shape[3]
+                    network = pixels.shape[1], pixels.shape[2]
                     placed.append(Placed(kept[place], len(placed), rows_of[place], original, network))
-                    first = seen.setdefault(found.digests[at], kept[place])
+                    first = seen.setdefault(blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest(), kept[place])
                     if first != kept[place]:
                         self.copies.append((self._names[kept[place]], self._names[first]))
                     if self._settings.thumbnails:
-                        pictures.add(found.pictures[at])
+                        pictures.add(thumbnail(pixels, original))
                 self._tell("features", len(placed), len(kept))
                 passed = perf_counter() - started
                 if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
@@ -258,12 +239,9 @@ class Fitting:
         placed.sort(key=lambda place: place.source)
         return without(store.patches, placed, np.zeros(len(placed), np.bool_))[0]
 
-    def _extracted(self, batch: ImageBatch) -> list[Extracted]:
+    def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
         maps = self._engine.maps(batch)
-        shown = zip(batch.pixels, batch.original, strict=True) if self._settings.thumbnails else ()
-        digests = [blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest() for pixels in batch.pixels]
-        pictures = [thumbnail(pixels, original) for pixels, original in shown]
-        return [Extracted(batch, whole_patches(maps), whole_images(batch, maps), digests, pictures)]
+        return [(batch, whole_patches(maps), whole_images(batch, maps))]
 
     def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:
         started = perf_counter()

@@ -11,7 +11,6 @@ from torch import Tensor
 from offnominal.config import Settings
 from offnominal.detector.engine import SignalEngine
 from offnominal.detector.model import SearchError, UsualDistance
-from offnominal.detector.threads import side_by_side, threads_for
 from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches
 from offnominal.noising import STEPS, Head, train_head
 from offnominal.scoring import SIGNALS
@@ -93,37 +92,24 @@ def held_out_signals(
     """
     engine = SignalEngine(banks.bank, settings, usual, device, heads)
     wanted = engine.neighbours
-    held_out = range(first, images)
-    threads = threads_for(len(held_out), device)
-
-    def of_others(image: int) -> tuple[Tensor, Tensor, Float]:
+    signals: list[Float] = []
+    near: list[tuple[Tensor, Tensor]] = []
+    for image in range(first, images):
         squared, rows = banks.neighbours(image, wanted)
+        near.append((squared, rows.int()))
         if rows.shape[1]:
-            values = engine.of_neighbours(banks.patches(image), squared, rows, fold=fold_of(image, heads)).values
+            signals.append(engine.of_neighbours(banks.patches(image), squared, rows, fold=fold_of(image, heads)).values)
         else:  # all of the bank is the image's own: what stands in follows below
-            values = np.zeros((len(rows), len(SIGNALS)), np.float32)
-        return squared, rows.int(), values
-
-    def with_stand_ins(image: int) -> Float:
-        squared, rows, values = found[image - first]
+            signals.append(np.zeros((len(rows), len(SIGNALS)), np.float32))
+        tick(image + 1)
+    for image, (squared, rows) in enumerate(near, first):
         stand_ins = banks.stand_ins(image)
         if len(stand_ins):
             touched, squared, rows = _with_stand_ins(banks.patches(image), squared, rows, stand_ins, wanted, len(banks.bank))
             if len(touched):
                 bank, patches = torch.cat([banks.bank, stand_ins]), banks.patches(image)[touched]
                 again = engine.of_neighbours(patches, squared, rows, bank=bank, fold=fold_of(image, heads)).values
-                values[touched.cpu().numpy()] = again
-        return values
-
-    found: list[tuple[Tensor, Tensor, Float]] = []
-    for one in side_by_side(of_others, held_out, threads, lambda image: 0):
-        found.append(one)
-        tick(first + len(found))
-    if found:
-        banks.stand_ins(first)  # so that what covers what is sorted once, before several threads ask
-    signals: list[Float] = []
-    for values in side_by_side(with_stand_ins, held_out, threads, lambda image: 0):
-        signals.append(values)
+                signals[image - first][touched.cpu().numpy()] = again
         tick(images)
     return signals
 
