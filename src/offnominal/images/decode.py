@@ -1,6 +1,7 @@
 """One file or array -> pixels: `(H, W, 3)`, 8-bit, 16-bit or float, upright as a viewer shows them.
 
-What is grey is one plane, seen three times: a view, which is resized and scaled once. Pillow decodes what has 8 bits a channel (all colour modes, EXIF rotation); OpenCV what has more, which Pillow would cut.
+Pillow decodes what has 8 bits a channel (all colour modes, EXIF rotation); OpenCV what has more, which Pillow would cut.
+What is grey is one plane seen three times, a view that nobody may write to: it is resized and scaled once.
 """
 
 from __future__ import annotations
