@@ -205,6 +205,20 @@ def test_what_is_not_finite_is_never_sure(bits: int) -> None:
     assert sure.float().mean() > 0.9
 
 
+def test_differences_whose_squares_float32_does_not_hold_are_not_lost(bits: int) -> None:
+    bank, patches = torch.randn(72, 4) * 1e-23, torch.randn(50, 4) * 1e-23
+    bank[:4], bank[4:8] = 1, -1
+    squared, rows, sure = ScreenedBank(bank, bits)(patches, 1)
+    assert sure.all()
+    assert (rows >= 8).all()
+    assert (squared == 0).all()
+    centres = torch.tensor([[0.0], [1.0]])
+    screen = ScreenedCentres(centres, 1e-30, bits)
+    screen.add(0, 2)
+    near, sure = screen(torch.tensor([[1e-30]]), 0, 2)
+    assert float(near) == 0 or not bool(sure)
+
+
 @pytest.mark.usefixtures("threads")
 def test_threads_find_the_same_and_torch_keeps_its_own(bits: int) -> None:
     patches, bank = made("random")

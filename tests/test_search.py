@@ -23,7 +23,7 @@ from offnominal.detector import load_model
 from offnominal.detector.learning.hold_out import search_error
 from offnominal.detector.outputs.run import facts, warnings_of
 from offnominal.errors import SettingsError
-from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, compiled, search
+from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches, Upsampling, compiled, search
 
 INDEXES = get_args(SearchIndex)
 APPROXIMATE = [index for index in INDEXES if index not in EXACT_INDEXES]
@@ -168,6 +168,12 @@ def test_an_inspection_uses_the_index(images: list[np.ndarray], tmp_path: Path, 
     monkeypatch.setattr(NearestPatches, "__init__", noted)
     assert load(path).inspect(images[0]).score == score
     assert asked == ["sq8"]
+
+
+def test_no_neighbours_are_not_searched() -> None:
+    for told in (None, Upsampling(1, (4, 4), torch.ones(2, 2))):
+        with pytest.raises(ValueError, match="k must be at least 1, got 0"):
+            NearestPatches(torch.randn(9, 3))(torch.randn(4, 3), 0, told)
 
 
 def test_an_unknown_index_is_refused() -> None:

@@ -219,7 +219,8 @@ INLINE double lowest_product(const Search *s, const Scratch *own, const int32_t 
         float found = squared_distance(patch, s->bank + own->question[i] * s->features, s->features);
         farthest = found > farthest || isnan(found) ? found : farthest;
     }
-    double reach = sqrt((double)farthest) / s->step + known.slack;
+    double unseen = s->features * (double)FLT_MIN;  /* what squares that are too small for float32 may add up to */
+    double reach = sqrt(farthest + unseen) / s->step + known.slack;
     double limit = reach * reach * of_sums(s->features) + 2;  /* half of an odd number is rounded */
     double lowest = floor((known.square - limit) / 2);
     return lowest < NEVER + 1 && limit < INFINITY ? NEVER + 1 : lowest;

@@ -70,8 +70,9 @@ class NearestPatches:
         to the distances. `noising.neighbourhood` works them out anew where that matters.
 
         Raises:
-            ValueError: another number of features than the bank's.
+            ValueError: another number of features than the bank's; no neighbours asked for.
         """
+        require(k >= 1, f"k must be at least 1, got {k}")
         require(
             patches.shape[-1] == self.bank.shape[1],
             f"bank has D={self.bank.shape[1]}, the patches D={patches.shape[-1]}: use the backbone that it was fitted with",
