@@ -61,8 +61,10 @@ class UpsampledBank:
         self._squares = bank.square().sum(1, keepdim=True)
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling) -> tuple[Tensor, Tensor]:
-        """(N, D) float32 -> (N, K) squared distances, ascending, and (N, K) int64 rows of the bank. Where values are not finite,
-        or too large for their squares to be, a row may be -1 or a distance not a number."""
+        """(N, D) float32 -> (N, K) squared distances, ascending, and (N, K) int64 rows of the bank.
+
+        Where values are not finite, or their squares are not, a row may be -1 or a distance not a number.
+        """
         fine = upsampling.first
         coarse = upsampling.map(patches).mul_(-2)
         own = F.pad(patches[:, :fine] * -2, (0, 1), value=1.0)
