@@ -64,12 +64,13 @@ def test_images_and_masks_that_cannot_be_read_are_counted_apart(model_file: Path
     assert (told["n_unreadable"], told["n_masks_unreadable"]) == (1, 1)
     assert (told["n_good"], told["n_defect"], found.without_mask) == (4, 5, 2)
     write_evaluation(load(model_file), found, tmp_path / "some", "parts")
-    assert "2 defective images have no mask" in (tmp_path / "some/report.html").read_text()
+    assert told["n_without_mask"] == 2
+    assert "without a mask that can be read: 2" in (tmp_path / "some/report.html").read_text()
     shutil.rmtree(root / "ground_truth")
     without = load(model_file).evaluate(root)
     write_evaluation(load(model_file), without, tmp_path / "none", "parts")
     assert without.without_mask == 0
-    assert "have no mask" not in (tmp_path / "none/report.html").read_text(), "a set without masks misses nothing"
+    assert "without a mask" not in (tmp_path / "none/report.html").read_text(), "a set without masks misses nothing"
     assert [name for name, _ in found.unreadable] == ["test/blotch/200.png", "test/good/100.png"]
 
 

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from conftest import texture
+from offnominal.detector.outputs.report_files import PICTURES
 from offnominal.errors import ImageError, InputError
 from offnominal.images import (
+    RUN_FOLDERS,
     Geometry,
     ImageBatch,
     Source,
@@ -105,6 +107,9 @@ def test_sixteen_bits_are_turned_as_eight_are(tmp_path: Path, orientation: int, 
     for name, values in (("eight", grey), ("sixteen", grey.astype(np.uint16) * 257)):
         Image.fromarray(values).save(tmp_path / f"{name}.{suffix}", exif=exif)
     wide = decode(tmp_path / f"sixteen.{suffix}")
+    for name in ("eight", "sixteen"):
+        with (tmp_path / f"{name}.{suffix}").open("rb") as file:
+            assert np.array_equal(from_pillow(Image.open(file)), decode(tmp_path / f"{name}.{suffix}"))
     assert np.array_equal(wide, decode(tmp_path / f"eight.{suffix}").astype(np.uint16) * 257)
     assert read_header(tmp_path / f"sixteen.{suffix}").size == wide.shape[:2]
 
@@ -306,9 +311,12 @@ def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
 
 def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("file,label\na.png,good\n")
+    (tmp_path / "split.csv").write_text("path,split,label\na.png,Train,good\nb.png,trian,good\nc.png,val,crack\n")
     for call, says in (
         (lambda: normal_images(tmp_path / "nowhere"), "does not exist"),
         (lambda: normal_images(tmp_path / "m.csv"), "no 'path'"),
+        (lambda: normal_images(tmp_path / "split.csv"), "row 2 has split 'trian', which is neither train nor test"),
+        (lambda: labelled_images(tmp_path / "split.csv"), "row 2 has split 'trian'"),
         (lambda: any_images([tmp_path]), "holds no image"),
         (lambda: labelled_images(parts / "train"), "needs labels"),
     ):
@@ -322,8 +330,20 @@ def test_what_a_run_wrote_is_not_inspected_by_the_next(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
     found = any_images([tmp_path], leave_out=[tmp_path / "overlays", tmp_path / "masks"])
     assert [item.name for item in found] == ["a.png", "other/overlays/b.png"]
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="this run writes to"):
         any_images([tmp_path / "overlays"], leave_out=[tmp_path / "overlays"])
+
+
+@pytest.mark.parametrize("file", ["results.jsonl", "metrics.json"])
+def test_pictures_of_a_run_among_the_data_are_no_data(file: str, tmp_path: Path) -> None:
+    for name in ("a.png", "run/b.png", "run/overlays/00000-a.jpg", "run/report_files/0.jpg", "run/other/c.png", "masks/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
+    (tmp_path / "run" / file).write_text("")
+    kept = ["a.png", "masks/d.png", "run/b.png", "run/other/c.png"]
+    assert [item.name for item in any_images([tmp_path])] == [item.name for item in normal_images(tmp_path)] == kept
+    assert [item.name for item in any_images([tmp_path / "run/overlays"])] == ["00000-a.jpg"], "who asks for them gets them"
+    assert PICTURES in RUN_FOLDERS
 
 
 def test_of_an_mvtec_root_the_test_images_are_inspected(parts: Path) -> None:

@@ -212,17 +212,16 @@ def inspect(
     from offnominal.detector import load
     from offnominal.detector.outputs.alarms import require_lot, write_lot
     from offnominal.detector.outputs.drift_watch import DriftWatch, report_drift, state_path
-    from offnominal.detector.outputs.earlier_run import FOLDERS
     from offnominal.detector.outputs.extras import extras_from
     from offnominal.detector.outputs.run import unlike_as_a_whole, write_inspections
-    from offnominal.images import any_images
+    from offnominal.images import RUN_FOLDERS, any_images
 
     if fdr is not None and not lot:
         raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")
     fdr = 0.1 if fdr is None else fdr
     evidence = True if evidence is None and report else evidence
     extras = extras_from(evidence, maps, map_format, masks, receipts)
-    items = any_images(inputs, leave_out=[out / name for name in FOLDERS])
+    items = any_images(inputs, leave_out=[out / name for name in RUN_FOLDERS])
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     calibration = detector.model.calibration
     if lot:
@@ -296,7 +295,7 @@ def evaluate(
         shown = {name: "-" if metrics[name] is None else f"{metrics[name]:.3f}" for name in ("image_auroc", "pixel_auroc")}
         say(f"{out / 'report.html'}: image AUROC {shown['image_auroc']}, pixel AUROC {shown['pixel_auroc']}")
         if result.without_mask:
-            say(f"note: {result.without_mask} defective images have no mask that can be read; pixel figures leave them out")
+            say(f"note: defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out")
         if result.unlabelled:
             say(f"note: rows of {data} left out for want of a label: {result.unlabelled}")
     if result.unreadable:

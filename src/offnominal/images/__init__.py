@@ -8,7 +8,7 @@ from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resi
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import profiles
 from offnominal.images.pseudo_anomalies import PSEUDO_ANOMALIES, pseudo_anomaly
-from offnominal.images.sources import GOOD, Item, any_images, count_unlabelled, labelled_images, normal_images
+from offnominal.images.sources import GOOD, RUN_FOLDERS, Item, any_images, count_unlabelled, labelled_images, normal_images
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
@@ -17,6 +17,7 @@ __all__ = [
     "EIGHT_BIT",
     "GOOD",
     "PSEUDO_ANOMALIES",
+    "RUN_FOLDERS",
     "Exposure",
     "Geometry",
     "Header",

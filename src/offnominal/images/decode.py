@@ -122,12 +122,15 @@ def from_pillow(image: Image.Image, name: str = "image") -> Pixels:
         wide = np.asarray(image)
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
         raise _damaged(name, error) from None
-    return from_array(_from_integers(wide, name) if image.mode == "I" else wide, name)
+    pixels = from_array(_from_integers(wide, name) if image.mode == "I" else wide, name)
+    return _upright(pixels, _orientation(image, b""))
 
 
 def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
+    except IsADirectoryError:
+        raise ImageError(f"{path}: is a folder; give the images in it") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not content:

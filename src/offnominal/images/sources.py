@@ -11,14 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offnominal.errors import InputError, nearest
+from offnominal.errors import InputError
 from offnominal.images.decode import SUFFIXES
 
 GOOD = "good"
 MANIFESTS = frozenset({".csv", ".jsonl", ".parquet"})
 _COLUMNS = ("path", "split", "label", "mask")
 _GOOD_LABELS = frozenset({"good", "ok", "normal", "nominal", "0", "false"})
-_TRAIN_SPLITS = frozenset({"train", "training", "fit"})
+_SPLITS = {
+    "train": frozenset({"train", "training", "fit"}),
+    "test": frozenset({"test", "testing", "val", "valid", "validation", "eval", "evaluation"}),
+}
+#: Folders that a run fills with pictures, beside one of these files: they are no images of parts.
+RUN_FOLDERS = ("overlays", "receipts", "maps", "masks", "report_files")
+_RUN_FILES = ("results.jsonl", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -40,10 +46,10 @@ def normal_images(data: str | Path) -> list[Item]:
     """The good images to fit on, sorted by name.
 
     Of an MVTec root this is `train/good`; of a manifest the rows whose split is `train` (or absent) and whose label is
-    good (or absent); of a folder or a glob everything.
+    good (or absent); of a folder or a glob everything, but for pictures that a run wrote.
 
     Raises:
-        InputError: nothing is there, or no image is among it.
+        InputError: nothing is there, no image is among it, or a row is neither to be fitted on nor to be tested on.
     """
     path = _place(data)
     if path.is_dir() and (path / "train").is_dir():
@@ -52,7 +58,7 @@ def normal_images(data: str | Path) -> list[Item]:
             raise InputError(f"{path}: has a train folder but no train/good; put the good images there")
         items = _in_folder(good, root=path, split="train", label=GOOD)
     else:
-        items = [item for item in _listed(data) if item.split in (None, "train") and item.label in (None, GOOD)]
+        items = [item for item in _split(data) if item.split in (None, "train") and item.label in (None, GOOD)]
     if not items:
         raise InputError(f"{data}: holds no good image to fit on ({_accepted()})")
     return items
@@ -77,7 +83,7 @@ def labelled_images(data: str | Path) -> list[Item]:
             raise InputError(f"{path}: evaluate needs labels: an MVTec root with test/good and test/<defect>, or a manifest")
         items = [_with_mask(item, path) for item in _mvtec_test(path)]
     else:
-        items = [item for item in _listed(data) if item.split != "train" and item.label is not None]
+        items = [item for item in _split(data) if item.split != "train" and item.label is not None]
     if not items:
         raise InputError(f"{data}: no labelled test image; a manifest needs the columns path and label ('good' or a defect)")
     if not any(item.good for item in items) or all(item.good for item in items):
@@ -87,7 +93,7 @@ def labelled_images(data: str | Path) -> list[Item]:
 
 def count_unlabelled(data: str | Path) -> int:
     """Rows of a manifest that `labelled_images` leaves out for want of a label; 0 for an MVTec root."""
-    return 0 if Path(data).is_dir() else sum(item.split != "train" and item.label is None for item in _listed(data))
+    return 0 if Path(data).is_dir() else sum(item.split != "train" and item.label is None for item in _split(data))
 
 
 def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> list[Item]:
@@ -95,7 +101,7 @@ def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> 
     `test`. What lies in a folder of `leave_out` is not among them.
 
     Raises:
-        InputError: one of the inputs is missing or holds no image.
+        InputError: one of the inputs is missing or holds no image, or none but in such a folder.
     """
     items: dict[Path, Item] = {}
     not_these = [folder.absolute() for folder in leave_out]
@@ -103,9 +109,11 @@ def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> 
         path = Path(given)
         root = path.is_dir() and (path / "train" / GOOD).is_dir() and (path / "test").is_dir()
         found = _mvtec_test(path) if root else _listed(given)
-        found = [item for item in found if not any(item.path.absolute().is_relative_to(folder) for folder in not_these)]
         if not found:
             raise InputError(f"{given}: holds no image ({_accepted()})")
+        found = [item for item in found if not any(item.path.absolute().is_relative_to(folder) for folder in not_these)]
+        if not found:
+            raise InputError(f"{given}: all its images lie in a folder that this run writes to; give another --out")
         for item in found:
             items.setdefault(item.path, item)
     if not items:
@@ -133,11 +141,26 @@ def _listed(data: str | Path) -> list[Item]:
     )
 
 
+def _split(data: str | Path) -> list[Item]:
+    """Raises `InputError` where a manifest has a split that is neither to be fitted on nor to be tested on."""
+    items = _listed(data)
+    for number, item in enumerate(items, 1):
+        if item.split not in (None, *_SPLITS):
+            raise InputError(f"{data}: row {number} has split '{item.split}', which is neither train nor test")
+    return items
+
+
 def _in_folder(folder: Path, root: Path, split: str | None = None, label: str | None = None) -> list[Item]:
     # A link that leads nowhere is listed, so that it is missed: it cannot be read.
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    written = {part for part in {path.parent for path in found} if _written_by_a_run(part, folder)}
     seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return [Item(path, path.relative_to(root).as_posix(), split, label) for path in seen]
+    return [Item(path, path.relative_to(root).as_posix(), split, label) for path in seen if path.parent not in written]
+
+
+def _written_by_a_run(part: Path, folder: Path) -> bool:
+    """Whether `part`, somewhere in `folder`, is where a run put its pictures."""
+    return part != folder and part.name in RUN_FOLDERS and any((part.parent / name).is_file() for name in _RUN_FILES)
 
 
 def _mvtec_test(root: Path) -> list[Item]:
@@ -165,7 +188,7 @@ def _in_manifest(path: Path) -> list[Item]:
     missing = [number for number, row in enumerate(rows, 1) if not row.get("path")]
     if missing:
         known = ", ".join(sorted(str(key) for key in rows[missing[0] - 1])) or "none"
-        raise InputError(f"{path}: row {missing[0]} has no 'path' (columns: {known}); {nearest('path', _COLUMNS)}")
+        raise InputError(f"{path}: row {missing[0]} has no 'path' (columns: {known}); call the column of the files path")
     absolute = [str(Path(str(row["path"])).parent) for row in rows if Path(str(row["path"])).is_absolute()]
     shared = os.path.commonpath(absolute) if absolute else ""
     return [_item(row, path.parent, shared) for row in rows]
@@ -207,7 +230,7 @@ def _item(row: dict[str, Any], folder: Path, shared: str) -> Item:
     return Item(
         path=folder / text["path"],
         name=os.path.relpath(text["path"], shared) if Path(text["path"]).is_absolute() else text["path"],
-        split="train" if split is not None and split.lower() in _TRAIN_SPLITS else split,
+        split=split and next((name for name, known in _SPLITS.items() if split.lower() in known), split),
         label=GOOD if label is not None and label.lower() in _GOOD_LABELS else label,
         mask=folder / text["mask"] if "mask" in text else None,
     )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from offnominal.detector.outputs.report_files import PICTURES
+from offnominal.images import RUN_FOLDERS
 
-#: Folders that `inspect` fills, and its files beside `results.jsonl`.
-FOLDERS = ("overlays", "receipts", "maps", "masks", PICTURES)
+#: What `inspect` writes beside `results.jsonl` and its folders.
 _FILES = ("lot.json", "drift.json", "masks.json")
 _KEYS = {"path", "score", "p_value", "anomalous", "threshold", "regions", "map", "error"}
 RESULTS, REPORT = "results.jsonl", "report.html"
@@ -39,7 +39,7 @@ def remove_inspection(folder: Path) -> None:
         if not (folder / "metrics.json").exists():
             (folder / REPORT).unlink(missing_ok=True)
             shutil.rmtree(folder / PICTURES, ignore_errors=True)
-        for name in FOLDERS:
+        for name in RUN_FOLDERS:
             with suppress(OSError):  # not there, or somebody keeps something else in it
                 (folder / name).rmdir()
 

@@ -259,7 +259,7 @@ def _write_report(
         page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask)
     notes = warnings_of(model)
     if result.without_mask:
-        notes.append(f"{result.without_mask} defective images have no mask; pixel figures leave them out.")
+        notes.append(f"Defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out.")
     if result.unlabelled:
         notes.append(f"Rows left out for want of a label: {result.unlabelled}.")
     page.write(title, _readable_facts(model), notes, result.unreadable, metrics, charts[1:])
