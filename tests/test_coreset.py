@@ -61,6 +61,26 @@ def cases() -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.parametrize("count", [1, 10, 300, 999, 1000, 2000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_about_the_largest_are_no_more_and_none_outside_is_larger(dtype: torch.dtype, count: int) -> None:
+    rng = np.random.default_rng(0)
+    for values in (
+        rng.random(1000) ** 2,
+        np.full(1000, 7.0),
+        np.full(1000, np.inf),
+        np.zeros(1000),
+        np.r_[np.full(500, -1.0), rng.integers(0, 4, 500)],
+        10.0 ** rng.uniform(-44, 38, 1000),
+    ):
+        given = torch.from_numpy(values).to(dtype)
+        rows, outside = coreset._about_largest(given, count)
+        others = np.setdiff1d(np.arange(1000), rows.numpy())
+        assert count / 2 < len(rows) <= count or len(rows) == 1000
+        assert (rows.diff() > 0).all()
+        assert len(others) == 0 or float(given[others].max()) <= min(outside, float(given[rows].min()))
+
+
 @pytest.mark.parametrize("name", cases())
 def test_the_choice_is_the_naive_one(name: str) -> None:
     patches = cases()[name].astype(np.float32)
