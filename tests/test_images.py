@@ -84,7 +84,8 @@ def test_grey_is_one_plane_and_prepared_as_its_three_copies_would_be(kind: type,
     high = {np.uint8: 255, np.uint16: 4000, np.float32: 1}[kind]
     grey = (np.random.default_rng(0).random((170, 130)) * high).astype(kind)
     values = ValueRange({np.uint8: "8-bit", np.uint16: "16-bit", np.float32: "float"}[kind], 0, high)  # type: ignore[arg-type]
-    sources: list[Source] = [grey, grey[:, :, None], np.asfortranarray(grey)]
+    seen_thrice = np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+    sources: list[Source] = [grey, grey[:, :, None], np.asfortranarray(grey), seen_thrice]
     if kind is not np.float32:
         cv2.imwrite(str(tmp_path / "a.png"), grey)
         sources += [tmp_path / "a.png", Image.fromarray(grey)]

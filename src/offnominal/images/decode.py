@@ -97,6 +97,8 @@ def from_array(array: Any, name: str = "array") -> Pixels:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise ImageError(f"{name}: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {np.shape(array)}")
+    if pixels.strides[2] == 0:
+        pixels = pixels[:, :, :1]
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     if np.issubdtype(pixels.dtype, np.floating):
