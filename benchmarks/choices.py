@@ -59,7 +59,9 @@ def measure(data: Path, resize: str, neighbours: int, fusions: dict[str, Weights
         judged = []
         for item, values, network, original in found:
             settings = detector.settings
-            anomaly = working_map(values, detector.model.normal, fusion, network, settings.smoothing, settings.context)
+            anomaly = working_map(
+                values, detector.model.normal, fusion, network, settings.smoothing, settings.context, settings.halo
+            )
             mask = None if item.mask is None else read_mask(item.mask, original)
             judged.append(
                 Judged(item.good, item.label or "defect", image_score(anomaly), False, to_original(anomaly, original), mask)

@@ -10,8 +10,8 @@ import torch
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import ChannelStandard
-from offnominal.scoring import SIGNALS, NormalSignals, NormalSignalsBuilder, on_grids, working_map
-from offnominal.types import whole, whole_grid
+from offnominal.scoring import SIGNALS, NormalSignals, NormalSignalsBuilder, on_grids, without_halo, working_map
+from offnominal.types import Float, whole, whole_grid
 
 
 def test_restless_places_have_their_own_level_and_calm_ones_do_not() -> None:
@@ -32,7 +32,7 @@ def test_the_working_map_is_the_plain_one(grid: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(*grid, 4)).astype(np.float32)
     network = 8 * grid[0], 8 * grid[1]
-    found = working_map(signals, _as_they_are(), (1, 0, 0, 0), network, 0.0, 0.7)
+    found = working_map(signals, _as_they_are(), (1, 0, 0, 0), network, 0.0, 0.7, 0.0)
     fine = cv2.resize(signals[:, :, 0], (network[1] // 4, network[0] // 4))
     reach = np.arange(-40, 41)
     weight = np.exp(-(reach**2) / (2 * (16 / 4) ** 2))
@@ -40,7 +40,7 @@ def test_the_working_map_is_the_plain_one(grid: tuple[int, int]) -> None:
     for axis in (0, 1):
         wide = np.apply_along_axis(np.convolve, axis, wide, weight / weight.sum(), mode="same")
     np.testing.assert_allclose(found, fine + 0.7 * wide[40:-40, 40:-40], atol=2e-3)
-    assert np.array_equal(working_map(signals, _as_they_are(), (1, 0, 0, 0), network, 0.0, 0.0), fine)
+    assert np.array_equal(working_map(signals, _as_they_are(), (1, 0, 0, 0), network, 0.0, 0.0, 0.0), fine)
 
 
 def test_a_broad_weak_stain_rises_and_a_small_strong_spot_keeps_its_shape() -> None:
@@ -48,11 +48,46 @@ def test_a_broad_weak_stain_rises_and_a_small_strong_spot_keeps_its_shape() -> N
     stain[8:24, 8:24, 0] = 1.0
     spot[15:17, 15:17, 0] = 100.0
     with_it, without = (
-        [working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 4.0, weight) for one in (stain, spot)]
+        [working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 4.0, weight, 0.0) for one in (stain, spot)]
         for weight in (1.0, 0.0)
     )
     assert with_it[0][32, 32] > 1.9 * without[0][32, 32]
     assert float((with_it[1] - without[1]).max()) < 1  # unclipped it would spread by many
+
+
+@pytest.mark.parametrize("size", [(64, 80), (5, 9), (1, 1), (1, 7)])
+@pytest.mark.parametrize("radius", [0, 1, 3, 40])
+def test_a_map_without_halo_is_the_plain_one(size: tuple[int, int], radius: int) -> None:
+    rng = np.random.default_rng(radius)
+    for values in (rng.normal(0, 5, size), rng.gamma(0.3, 10, size), np.full(size, 3.0), np.full(size, -3.0), np.zeros(size)):
+        values = values.astype(np.float32)
+        np.testing.assert_allclose(without_halo(values, radius), _plainly_without_halo(values, radius), rtol=1e-4, atol=1e-4)
+
+
+def _plainly_without_halo(values: Float, radius: int) -> Float:
+    """Place by place; the disc is OpenCV's, whose rows are as long as the circle is wide there, rounded."""
+    found = values.copy()
+    for (row, column), value in np.ndenumerate(values):
+        beside = [
+            max(values[y, x], 0)
+            for y in range(max(0, row - radius), min(len(values), row + radius + 1))
+            for x in range(values.shape[1])
+            if abs(x - column) <= round((radius**2 - (y - row) ** 2) ** 0.5)
+        ]
+        if value > 0 and radius:
+            found[row, column] *= min(1, (value + 8) / (0.9 * (max(beside) + 8))) ** 4
+    return found
+
+
+def test_a_spot_loses_its_halo_and_neither_peaks_nor_a_broad_stain_lose_anything() -> None:
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    spot = 20 * np.exp(-((x - 16) ** 2 + (y - 16) ** 2) / (2 * 3**2)).astype(np.float32)
+    stain = 10 * np.exp(-((x - 45) ** 2 + (y - 45) ** 2) / (2 * 40**2)).astype(np.float32)
+    sharper = without_halo(spot, 3)
+    assert sharper.max() == spot.max()
+    assert (sharper[16, 16:] <= spot[16, 16:]).all()
+    assert (sharper > 5).sum() < 0.7 * (spot > 5).sum()
+    assert np.array_equal(without_halo(stain, 3), stain)
 
 
 def _as_they_are() -> NormalSignals:
@@ -94,8 +129,8 @@ def test_what_lies_outside_counts_as_usual_around_a_place() -> None:
     edge, middle = (np.zeros((32, 32, 4), np.float32) for _ in range(2))
     edge[:6, :, 0] = middle[13:19, :, 0] = 1.0
     around = [
-        working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 0.0, 1.0)
-        - working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 0.0, 0.0)
+        working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 0.0, 1.0, 0.0)
+        - working_map(one, _as_they_are(), (1, 0, 0, 0), (256, 256), 0.0, 0.0, 0.0)
         for one in (edge, middle)
     ]
     np.testing.assert_allclose(around[0][:10], around[1][26:36], atol=0.06)

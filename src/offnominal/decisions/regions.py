@@ -22,7 +22,10 @@ def find_regions(scores: Float, calibration: Calibration, original: tuple[int, i
 
     Boxes, areas and peaks are given in pixels of the `original` (H, W) image.
     """
-    labels, _ = ndimage.label(scores > np.float32(calibration.threshold), structure=np.ones((3, 3)))
+    above = scores > np.float32(calibration.threshold)
+    if not above.any():  # a good part, as nearly all are
+        return ()
+    labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
     scale_y, scale_x = original[0] / scores.shape[0], original[1] / scores.shape[1]
     regions = []
     for number, place in enumerate(ndimage.find_objects(labels), 1):

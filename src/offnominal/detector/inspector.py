@@ -185,7 +185,9 @@ class Inspector:
         model = self.model
         signals = grid_of(found.values, self.engine.grids(network))
         settings = model.settings
-        anomaly = working_map(signals, model.normal, model.fusion_weights, network, settings.smoothing, settings.context)
+        anomaly = working_map(
+            signals, model.normal, model.fusion_weights, network, settings.smoothing, settings.context, settings.halo
+        )
         score = image_score(anomaly)
         threshold = model.calibration.threshold
         regions = find_regions(anomaly, model.calibration, original)

@@ -84,7 +84,7 @@ def usual_and_maps(
         builder.add(image)
     weights = settings.fusion.weights(head=head)
     maps = [
-        working_map(image, builder.without(image), weights, network, settings.smoothing, settings.context)
+        working_map(image, builder.without(image), weights, network, settings.smoothing, settings.context, settings.halo)
         for image, network in zip(signals, networks, strict=True)
     ]
     return builder.build(), maps

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -26,8 +27,13 @@ Means = npt.NDArray[np.float64]
 
 def levels(pixels: Float) -> Means:
     """(B, 3, H, W), about 0 to 1 -> (B,): the mean of every image, not below `BLACK`."""
-    means: Means = np.maximum(pixels.mean((1, 2, 3), dtype=np.float64), BLACK)
+    means: Means = np.maximum(_of_channels(pixels).mean(1), BLACK)
     return means
+
+
+def _of_channels(pixels: Float) -> Means:
+    """(B, 3, H, W) -> (B, 3): the mean of every channel, summed in float64; NumPy would convert all pixels first."""
+    return np.array([[cv2.mean(plane)[0] for plane in image] for image in pixels], dtype=np.float64).reshape(pixels.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -66,4 +72,4 @@ def exposure_of(means: Sequence[Means]) -> Exposure | None:
 
 def brightness(pixels: Float) -> Float:
     """(B, 3, H, W) -> (B, 3): the logarithm of the mean of every channel."""
-    return np.asarray(np.log(np.maximum(pixels.mean((2, 3), dtype=np.float64), BLACK)), dtype=np.float32)
+    return np.asarray(np.log(np.maximum(_of_channels(pixels), BLACK)), dtype=np.float32)

@@ -15,6 +15,12 @@ def profiles(pixels: Float) -> Float:
     """(B, 3, H, W) -> (B, 128): the median of every column, then of every row, of a 64 x 64 grey image, less its median."""
     found = []
     for image in pixels:
-        grey = resize(image.mean(axis=0), (PLACES, PLACES))
-        found.append(np.concatenate([np.median(grey, axis=0), np.median(grey, axis=1)]) - np.median(grey))
+        grey = np.mean([resize(plane, (PLACES, PLACES)) for plane in image], axis=0)
+        found.append(np.concatenate([_medians(grey.T), _medians(grey)]) - _medians(grey.reshape(1, -1)))
     return np.asarray(found, dtype=np.float32).reshape(-1, 2 * PLACES)
+
+
+def _medians(rows: Float) -> Float:
+    """(R, n) -> (R,) medians, n even. A sort takes half the time of NumPy's median for so few numbers."""
+    middle = rows.shape[1] // 2
+    return np.asarray(np.sort(rows)[:, middle - 1 : middle + 1].mean(axis=1))

@@ -16,6 +16,9 @@ from offnominal.types import Float, require, whole, whole_grid
 WORKING_STRIDE = 4
 #: Weak evidence around a place: values up to this many standard deviations, averaged by a Gaussian of so many network pixels.
 WEAK, AROUND = 1.0, 16.0
+#: What is added to values before they are compared with the highest beside them, in standard deviations, so that good places
+#: are hardly held against each other; the share of that highest that is a place's own; and the power of what it lacks.
+LEVEL, OWN, POWER = 8.0, 0.9, 4
 
 
 def fuse(standardised: Float, weights: Sequence[float]) -> Float:
@@ -33,20 +36,42 @@ def working_map(
     network: tuple[int, int],
     sigma: float,
     context: float,
+    halo: float,
 ) -> Float:
-    """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed, seen in their context.
+    """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed, seen in their context,
+    without halo.
 
     A broad stain is little off at every place, but at many beside each other: `context` times the mean around a place is
     added to it. Values count there up to `WEAK`, so that a small bright defect does not spread over what surrounds it, and
     what lies outside the image counts as usual, so that nothing is its own witness by a mirror at the edge.
     `sigma` is the Gaussian's that smooths, in network pixels.
+
+    `halo` is how many places around a defect it shows in their patches as well (`without_halo`).
     """
     fused = fuse(normal.standardise(signals), weights)
     size = max(1, network[0] // WORKING_STRIDE), max(1, network[1] // WORKING_STRIDE)
     fine = _smoothed(cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR), sigma)
     if context > 0:
         fine = fine + context * _smoothed(np.minimum(fine, WEAK), AROUND, cv2.BORDER_CONSTANT)
-    return np.asarray(fine, dtype=np.float32)
+    return without_halo(np.asarray(fine, dtype=np.float32), round(halo * network[0] / signals.shape[0] / WORKING_STRIDE))
+
+
+def without_halo(values: Float, radius: int) -> Float:
+    """(h, w) float32 anomaly map -> the same, lower where a place owes its value to a higher one at most `radius` beside it.
+
+    A feature is a mean over 3 x 3 places, each of which sees farther than itself, so a defect also shows beside itself, the
+    less the farther. With t the highest value within the radius and both raised by `LEVEL`, a value v > 0 is multiplied by
+    `min(1, v / (OWN t)) ** POWER`: what falls off slowly, as in a broad stain, stays, and so does every highest value, the
+    image's score among them. Own formula; `benchmarks/halo.py` shows what it changes.
+    """
+    if radius < 1:
+        return values
+    own = np.maximum(values, 0)
+    raised = own + np.float32(LEVEL)
+    highest = cv2.dilate(raised, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)))
+    lost = 1 - np.minimum(raised / (np.float32(OWN) * highest), 1) ** POWER
+    sharper: Float = values - lost * own
+    return sharper
 
 
 def image_score(anomaly_map: Float) -> float:
@@ -72,7 +97,7 @@ def on_grids(values: npt.NDArray[Any], grids: Sequence[tuple[int, int]]) -> list
             np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
             for inside, side in zip(whole(grid), grid, strict=True)
         )
-        found.append(part.reshape(*whole_grid(grid), -1)[rows[:, None], columns])
+        found.append(part.reshape(*whole_grid(grid), -1).take(rows, axis=0).take(columns, axis=1))
     return found
 
 
