@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine, SignalEngine
-from offnominal.images import Item, batches, labelled_images, raise_unreadable, read_mask, to_original
+from offnominal.images import Source, batches, labelled_images, raise_unreadable, read_mask, to_original
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import grid_of, image_score, working_map
 from offnominal.types import Float
@@ -38,26 +38,28 @@ FITS = (("area", 2, WITH_RESPONSE), ("area", 1, FUSIONS), ("area", 3, FUSIONS), 
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
 
 
-def signals(detector: Detector, items: list[Item]) -> Iterator[tuple[Item, Float, tuple[int, int], tuple[int, int]]]:
-    """(item, (h, w, S) signals, network size, original size) of every image."""
+def signals(detector: Detector, sources: Sequence[Source]) -> Iterator[tuple[int, Float, tuple[int, int], tuple[int, int]]]:
+    """(index, (h, w, S) signals, network size, original size) of every image."""
     model = detector.model
     engine = FeatureEngine(model.settings)
     look = SignalEngine(model.bank.patches, model.settings, model.usual_distance, engine.device)
-    for batch in batches([i.path for i in items], model.geometry, model.values, batch_size=16, failed=raise_unreadable):
+    for batch in batches(sources, model.geometry, model.values, batch_size=16, failed=raise_unreadable):
         network = batch.pixels.shape[2], batch.pixels.shape[3]
         standardised = engine.standardise(engine.patches(batch), model.standard, network)
         for index, original, patches in zip(batch.index, batch.original, standardised, strict=True):
-            yield items[index], grid_of(look(patches).values, engine.grids(network)), network, original
+            yield index, grid_of(look(patches).values, engine.grids(network)), network, original
 
 
 def measure(data: Path, resize: str, neighbours: int, fusions: dict[str, Weights], seed: int) -> dict[str, Any]:
     weights = {"distance": 1.0, "influence": 1.0, "response": float(fusions is WITH_RESPONSE)}
     detector = Detector(resize=resize, distance_neighbors=neighbours, fusion=weights, seed=seed).fit(data)
-    found = list(signals(detector, labelled_images(data)))
+    items = labelled_images(data)
+    found = list(signals(detector, [item.path for item in items]))
     result = {}
     for name, fusion in fusions.items():
         judged = []
-        for item, values, network, original in found:
+        for index, values, network, original in found:
+            item = items[index]
             settings = detector.settings
             anomaly = working_map(
                 values, detector.model.normal, fusion, network, settings.smoothing, settings.context, settings.halo

@@ -74,8 +74,8 @@ def _plainly_without_halo(values: Float, radius: int) -> Float:
             for x in range(values.shape[1])
             if abs(x - column) <= round((radius**2 - (y - row) ** 2) ** 0.5)
         ]
-        if value > 0 and radius:
-            found[row, column] *= min(1, (value + 8) / (0.9 * (max(beside) + 8))) ** 4
+        if value > 4 and radius:
+            found[row, column] = max(4, value * min(1, (value + 4) / (0.9 * (max(beside) + 4))) ** 3)
     return found
 
 
@@ -88,6 +88,8 @@ def test_a_spot_loses_its_halo_and_neither_peaks_nor_a_broad_stain_lose_anything
     assert (sharper[16, 16:] <= spot[16, 16:]).all()
     assert (sharper > 5).sum() < 0.7 * (spot > 5).sum()
     assert np.array_equal(without_halo(stain, 3), stain)
+    good = np.random.default_rng(0).uniform(-4, 4, (64, 64)).astype(np.float32)
+    assert np.array_equal(without_halo(good, 3), good)
 
 
 def _as_they_are() -> NormalSignals:

@@ -16,9 +16,9 @@ from offnominal.types import Float, require, whole, whole_grid
 WORKING_STRIDE = 4
 #: Weak evidence around a place: values up to this many standard deviations, averaged by a Gaussian of so many network pixels.
 WEAK, AROUND = 1.0, 16.0
-#: What is added to values before they are compared with the highest beside them, in standard deviations, so that good places
-#: are hardly held against each other; the share of that highest that is a place's own; and the power of what it lacks.
-LEVEL, OWN, POWER = 8.0, 0.9, 4
+#: What the oddest places of good parts come to, in standard deviations: a halo is lowered to no less. The share of the highest
+#: value beside a place that counts as its own, and the power of what it lacks of that.
+LEVEL, OWN, POWER = 4.0, 0.9, 3
 
 
 def fuse(standardised: Float, weights: Sequence[float]) -> Float:
@@ -60,17 +60,17 @@ def without_halo(values: Float, radius: int) -> Float:
     """(h, w) float32 anomaly map -> the same, lower where a place owes its value to a higher one at most `radius` beside it.
 
     A feature is a mean over 3 x 3 places, each of which sees farther than itself, so a defect also shows beside itself, the
-    less the farther. With t the highest value within the radius and both raised by `LEVEL`, a value v > 0 is multiplied by
-    `min(1, v / (OWN t)) ** POWER`: what falls off slowly, as in a broad stain, stays, and so does every highest value, the
-    image's score among them. Own formula; `benchmarks/halo.py` shows what it changes.
+    less the farther. With t the highest value within the radius, a value v above `LEVEL` is multiplied by
+    `min(1, (v + LEVEL) / (OWN (t + LEVEL))) ** POWER`, and becomes no lower than `LEVEL`: what falls off slowly, as in a broad
+    stain, stays, and so do good places and every highest value, the image's score among them. Own formula;
+    `benchmarks/halo.py` shows what it changes.
     """
-    if radius < 1:
+    if radius < 1 or values.max() <= LEVEL:
         return values
-    own = np.maximum(values, 0)
-    raised = own + np.float32(LEVEL)
+    raised = np.maximum(values, 0) + np.float32(LEVEL)
     highest = cv2.dilate(raised, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)))
-    lost = 1 - np.minimum(raised / (np.float32(OWN) * highest), 1) ** POWER
-    sharper: Float = values - lost * own
+    lowered = values * np.minimum(raised / (np.float32(OWN) * highest), 1) ** POWER
+    sharper: Float = np.where(values > LEVEL, np.maximum(lowered, np.float32(LEVEL)), values)
     return sharper
 
 

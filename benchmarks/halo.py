@@ -1,0 +1,112 @@
+"""What lowering the halo of a defect changes in the maps: on the masks of real defects, and on defects made on good images.
+
+    python benchmarks/halo.py --data FOLDER_OF_SETS [--most 100] [--cells] [--textile] [--threads 1]
+
+FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used. Defects of
+all kinds are made on good test images, so sets without masks are judged as well, and no label is looked at. The model of a set
+is the same for all: the halo changes neither the fit nor the score of an image, and that is asserted.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from choices import signals
+from offnominal import Detector
+from offnominal.images import (
+    PSEUDO_ANOMALIES,
+    Source,
+    labelled_images,
+    normal_images,
+    pixels_of,
+    pseudo_anomaly,
+    read_mask,
+    to_original,
+)
+from offnominal.metrics import Judged, figures
+from offnominal.scoring import image_score, working_map
+from offnominal.types import Mask
+from sets import set_arguments, sets_asked_for
+from tables import machine, table, use_threads, write
+
+#: Places around a defect; 0 leaves the map as it is.
+HALOS = (0.0, 1.0, 1.5, 2.0, 3.0)
+FIGURES = ("pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
+#: Good test images that defects of each kind are made on, at most.
+MADE_ON = 25
+Figures = dict[str, float | None]
+
+
+def with_made_defects(data: Path) -> tuple[list[Source], list[Mask | None]]:
+    """Good test images, and each with a defect of every kind."""
+    good = [item for item in labelled_images(data) if item.good]
+    others, rng = normal_images(data), np.random.default_rng(0)
+    sources: list[Source] = []
+    masks: list[Mask | None] = []
+    for item in good[:: -(-len(good) // MADE_ON)]:
+        pixels = pixels_of(item.path)
+        sources.append(pixels)
+        masks.append(None)
+        for kind in PSEUDO_ANOMALIES:
+            made, mask = pseudo_anomaly(pixels, pixels_of(others[int(rng.integers(len(others)))].path), kind, rng)
+            sources.append(made)
+            masks.append(mask)
+    return sources, masks
+
+
+def measure(detector: Detector, sources: Sequence[Source], masks: Sequence[Mask | None]) -> dict[float, Figures]:
+    """`FIGURES` for each of `HALOS`; an image without a mask is a good one."""
+    found, settings, model = list(signals(detector, sources)), detector.settings, detector.model
+    judged: dict[float, list[Judged]] = {halo: [] for halo in HALOS}
+    for index, values, network, original in found:
+        for halo, those in judged.items():
+            anomaly = working_map(
+                values, model.normal, model.fusion_weights, network, settings.smoothing, settings.context, halo
+            )
+            mask = masks[index]
+            those.append(Judged(mask is None, "defect", image_score(anomaly), False, to_original(anomaly, original), mask))
+    for one, other in pairwise(judged.values()):
+        assert [image.score for image in one] == [image.score for image in other]
+    known: dict[float, dict[str, Any]] = {halo: dict(figures(those)) for halo, those in judged.items()}
+    return {halo: {name: of_it[name] for name in FIGURES} for halo, of_it in known.items()}
+
+
+def main() -> None:
+    given = set_arguments(__doc__, seeds=1, most=100, cells=True).parse_args()
+    use_threads(given.threads)
+    here = machine()
+    found: dict[str, dict[str, dict[float, Figures]]] = {"made": {}, "real": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        sets = sets_asked_for(given, Path(folder))
+        for one in sets:
+            print(one, file=sys.stderr, flush=True)
+            detector = Detector().fit(one.data)
+            found["made"][one.name] = measure(detector, *with_made_defects(one.data))
+            items = [item for item in labelled_images(one.data) if item.good or item.mask is not None]
+            if not all(item.good for item in items):
+                shapes = {item.path: pixels_of(item.path).shape[:2] for item in items}
+                masks = [None if item.mask is None else read_mask(item.mask, shapes[item.path]) for item in items]
+                found["real"][one.name] = measure(detector, [item.path for item in items], masks)
+    parts = ["# The halo of a defect", "; ".join(map(str, sets)) + ".", str(here)]
+    for kind, told in (("real", "Real defects that have masks"), ("made", "Defects made on good test images, six kinds")):
+        parts += [f"{told}: pixel AUROC / pixel AP / AUPRO 0.30 / AUPRO 0.05.", as_table(found[kind])]
+    write(given.out, "halo", parts, {"machine": here, **found})
+
+
+def as_table(by_set: dict[str, dict[float, Figures]]) -> str:
+    rows = []
+    for halo in HALOS:
+        each = [[by_halo[halo][name] for name in FIGURES] for by_halo in by_set.values()]
+        rows.append([f"{halo:g}", *(" / ".join("–" if value is None else f"{value:.3f}" for value in one) for one in each)])
+    return table(("halo, places", *by_set), rows)
+
+
+if __name__ == "__main__":
+    main()
