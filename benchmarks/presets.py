@@ -54,7 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
     },
 }
 #: What is measured on whole sets.
-WHOLE = ("fast", BASE, "accurate", "one short side", "brightness kept", "with halo", BEGINNING)
+WHOLE = ("fast", BASE, "accurate", "one short side", "brightness kept", BEGINNING)
 #: What `accurate` is to gain over the beginning: points of image AUROC in the mean and at least, and percent of pixel AP.
 GOALS = (1.5, -0.5, 10.0)
 KEYS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.05")
