@@ -23,7 +23,7 @@ SIGNALS = ("distance", "influence", "response", "head")
 #: Side of the reference grid on which the usual values are kept; every image's grid is laid over it.
 REFERENCE = 32
 #: The usual value of a place is trusted as if this many images spoke for the average over all places.
-PRIOR_IMAGES = 50.0
+PRIOR_IMAGES = 200.0
 #: Places calmer than this share of all places are held against the value at that share, and not against their own.
 CALM = 0.5
 #: Neighbouring places are averaged by a Gaussian of this many reference places.
