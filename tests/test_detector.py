@@ -81,6 +81,7 @@ def test_one_image_in_place_of_several_is_said(detector: Detector, one: object) 
         {"smoothing": 1e6},
         {"context": float("inf")},
         {"context": 1e30},
+        {"halo": 1e6},
         {"fusion": {"distance": float("inf")}},
         {"noise_range": [0.1, float("inf")]},
         {"image_milliseconds": float("inf"), "preset": "auto"},

@@ -150,7 +150,7 @@ class Settings(BaseModel):
     context: float = Field(
         1.0, ge=0, le=MOST_WEIGHT, description="weight of weak evidence around a place, which shows broad stains"
     )
-    halo: float = Field(1.5, ge=0, le=WIDEST, description="places around a defect that show it too, and are lowered; 0: none")
+    halo: float = Field(1.5, ge=0, le=8, description="places around a defect that show it too, and are lowered; 0: none")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
     calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
     contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(
