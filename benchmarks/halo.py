@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from choices import signals
 from offnominal import Detector
 from offnominal.images import (
     PSEUDO_ANOMALIES,
+    Item,
     Source,
     labelled_images,
     normal_images,
@@ -61,16 +63,27 @@ def with_made_defects(data: Path) -> tuple[list[Source], list[Mask | None]]:
     return sources, masks
 
 
-def measure(detector: Detector, sources: Sequence[Source], masks: Sequence[Mask | None]) -> dict[float, Figures]:
-    """`FIGURES` for each of `HALOS`; an image without a mask is a good one."""
+def mask_made(masks: Sequence[Mask | None], index: int, original: tuple[int, int]) -> Mask | None:
+    return masks[index]
+
+
+def mask_in_file(items: Sequence[Item], index: int, original: tuple[int, int]) -> Mask | None:
+    path = items[index].mask
+    return None if path is None else read_mask(path, original)
+
+
+def measure(
+    detector: Detector, sources: Sequence[Source], mask_of: Callable[[int, tuple[int, int]], Mask | None]
+) -> dict[float, Figures]:
+    """`FIGURES` for each of `HALOS`; `mask_of` an image and its (H, W) tells its mask, None of a good one."""
     found, settings, model = list(signals(detector, sources)), detector.settings, detector.model
     judged: dict[float, list[Judged]] = {halo: [] for halo in HALOS}
     for index, values, network, original in found:
+        mask = mask_of(index, original)
         for halo, those in judged.items():
             anomaly = working_map(
                 values, model.normal, model.fusion_weights, network, settings.smoothing, settings.context, halo
             )
-            mask = masks[index]
             those.append(Judged(mask is None, "defect", image_score(anomaly), False, to_original(anomaly, original), mask))
     for one, other in pairwise(judged.values()):
         assert [image.score for image in one] == [image.score for image in other]
@@ -88,12 +101,11 @@ def main() -> None:
         for one in sets:
             print(one, file=sys.stderr, flush=True)
             detector = Detector().fit(one.data)
-            found["made"][one.name] = measure(detector, *with_made_defects(one.data))
+            sources, masks = with_made_defects(one.data)
+            found["made"][one.name] = measure(detector, sources, partial(mask_made, masks))
             items = [item for item in labelled_images(one.data) if item.good or item.mask is not None]
             if not all(item.good for item in items):
-                shapes = {item.path: pixels_of(item.path).shape[:2] for item in items}
-                masks = [None if item.mask is None else read_mask(item.mask, shapes[item.path]) for item in items]
-                found["real"][one.name] = measure(detector, [item.path for item in items], masks)
+                found["real"][one.name] = measure(detector, [item.path for item in items], partial(mask_in_file, items))
     parts = ["# The halo of a defect", "; ".join(map(str, sets)) + ".", str(here)]
     for kind, told in (("real", "Real defects that have masks"), ("made", "Defects made on good test images, six kinds")):
         parts += [f"{told}: pixel AUROC / pixel AP / AUPRO 0.30 / AUPRO 0.05.", as_table(found[kind])]

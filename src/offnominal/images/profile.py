@@ -21,6 +21,6 @@ def profiles(pixels: Float) -> Float:
 
 
 def _medians(rows: Float) -> Float:
-    """(R, n) -> (R,) medians, n even. A sort takes half the time of NumPy's median for so few numbers."""
+    """(R, n) -> (R,) medians, n even: NumPy's own takes longer for so few numbers."""
     middle = rows.shape[1] // 2
     return np.asarray(np.sort(rows)[:, middle - 1 : middle + 1].mean(axis=1))
