@@ -23,9 +23,9 @@ SIGNALS = ("distance", "influence", "response", "head")
 #: Side of the reference grid on which the usual values are kept; every image's grid is laid over it.
 REFERENCE = 32
 #: The usual value of a place is trusted as if this many images spoke for the average over all places.
-PRIOR_IMAGES = 200.0
-#: Places calmer than this share of all places are held against the value at that share, and not against their own.
-CALM = 0.5
+PRIOR_IMAGES = 300.0
+#: Places calmer than this share of all places are held against the deviation at that share, and not against their own.
+CALM = 0.8
 #: Neighbouring places are averaged by a Gaussian of this many reference places.
 SMOOTHING = 1.0
 
@@ -36,8 +36,8 @@ class NormalSignals:
 
     An edge or a corner of a part varies more than its middle, and a pattern that is always at the same place varies where it
     ends. Held against what is usual at its own place, neither looks anomalous. Parts that lie anywhere in the image have the
-    same values everywhere, and lose nothing. Only restless places are treated so: in a calm one, as an empty background, a
-    division by its own small deviation would make much of little.
+    same values everywhere, and lose nothing. Only the most restless places have a deviation of their own: in a calm one, as an
+    empty background, a division by it would make much of little.
     """
 
     mean: Float
@@ -110,13 +110,8 @@ class NormalSignalsBuilder:
         variance = trust * place_variance + (1 - trust) * overall_variance
         floor = np.maximum(1e-4 * overall_variance, 1e-12)
         deviation = np.sqrt(np.maximum(variance, floor))
-        return NormalSignals(_at_least_calm(mean).astype(np.float32), _at_least_calm(deviation).astype(np.float32))
-
-
-def _at_least_calm(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(R, R, S): every place at least the `CALM` quantile over places, signal by signal."""
-    raised: npt.NDArray[np.float64] = np.maximum(values, np.quantile(values, CALM, axis=(0, 1)))
-    return raised
+        restless = np.maximum(deviation, np.quantile(deviation, CALM, axis=(0, 1)))
+        return NormalSignals(mean.astype(np.float32), restless.astype(np.float32))
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
