@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from offnominal.errors import ImageError
 from offnominal.images.decode import decode
 from offnominal.types import Mask
 
 
 def read_mask(path: Path, size: tuple[int, int]) -> Mask:
-    """(H, W) booleans of a mask file: true where it is brighter than half of its largest possible value (1 for 0/1 masks).
+    """(H, W) booleans of a mask file: true where it is brighter than half of its largest possible value.
+
+    Where nothing is, its values are numbers of classes, and all but 0 are true.
 
     Raises:
         ImageError: unreadable, or another size than its image.
@@ -18,6 +22,6 @@ def read_mask(path: Path, size: tuple[int, int]) -> Mask:
     pixels = decode(path).max(axis=2)
     if pixels.shape != size:
         raise ImageError(f"{path}: the mask is {pixels.shape[1]} x {pixels.shape[0]}, its image {size[1]} x {size[0]}")
-    top = float(pixels.max())
-    mask: Mask = pixels > (127 if top > 1 and pixels.dtype.name == "uint8" else top / 2)
-    return mask
+    largest = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else pixels.max()
+    bright: Mask = pixels > largest / 2
+    return bright if bright.any() else pixels > 0
