@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -335,15 +336,18 @@ def test_what_a_run_wrote_is_not_inspected_by_the_next(tmp_path: Path) -> None:
         any_images([tmp_path / "overlays"], leave_out=[tmp_path / "overlays"])
 
 
-@pytest.mark.parametrize("file", ["results.jsonl", "metrics.json"])
+@pytest.mark.parametrize("file", ["results.jsonl", "metrics.json", "audit.csv"])
 def test_pictures_of_a_run_among_the_data_are_no_data(file: str, tmp_path: Path) -> None:
-    for name in ("a.png", "run/b.png", "run/overlays/00000-a.jpg", "run/report_files/0.jpg", "run/other/c.png", "masks/d.png"):
+    written = ("run/overlays/00000-a.jpg", "run/report_files/0.jpg", "run/suspects/000-a.jpg")
+    for name in ("a.png", "run/b.png", *written, "run/other/c.png", "masks/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
     (tmp_path / "run" / file).write_text("")
     kept = ["a.png", "masks/d.png", "run/b.png", "run/other/c.png"]
     assert [item.name for item in any_images([tmp_path])] == [item.name for item in normal_images(tmp_path)] == kept
     assert [item.name for item in any_images([tmp_path / "run/overlays"])] == ["00000-a.jpg"], "who asks for them gets them"
+    assert [item.path for item in normal_images(str(tmp_path / "**/*"))] == [tmp_path / name for name in kept]
+    assert [item.path.name for item in normal_images(str(tmp_path / "run/overlays/*.jpg"))] == ["00000-a.jpg"]
     assert PICTURES in RUN_FOLDERS
 
 
@@ -372,8 +376,33 @@ def test_manifests_by_semicolon_or_tab_and_the_line_of_an_error(tmp_path: Path) 
             any_images([tmp_path / "m.jsonl"])
 
 
+def test_two_images_of_a_manifest_have_two_names(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"path\na.png\n{tmp_path / 'b' / 'a.png'}\n")
+    assert [item.name for item in any_images([tmp_path / "m.csv"])] == ["a.png", str(tmp_path / "b" / "a.png")]
+    (tmp_path / "m.csv").write_text(f"path\n{tmp_path / 'a.png'}\n{tmp_path / 'b' / 'a.png'}\n")
+    assert [item.name for item in any_images([tmp_path / "m.csv"])] == ["a.png", os.path.join("b", "a.png")]
+
+
 def test_masks_must_fit_their_image(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "m.png"), np.eye(6, dtype=np.uint8) * 255)
     assert read_mask(tmp_path / "m.png", (6, 6)).sum() == 6
     with pytest.raises(ImageError, match="its image"):
         read_mask(tmp_path / "m.png", (6, 7))
+
+
+@pytest.mark.parametrize(
+    ("values", "depth", "defective"),
+    [
+        ([0, 255], np.uint8, [False, True]),
+        ([0, 100, 200, 255], np.uint8, [False, False, True, True]),  # the blurred rim of a mask
+        ([0, 1], np.uint8, [False, True]),
+        ([0, 1, 2, 9], np.uint8, [False, True, True, True]),  # numbers of classes
+        ([0, 65535], np.uint16, [False, True]),
+        ([0, 1, 3], np.uint16, [False, True, True]),
+        ([0, 255], np.uint16, [False, True]),
+        ([0, 0], np.uint8, [False, False]),
+    ],
+)
+def test_masks_are_white_or_numbers_of_classes(values: list[int], depth: type, defective: list[bool], tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "m.png"), np.array([values], depth))
+    assert read_mask(tmp_path / "m.png", (1, len(values))).tolist() == [defective]

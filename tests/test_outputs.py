@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -13,11 +15,14 @@ from PIL import Image
 
 from conftest import texture
 from offnominal import Detector
+from offnominal.detector.outputs.audit import begin_audit
+from offnominal.detector.outputs.earlier_run import remove_inspection
 from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.report_files import write_picture
+from offnominal.detector.outputs.report_files import picture_name, write_picture
 from offnominal.detector.outputs.run import write_inspections
-from offnominal.errors import ImageError
-from offnominal.images import Geometry, ImageBatch, ValueRange, any_images, batches, decode
+from offnominal.errors import ImageError, OutputError
+from offnominal.images import Geometry, ImageBatch, ThumbnailStore, ValueRange, any_images, batches, decode, normal_images
+from offnominal.memory import PatchStore
 from offnominal.reports import overlay
 from offnominal.types import silent
 
@@ -42,6 +47,53 @@ def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: P
         )
         drawn = cv2.imread(str(tmp_path / row["map"]))
         assert np.abs(drawn.astype(int) - cv2.imdecode(expected, cv2.IMREAD_COLOR)).mean() < 1
+
+
+def test_pictures_are_known_as_a_runs_while_it_runs_and_after_it_was_killed(
+    detector: Detector, parts: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "found"
+    (tmp_path / "a.png").write_bytes(next((parts / "test").rglob("*.png")).read_bytes())
+    while_it_runs = []
+
+    def progress(stage: str, done: int, total: int) -> None:
+        assert list((out / "overlays").iterdir())
+        while_it_runs.extend(item.name for item in normal_images(tmp_path))
+
+    write_inspections(detector, any_images([tmp_path / "a.png"]), out, progress)
+    assert while_it_runs == ["a.png"]
+    (out / "results.jsonl").write_text("")  # as a run leaves it that is killed
+    (out / "overlays" / "own.jpg").write_bytes(b"")
+    (out / "report.html").write_text("own")
+    remove_inspection(out)
+    assert [path.name for path in (out / "overlays").iterdir()] == ["own.jpg"]
+    assert (out / "report.html").exists()
+    begin_audit(tmp_path / "audited")
+    assert (tmp_path / "audited" / "audit.csv").read_bytes() == b""
+
+
+def test_names_as_long_as_a_system_takes_do_not_end_a_run(detector: Detector, parts: Path, tmp_path: Path) -> None:
+    long = tmp_path / f"{'検' * 83}.png"
+    long.write_bytes(next((parts / "test").rglob("*.png")).read_bytes())
+    extras = Extras(maps=("layers",), masks=("png",))
+    _, (row,) = write_inspections(detector, any_images([long]), tmp_path / "o", silent, extras)
+    assert row["map"] == f"overlays/00000-{'検' * 40}.jpg"
+    for name in (row["map"], row["mask"], *(told["path"] for told in row["maps"].values())):
+        assert (tmp_path / "o" / name).is_file()
+    assert picture_name("007", "a/b.c.png") == "007-b.c"
+
+
+def test_a_full_disk_is_one_line_wherever_pictures_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with ThumbnailStore() as pictures:
+        monkeypatch.setattr(pictures._file, "write", full)
+        with pytest.raises(OutputError, match="the disk is full"):
+            pictures.add(b"picture")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with pytest.raises(OutputError, match="nowhere: cannot be written"):
+        PatchStore(9, 9, limit=0)
 
 
 def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import glob
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ _SPLITS = {
     "test": frozenset({"test", "testing", "val", "valid", "validation", "eval", "evaluation"}),
 }
 #: Folders that a run fills with pictures, beside one of these files: they are no images of parts.
-RUN_FOLDERS = ("overlays", "receipts", "maps", "masks", "report_files")
-_RUN_FILES = ("results.jsonl", "metrics.json")
+RUN_FOLDERS = ("overlays", "receipts", "maps", "masks", "report_files", "suspects")
+_RUN_FILES = ("results.jsonl", "metrics.json", "audit.csv")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,9 @@ def _listed(data: str | Path) -> list[Item]:
         return [Item(path, path.name)]
     if glob.has_magic(str(data)):
         found = sorted(Path(match) for match in glob.glob(str(data), recursive=True))
-        return [Item(match, str(match)) for match in found if match.is_file() and match.suffix.lower() in SUFFIXES]
+        written = {part for part in {path.parent for path in found} if "**" in str(data) and _written_by_a_run(part)}
+        seen = [path for path in found if path.is_file() and path.suffix.lower() in SUFFIXES]
+        return [Item(path, str(path)) for path in seen if path.parent not in written]
     raise InputError(
         f"{data}: does not exist; give a folder, an image, a glob in quotes, or a .csv, .jsonl or .parquet manifest"
     )
@@ -153,14 +156,14 @@ def _to_fit_or_test(data: str | Path) -> list[Item]:
 def _in_folder(folder: Path, root: Path, split: str | None = None, label: str | None = None) -> list[Item]:
     # A link that leads nowhere is listed, so that it is missed: it cannot be read.
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
-    written = {part for part in {path.parent for path in found} if _written_by_a_run(part, folder)}
+    written = {part for part in {path.parent for path in found} if part != folder and _written_by_a_run(part)}
     seen = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     return [Item(path, path.relative_to(root).as_posix(), split, label) for path in seen if path.parent not in written]
 
 
-def _written_by_a_run(part: Path, folder: Path) -> bool:
-    """Whether `part`, somewhere in `folder`, is where a run put its pictures."""
-    return part != folder and part.name in RUN_FOLDERS and any((part.parent / name).is_file() for name in _RUN_FILES)
+def _written_by_a_run(folder: Path) -> bool:
+    """Whether a folder is where a run put its pictures."""
+    return folder.name in RUN_FOLDERS and any((folder.parent / name).is_file() for name in _RUN_FILES)
 
 
 def _mvtec_test(root: Path) -> list[Item]:
@@ -190,8 +193,12 @@ def _in_manifest(path: Path) -> list[Item]:
         known = ", ".join(sorted(str(key) for key in rows[missing[0] - 1])) or "none"
         raise InputError(f"{path}: row {missing[0]} has no 'path' (columns: {known}); call the column of the files path")
     absolute = [str(Path(str(row["path"])).parent) for row in rows if Path(str(row["path"])).is_absolute()]
-    shared = os.path.commonpath(absolute) if absolute else ""
-    return [_item(row, path.parent, shared) for row in rows]
+    shared = ""
+    with suppress(ValueError):  # none, or on two drives: they share nothing
+        shared = os.path.commonpath(absolute)
+    items = [_item(row, path.parent, shared) for row in rows]
+    by_name = {item.name: item.path for item in items if item.path == path.parent / item.name}  # the relative rows
+    return [item if by_name.get(item.name, item.path) == item.path else replace(item, name=str(item.path)) for item in items]
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -202,7 +209,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
                 file.seek(0)
                 return [dict(row) for row in csv.DictReader(file, delimiter=max(",;\t", key=header.count))]
         if path.suffix.lower() == ".jsonl":
-            lines = enumerate(path.read_text("utf-8").splitlines(), 1)
+            lines = enumerate(path.read_text("utf-8").split("\n"), 1)  # no other breaks
             return [_json_row(number, line) for number, line in lines if line.strip()]
         import pyarrow.parquet
 
@@ -229,7 +236,7 @@ def _item(row: dict[str, Any], folder: Path, shared: str) -> Item:
     split = text.get("split")
     return Item(
         path=folder / text["path"],
-        name=os.path.relpath(text["path"], shared) if Path(text["path"]).is_absolute() else text["path"],
+        name=os.path.relpath(text["path"], shared) if shared and Path(text["path"]).is_absolute() else text["path"],
         split=split and next((name for name, known in _SPLITS.items() if split.lower() in known), split),
         label=GOOD if label is not None and label.lower() in _GOOD_LABELS else label,
         mask=folder / text["mask"] if "mask" in text else None,

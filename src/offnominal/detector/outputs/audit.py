@@ -11,7 +11,7 @@ import numpy as np
 
 from offnominal.detector.learning.audit import Audit
 from offnominal.detector.model_file import write_whole
-from offnominal.detector.outputs.report_files import as_text, make_folder, write_picture
+from offnominal.detector.outputs.report_files import as_text, make_folder, picture_name, write_picture
 from offnominal.images import Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
 
@@ -20,7 +20,7 @@ SUSPECTS = "suspects"
 
 
 def begin_audit(folder: Path) -> None:
-    """Make the folder, before the work that ends in it, and remove the pictures of an earlier audit.
+    """Make the folder and an empty `audit.csv`, before the work that ends in it, and remove the pictures of an earlier audit.
 
     Raises:
         OutputError: it cannot be made.
@@ -29,6 +29,7 @@ def begin_audit(folder: Path) -> None:
     if (folder / "audit.csv").is_file():
         for path in (folder / SUSPECTS).glob("[0-9][0-9][0-9]-*.jpg"):
             path.unlink(missing_ok=True)
+    write_whole(folder / "audit.csv", b"")  # whose pictures those are can be told however this audit ends
 
 
 def write_audit(
@@ -49,7 +50,7 @@ def write_audit(
         picture = None
         if suspect[at]:
             source = sources[found.sources[at]]
-            picture = f"{SUSPECTS}/{len(rows):03d}-{Path(found.names[at]).stem}.jpg"
+            picture = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', found.names[at])}.jpg"
             pixels = pixels_of(source)
             map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
             drawn = overlay(displayed(pixels, found.values), map_, level)

@@ -128,7 +128,8 @@ class ExtraWriter:
         kind = self._extras.map_format
         told: dict[str, dict[str, Any]] = {}
         for name, values, low, high in self._chosen(found):
-            path = self._written(f"maps/{stem}-{name}.{kind}", encode_map(values, kind, low, high))
+            file = f"maps/{stem}-{name.replace(':', '-')}.{kind}"  # joined backbones have a colon, which Windows does not
+            path = self._written(file, encode_map(values, kind, low, high))
             told[name] = {"path": path}
             if kind in LEVELS:
                 told[name] |= {"low": low, "high": high, "levels": LEVELS[kind]}

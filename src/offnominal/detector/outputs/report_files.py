@@ -23,6 +23,9 @@ from offnominal.types import Inspection, Mask
 #: JPEG knows no longer side; what is longer is drawn smaller.
 LONGEST_JPEG = 65_500
 
+#: Bytes of an image's name that its pictures bear: a file name has at most 255 on most systems.
+LONGEST_STEM = 120
+
 #: Most images with pictures in a report; scores beyond count and are drawn in the plots.
 MOST_PICTURES = 1000
 PICTURES = "report_files"
@@ -148,6 +151,14 @@ class ReportWriter:
 def as_text(content: str) -> bytes:
     """A text file's bytes; what a file name holds that is no UTF-8 is written as an escape."""
     return content.encode("utf-8", "backslashreplace")
+
+
+def picture_name(number: str, image: str) -> str:
+    """What the files of an image go by: a number, and as much of the image's own name as a file name can hold."""
+    stem = Path(image).stem
+    while len(os.fsencode(stem)) > LONGEST_STEM:
+        stem = stem[:-1]
+    return f"{number}-{stem}"
 
 
 def _address(file: str) -> str:

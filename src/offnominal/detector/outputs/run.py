@@ -23,7 +23,7 @@ from offnominal.detector.outputs.drift_watch import DriftWatch
 from offnominal.detector.outputs.earlier_run import RESULTS, remove_inspection
 from offnominal.detector.outputs.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.outputs.plots import evaluation_charts, write_charts
-from offnominal.detector.outputs.report_files import ReportWriter, as_text, make_folder, write_picture
+from offnominal.detector.outputs.report_files import ReportWriter, as_text, make_folder, picture_name, write_picture
 from offnominal.images import Exposure, Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
 from offnominal.reports import overlay
@@ -140,6 +140,7 @@ def write_inspections(
     appearances: dict[int, Float] = {}
     pictures = folder / "overlays"
     make_folder(pictures)
+    write_whole(folder / RESULTS, b"")  # whose pictures these are can be told however this run ends
     page = None if report is None else ReportWriter(folder, detector.model)
 
     def failed(index: int, error: Exception) -> None:
@@ -155,10 +156,11 @@ def write_inspections(
     )
 
     def draw(index: int, found: Inspection, pixels: Pixels) -> dict[str, Any]:
-        target = pictures / f"{index:05d}-{items[index].path.stem}.jpg"
+        stem = picture_name(f"{index:05d}", items[index].path.name)
+        target = pictures / f"{stem}.jpg"
         shown = displayed(pixels, detector.model.values)
         write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
-        added = writer.add(index, target.stem, str(items[index].path), found, shown)
+        added = writer.add(index, stem, str(items[index].path), found, shown)
         row = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
         if page is not None:
             receipts = {0: added["receipt"]} if added.get("receipt") else {}
