@@ -293,6 +293,21 @@ def test_a_state_that_is_foreign_or_damaged(watched: Model, detector: Detector, 
     assert "drift is not remembered" in lost.notes[0]
 
 
+def test_runs_beside_each_other_lose_no_image_and_a_reset_is_one(watched: Model, tmp_path: Path) -> None:
+    assert watched.appearance is not None
+    path, values = state_path(tmp_path / "m"), watched.appearance.reference
+    one, other = DriftWatch(watched, path), DriftWatch(watched, path)
+    for watch, names in ((one, ["a", "b"]), (other, ["c", "d", "e"]), (one, ["f"])):
+        watch.take(names, values[: len(names)])
+        watch.keep()
+    whole = DriftWatch(watched, None)
+    for names in (["a", "b"], ["c", "d", "e"], ["f"]):
+        whole.take(names, values[: len(names)])
+    assert DriftWatch(watched, path).result() == whole.result()
+    DriftWatch(watched, path, reset=True)
+    assert not path.exists(), "though no image of the run should be readable"
+
+
 def test_too_few_images_are_not_watched(tmp_path: Path) -> None:
     few = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(5)])
     assert few.model.appearance is None

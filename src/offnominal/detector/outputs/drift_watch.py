@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -81,11 +82,17 @@ class DriftWatch:
         self._places: dict[int, _Place] = {}
         self._noticed: _Place | None = None
         self.notes: list[str] = []
-        if path is not None and path.exists() and not reset:
-            self._resume(path, model.appearance.reference, model.settings.seed)
+        self._reference, self._seed, self._kept = model.appearance.reference, model.settings.seed, True
+        if path is not None and reset:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        self._resume()
 
     def take(self, paths: Sequence[str], appearances: Float) -> None:
         """The next T images of the stream: their paths and their (T, S) statistics."""
+        if self._kept:
+            self._resume()  # another run may have gone on meanwhile
+        self._kept = False
         first, when = self.test.images + 1, datetime.now(UTC).isoformat(timespec="seconds")
         evidence = self.test.update(appearances)
         for number in set(self.test.began.ravel().tolist()):
@@ -101,6 +108,7 @@ class DriftWatch:
             return
         try:
             write_whole(self._path, (json.dumps(self._state(), allow_nan=False) + "\n").encode())
+            self._kept = True
         except OutputError as error:
             self.notes.append(f"drift is not remembered: {error}; or leave it out with --no-drift")
 
@@ -156,18 +164,22 @@ class DriftWatch:
             "noticed": None if self._noticed is None else self._noticed.as_json(),
         }
 
-    def _resume(self, path: Path, reference: Float, seed: int) -> None:
+    def _resume(self) -> None:
+        """Go on from the file, where there is one."""
+        path, reference = self._path, self._reference
+        if path is None or not path.exists():
+            return
         try:
             stored = json.loads(path.read_text("utf-8"))
             if stored["format"] != FORMAT or stored["version"] != VERSION:
                 raise ValueError("another format or version")
             if stored["model"] != self._key:
-                self.notes.append(f"{path}: belongs to another model; the watch over the stream starts over")
+                self.notes = [f"{path}: belongs to another model; the watch over the stream starts over"]
                 return
             values = np.frombuffer(base64.b64decode(stored["stream"], validate=True), "<f4").astype(np.float32)
             test = DriftTest(
                 reference,
-                seed,
+                self._seed,
                 values.reshape(stored["images"], reference.shape[1]),
                 np.array(stored["capital"], dtype=np.float64),
                 np.array(stored["best"], dtype=np.float64),
