@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from offnominal import Detector
 from offnominal.cli import main
+from offnominal.comparison import read_run
 from offnominal.detector.outputs.run import write_evaluation, write_inspections
 from offnominal.images import any_images
 from offnominal.metrics import Verdicts, paired_figures
@@ -121,6 +123,20 @@ def test_changed_verdicts(
     page = (tmp_path / "compare.html").read_text()
     assert page.count('src="data:image/webp') == 4  # two images, in both runs
     assert "http" not in page.replace("http-equiv", "")
+
+
+def test_pictures_stay_with_their_images_where_a_mask_cannot_be_read(
+    detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(parts, tmp_path / "parts")
+    first = min((tmp_path / "parts" / "ground_truth").rglob("*.png"))
+    first.write_bytes(b"no picture")
+    write_evaluation(detector, detector.evaluate(tmp_path / "parts"), tmp_path / "run", "A")
+    lines = (tmp_path / "run" / "scores.csv").read_text().splitlines()[1:]
+    assert any(line.split(",")[5] for line in lines[:-1]), "the one without a mask is not the last"
+    images = read_run(tmp_path / "run").images
+    pictures = [tmp_path / "run" / "report_files" / f"{index:05d}-heat.jpg" for index in range(len(lines))]
+    assert [images[line.split(",")[0]].picture for line in lines] == pictures
 
 
 def test_runs_of_inspect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,9 @@ def read_run(folder: Path) -> Run:
 
 def _of_scores(text: str, folder: Path) -> dict[str, RunImage]:
     images = {}
-    for index, row in enumerate(row for row in csv.DictReader(text.splitlines()) if not row["error"]):
+    for index, row in enumerate(csv.DictReader(io.StringIO(text))):
+        if not row["score"]:  # of one whose mask alone could not be read there is a score, and a picture
+            continue
         picture = folder / "report_files" / f"{index:05d}-heat.jpg"
         images[row["path"]] = RunImage(
             row["label"],

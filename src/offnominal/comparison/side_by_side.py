@@ -151,7 +151,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> dict[str, Any]:
         for change in comparison.changes[:MOST_PICTURES]
     ]
     page = comparison_page(told, scores, good, pictures)
-    write_whole(folder / "compare.html", page.encode())
+    write_whole(folder / "compare.html", page.encode("utf-8", "backslashreplace"))
     return told
 
 
@@ -178,5 +178,11 @@ def _told(image: RunImage) -> dict[str, Any]:
 
 def _picture(path: Path | None) -> Any | None:
     """(H, W, 3) of a file, None where it is missing or damaged."""
-    read = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if path is None:
+        return None
+    try:
+        # OpenCV itself opens no name that is none in the system's encoding.
+        read = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        return None
     return None if read is None else read[:, :, ::-1]
