@@ -72,6 +72,7 @@ class Detector:
         self._stored: dict[str, Any] = {}  # of a model that was loaded: the run settings that its file keeps
         self._weights = None if weights is None else Path(weights)
         self._inspector: Inspector | None = None
+        self._partial: PartialBank | None = None
         self.seconds: dict[str, float] = {}
 
     @property
@@ -95,7 +96,7 @@ class Detector:
         the images are too few for the rate that was asked for, `model.calibration.enough` is False and `.rate` the one used.
         `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
         A long choice of the bank is kept in the file `partial` now and then and when Ctrl-C stops it; the next fit of the same
-        images with the same settings goes on from there to the same model, and removes the file. `tell` is given a line
+        images with the same settings goes on from there to the same model, and `save` removes the file. `tell` is given a line
         where that happens or the file is of no use, where images are copies of others, and about the preset `auto`.
 
         Raises:
@@ -132,7 +133,7 @@ class Detector:
             )
             self._inspector = Inspector(model, engine)
             self.seconds["split calibration"] = perf_counter() - started
-        bank.remove()
+        self._partial = bank
         return self
 
     def audit(
@@ -296,6 +297,8 @@ class Detector:
         """Write the model file, whole or not at all; how `load` was told to run it is not in it. Raises `OutputError`."""
         model = self.model
         save_model(replace(model, settings=model.settings.model_copy(update=self._stored)), Path(path))
+        if self._partial is not None:  # the model is safe now
+            self._partial.remove()
 
     def _inspected(
         self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool, evidence: bool, maps: bool

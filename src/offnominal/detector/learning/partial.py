@@ -69,7 +69,7 @@ class PartialBank:
             raise
 
     def remove(self) -> None:
-        """The fit is done."""
+        """The model is kept, so that no fit need go on from here."""
         for path in self._paths:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
