@@ -79,6 +79,10 @@ def test_split_calibration_inspects_images_that_were_not_learned_from(parts: Pat
     )
     fitted.save(tmp_path / "m")
     assert load(tmp_path / "m").model.calibration.method == SPLIT
+    one = Detector(image_size=96, bank=100, calibration="split").fit(images[:4])
+    (note,) = calibration_warnings(one.model)
+    assert note.startswith("1 good images held out to calibrate cannot carry a false-alarm rate of 1.00%")
+    assert "99 are needed for the asked one, or leave-one-out" in note
     assert promise(fitted.model.calibration) != promise(calibrate(fitted.model.calibration.scores, 0.3))
     with pytest.raises(InputError, match="a split needs at least 3"):
         Detector(calibration="split").fit(images[:2])

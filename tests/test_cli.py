@@ -261,6 +261,7 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
     nobody = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0", *SMALL[:4])
     assert "0 of 12 images are suspect" in nobody.stderr
     assert run("audit", parts, "--out", tmp_path / "a", "--preset", "auto").returncode == 2
+    assert run("audit", parts, "--out", tmp_path / "a", "--head", "noise").returncode == 2, "an audit has no use for it"
 
     known = next(row["path"] for row in told["rows"][2:])
     words = ["update", model, "--add", parts / "test" / "good", *(2 * ["--remove", known]), "--out", tmp_path / "n", "--json"]
@@ -317,6 +318,12 @@ def test_where_nothing_can_be_written_no_fit_begins(parts: Path, tmp_path: Path,
     assert not list((tmp_path / "folder").iterdir())
 
 
+def test_a_path_that_cannot_be_looked_up_is_one_line() -> None:
+    told = run("info", "x" * 300)
+    assert (told.returncode, len(told.stderr.splitlines())) == (2, 1)
+    assert "cannot be used (File name too long)" in told.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
 def test_names_that_are_no_utf8_are_written_as_escapes(parts: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
@@ -331,6 +338,17 @@ def test_names_that_are_no_utf8_are_written_as_escapes(parts: Path, tmp_path: Pa
     inspected = run_apart("inspect", model, root / "test", "--out", tmp_path / "i", "--report")
     assert inspected.returncode == 0, inspected.stderr
     assert odd in [Path(json.loads(line)["path"]).name for line in (tmp_path / "i" / "results.jsonl").read_text().splitlines()]
+    shutil.copytree(tmp_path / "i", tmp_path / "j")
+    rows = [json.loads(line) for line in (tmp_path / "j" / "results.jsonl").read_text().splitlines()]
+    changed = [json.dumps({**row, "anomalous": not row["anomalous"]}) + "\n" for row in rows]
+    (tmp_path / "j" / "results.jsonl").write_text("".join(changed))
+    compared = run("compare", tmp_path / "i", tmp_path / "j", "--out", tmp_path / "c")
+    assert compared.returncode == 0, compared.stderr
+    (root / "train" / "good" / odd).write_bytes(b"")
+    assert run("fit", root, "--out", model, *SMALL).returncode == 4
+    told = run_apart("info", model)
+    assert told.returncode == 0, told.stderr
+    assert "pi\\udce8ce.png" in told.stdout
     assert run_apart("evaluate", model, root, "--out", tmp_path / "e").returncode == 0
     assert "pi\\udce8ce.png" in (tmp_path / "e" / "scores.csv").read_text()
 

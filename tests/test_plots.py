@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from conftest import texture
 from offnominal import Detector
 from offnominal.detector.outputs.plots import evaluation_charts, model_charts, write_charts
 from offnominal.memory import greedy_kcenter
@@ -109,6 +111,14 @@ def test_charts_of_a_run_and_of_a_model(detector: Detector, parts: Path, tmp_pat
     for path in write_charts([*charts, *of_model], tmp_path / "deep" / "plots"):
         assert cv2.imread(str(path)).std() > 5
     assert len(list((tmp_path / "deep" / "plots").iterdir())) == 9
+
+
+def test_a_radius_is_drawn_of_a_bank_in_greedy_order_alone(detector: Detector) -> None:
+    model = detector.model
+    added = replace(model, learnt=replace(model.learnt, added=1))
+    assert [chart.name for chart in model_charts(added)] == ["coverage"]
+    few = Detector(image_size=96, bank=1).fit([texture(seed) for seed in range(3)])
+    assert model_charts(few.model) == []
 
 
 def test_the_same_chart_gives_the_same_file() -> None:

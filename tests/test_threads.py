@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,6 +141,24 @@ def test_ctrl_c_while_threads_start_leaves_none(three: int, monkeypatch: pytest.
     with pytest.raises(KeyboardInterrupt):
         list(side_by_side(nothing, range(9), three, nothing))
     assert torch.get_num_threads() == three
+    for thread in threading.enumerate():
+        if thread.name.startswith("offnominal"):
+            thread.join(60)
+    assert threading.active_count() == before
+
+
+def test_where_a_thread_cannot_be_started_none_waits(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    submit, calls = ThreadPoolExecutor.submit, itertools.count()
+
+    def second_fails(pool: ThreadPoolExecutor, *given: Any) -> Any:
+        if next(calls) == 1:
+            raise RuntimeError("can't start new thread")
+        return submit(pool, *given)
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", second_fails)
+    before = threading.active_count()
+    with pytest.raises(RuntimeError, match="new thread"):
+        list(side_by_side(nothing, range(9), three, nothing))
     for thread in threading.enumerate():
         if thread.name.startswith("offnominal"):
             thread.join(60)

@@ -18,6 +18,7 @@ from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
 from offnominal.detector import Model
 from offnominal.detector.inspector import Inspector
+from offnominal.detector.learning.update import _found
 from offnominal.detector.learnt import usual_and_scores
 from offnominal.errors import InputError, SettingsError
 from offnominal.memory import cover
@@ -221,6 +222,11 @@ def test_what_cannot_be_done_is_said_and_changes_nothing(model_file: Path, tmp_p
         detector.update(remove=names[1:])
     with pytest.raises(InputError, match="nothing to update"):
         detector.update()
+    twice = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(3)])
+    sources = twice.model.bank.sources
+    alike = replace(twice.model, bank=replace(twice.model.bank, sources=(sources[0], sources[0], sources[2])))
+    with pytest.raises(InputError, match="2 images named 'array 0'"):
+        _found(alike, ["array 0"])
     wide = tmp_path / "wide.png"
     cv2.imwrite(str(wide), texture(9).astype(np.uint16) * 256)
     with pytest.raises(InputError, match=r"none of 1 images can be added; the first: .*16-bit"):

@@ -124,7 +124,9 @@ class Settings(BaseModel):
         None, gt=0, allow_inf_nan=False, description="time that an image may take with preset auto"
     )
     backbone: str = Field(
-        DEFAULT_BACKBONE, min_length=1, description="efficientnet-lite0, -lite2, a timm name, or a+b of these"
+        DEFAULT_BACKBONE,
+        min_length=1,
+        description="efficientnet-lite0, -lite1 (its package apart), -lite2, a timm name, or a+b",
     )
     layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
     aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")

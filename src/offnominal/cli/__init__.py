@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,8 +40,8 @@ def fit(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="efficientnet-lite0, -lite2, a timm name, several joined by +, or one that sees the image enlarged: NAME@1.5. "
-            "[default: efficientnet-lite0]"
+            help="efficientnet-lite0, -lite2 (-lite1 once installed), a timm name, several joined by +, or one that sees the "
+            "image enlarged: NAME@1.5. [default: efficientnet-lite0]"
         ),
     ] = None,
     weights: Weights = None,
@@ -376,10 +377,18 @@ def _about(seconds: float) -> str:
 
 def main() -> None:
     """Run the command line; every known error becomes one line and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
     try:
         app()
     except errors.OffnominalError as error:
         say(f"offnominal: {error}")
+        sys.exit(errors.WRONG_INPUT)
+    except OSError as error:  # such as a folder that is closed to this user
+        if error.filename is None:
+            raise
+        say(f"offnominal: {error.filename}: cannot be used ({error.strerror}); check the path and your access to it")
         sys.exit(errors.WRONG_INPUT)
     except SystemExit as stop:
         if stop.code == errors.STOPPED:  # typer has made that of Ctrl-C

@@ -19,6 +19,7 @@ _NOT_OF_AUDIT = (
     "json",
     "false_alarm_rate",
     "calibration",
+    "head",
     "thumbnails",
     "contamination",
     "index",

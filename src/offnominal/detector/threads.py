@@ -124,11 +124,11 @@ def _pool(threads: int) -> ThreadPoolExecutor:
             ready.wait()
 
     pool = ThreadPoolExecutor(threads, "offnominal", initializer=start)
-    for _ in range(threads):  # nobody is idle before all have started, so each of these starts one
-        pool.submit(torch.get_num_threads)
     try:
+        for _ in range(threads):  # nobody is idle before all have started, so each of these starts one
+            pool.submit(torch.get_num_threads)
         ready.wait()
-    except BaseException:  # Ctrl-C: they would wait for ever, and the process for them
+    except BaseException:  # Ctrl-C, or no thread could be started: they would wait for ever, and the process for them
         ready.abort()
         raise
     finally:

@@ -7,6 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from offnominal.errors import unwritable
 from offnominal.images.geometry import resize
 from offnominal.types import Float, Index, require
 
@@ -106,8 +108,11 @@ class ThumbnailStore:
         self._file.close()
 
     def add(self, picture: bytes) -> None:
-        """Add the picture of the next image."""
-        self._file.write(picture)
+        """Add the picture of the next image. Raises `OutputError` where the disk that they wait on is full."""
+        try:
+            self._file.write(picture)
+        except OSError as error:
+            raise unwritable(Path(tempfile.gettempdir()), error) from None
         self._ends.append(self._ends[-1] + len(picture))
 
     def only(self, wanted: Container[int], among: Sequence[int]) -> Thumbnails:

@@ -88,14 +88,16 @@ class PatchStore:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._mapped: mmap.mmap | None = None
         if self.on_disk:
-            self._folder = tempfile.TemporaryDirectory(prefix="offnominal-")
-            path = Path(self._folder.name) / "patches"
+            path = Path(tempfile.gettempdir())
             try:
+                self._folder = tempfile.TemporaryDirectory(prefix="offnominal-")
+                path = Path(self._folder.name) / "patches"
                 with path.open("w+b") as file:
                     _reserve(file.fileno(), count * dimensions * 4)
                     self._mapped = mmap.mmap(file.fileno(), 0)
             except OSError as error:
-                self._folder.cleanup()
+                if self._folder is not None:
+                    self._folder.cleanup()
                 raise unwritable(path, error) from None
             self.patches: Tensor = torch.from_numpy(np.frombuffer(self._mapped, np.float32).reshape(count, dimensions))
         else:

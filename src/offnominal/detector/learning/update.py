@@ -108,6 +108,10 @@ def _found(model: Model, names: Sequence[str]) -> set[int]:
             near = tails or get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"its images are named as '{known[0]}'"
             raise InputError(f"the model was not fitted on '{name}': {hint}")
+        if known.count(name) > 1:
+            raise InputError(
+                f"the model was fitted on {known.count(name)} images named '{name}': fit anew without what is to go"
+            )
     gone = {at for at, one in enumerate(known) if one in set(names)}
     if len(known) - len(gone) < FEWEST_IMAGES:
         raise InputError(

@@ -78,14 +78,15 @@ def promise(calibration: Calibration) -> str:
 def calibration_warnings(model: Model) -> list[str]:
     """What cannot be promised, and what the threshold rests on, one sentence each."""
     calibration = model.calibration
-    found = []
+    found, split = [], model.calibration.method == SPLIT
     if not calibration.enough:
         found.append(
-            f"{calibration.count} good images cannot carry a false-alarm rate of {calibration.asked:.2%}: the smallest "
-            f"they can is {calibration.rate:.2%}, which is used; "
-            f"{images_needed(calibration.asked)} images are needed for the asked one."
+            f"{calibration.count} good images {'held out to calibrate ' if split else ''}cannot carry a false-alarm rate of "
+            f"{calibration.asked:.2%}: the smallest they can is {calibration.rate:.2%}, which is used; "
+            f"{images_needed(calibration.asked)} are needed for the asked one"
+            + (", or leave-one-out, which calibrates on every image." if split else ".")
         )
-    if float(calibration.scores[-1]) == float(calibration.scores[0]):
+    if calibration.count > 1 and float(calibration.scores[-1]) == float(calibration.scores[0]):
         found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
     elif names := rests_on(model):
         below = float(calibration.scores[calibration.count - calibration.rank - 1])

@@ -54,10 +54,12 @@ def evaluation_charts(calibrated: Calibration, result: Evaluation) -> list[Chart
 
 
 def model_charts(model: Model) -> list[Chart]:
-    """Coverage of the bank in two dimensions, and its covering radius as it grew (greedy banks, which know the order)."""
+    """Coverage of the bank in two dimensions, and its covering radius as it grew (greedy banks, which know the order; an
+    update mixes it)."""
     bank = model.bank.patches.cpu().numpy()
-    charts = [bank_coverage(bank)]
-    if model.settings.sampler == "greedy" and model.bank.radius is not None:
+    charts = [bank_coverage(bank)] if len(bank) > 1 else []
+    greedy = model.settings.sampler == "greedy" and not model.learnt.added and not model.learnt.removed
+    if charts and greedy and model.bank.radius is not None:
         charts.append(radius_growth(bank, model.bank.radius))
     return charts
 
