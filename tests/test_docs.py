@@ -1,0 +1,45 @@
+"""What `docs/files.md` says of files and settings is so."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import typer.main
+
+from offnominal import Detector
+from offnominal.cli import app
+from offnominal.config import Settings
+from offnominal.detector.outputs.extras import Extras
+from offnominal.detector.outputs.run import write_evaluation, write_inspections
+from offnominal.images import any_images
+from offnominal.types import silent
+
+FILES = (Path(__file__).parents[1] / "docs" / "files.md").read_text("utf-8")
+NAMED = set(re.findall(r"`([^`]+)`", FILES))
+
+
+def test_the_settings_file_holds_the_defaults_of_what_has_no_option() -> None:
+    told = tomllib.loads(FILES.split("```toml\n")[1].split("```")[0])
+    assert {**json.loads(Settings().model_dump_json()), **told} == json.loads(Settings().model_dump_json())
+    options = {parameter.name for parameter in typer.main.get_command(app).commands["fit"].params}  # type: ignore[attr-defined]
+    assert set(told) == set(Settings.model_fields) - options
+
+
+def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: Path) -> None:
+    extras = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)
+    _, rows = write_inspections(detector, any_images([parts / "test"]), tmp_path / "i", silent, extras, report="title")
+    metrics = write_evaluation(detector, detector.evaluate(parts), tmp_path / "e", "title")
+    flagged = next(row for row in rows if row["regions"])
+    keys = {*flagged, *flagged["regions"][0], *flagged["regions"][0]["evidence"], *flagged["maps"]["anomaly"], *metrics}
+    keys |= {*flagged["regions"][0]["evidence"]["nearest"][0]}
+    keys |= {*(tmp_path / "e/scores.csv").read_text().split("\n")[0].split(",")}
+    assert keys <= NAMED, keys - NAMED
+    left = {path.name + "/" * path.is_dir() for folder in ("i", "e") for path in (tmp_path / folder).iterdir()}
+    assert left <= NAMED, left - NAMED
+    assert left == {  # and nothing is named that is not written
+        "results.jsonl", "overlays/", "report.html", "report_files/", "receipts/", "maps/", "masks/", "masks.json",
+        "metrics.json", "scores.csv",
+    }  # fmt: skip
