@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from unittest.mock import patch
@@ -43,6 +44,10 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else 0
     return subprocess.CompletedProcess(texts, code, out.getvalue(), err.getvalue())
+
+
+def test_the_version_is_said() -> None:
+    assert run("--version").stdout == f"offnominal {version('offnominal')}\n"
 
 
 def test_help_is_light() -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from offnominal import errors
+from offnominal import __version__, errors
 from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
 from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
@@ -21,6 +21,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"offnominal {__version__}")
+        raise typer.Exit
+
+
+@app.callback(help=app.info.help)
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")] = False,
+) -> None:
+    """What stands before every command."""
 
 
 @app.command()
