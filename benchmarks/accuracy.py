@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -109,10 +108,6 @@ def row(name: str, found: dict[str, Any]) -> list[str]:
     ]
 
 
-def table(columns: tuple[str, ...], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(columns), ["---"] * len(columns), *rows])
-
-
 def setting(pair: str) -> tuple[str, Any]:
     """`seed=1` -> a name and a value: a number where it reads as one."""
     name, _, value = pair.partition("=")
@@ -148,7 +143,9 @@ def main() -> None:
                 words += ["--set", pair]
             print(name, file=sys.stderr)
             found[name] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    text = [f"Settings: {settings or 'the defaults'}; {platform.machine()}, {len(found)} sets.", ""]
+    from tables import machine, table  # not above: a set is measured without what that imports
+
+    text = [f"{machine()}\n\nSettings: {settings or 'the defaults'}; {len(found)} sets.", ""]
     text.append(table(COLUMNS, [row(name, figures) for name, figures in found.items()]))
     classes = [
         [
