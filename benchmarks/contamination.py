@@ -40,37 +40,29 @@ def measure(data: str, rates: list[float], alphas: list[float]) -> list[dict[str
     kept_good, kept_bad = [item for item in test if item.good], defects[max(drawn) :]
     clean = Detector().fit([item.path for item in good])
     level = calibrate(clean.model.calibration.scores, BOUND_AT).threshold
+    scores = clean.score_samples([item.path for item in defects[: max(drawn)]])
     found = []
     for rate, count in zip(rates, drawn, strict=True):
-        mixed = sorted([*good, *defects[:count]], key=lambda item: item.name)
-        planted = {str(item.path) for item in defects[:count]}
-        for choice in CHOICES:
+        planted = defects[:count]
+        missed = [item for item, score in zip(planted, scores[:count], strict=True) if score <= level]
+        for choice in (*CHOICES, *([BOUND] if planted else [])):
             print(data, rate, choice, file=sys.stderr, flush=True)
-            detector = Detector(contamination=choice).fit([item.path for item in mixed])
+            mixed = sorted([*good, *(missed if choice == BOUND else planted)], key=lambda item: item.name)
+            detector = Detector(contamination=0.0 if choice == BOUND else choice).fit([item.path for item in mixed])
+            gone = {entry.name for entry in detector.model.left_out} | {str(item.path) for item in planted if item not in mixed}
+            of_planted = gone & {str(item.path) for item in planted}
             found.append(
                 {
                     "rate": rate,
                     "planted": count,
-                    "training": len(mixed),
+                    "training": len(good) + count,
                     "contamination": choice,
-                    **left_out(detector, planted),
+                    "found": len(of_planted),
+                    "wrongly": len(gone - of_planted),
                     **judged(detector, kept_good, kept_bad, alphas),
                 }
             )
-        if count:
-            scores = clean.score_samples([item.path for item in defects[:count]])
-            missed = [item for item, score in zip(defects, scores, strict=False) if score <= level]
-            kept = sorted([*good, *missed], key=lambda item: item.name)
-            of_bound = {"found": count - len(missed), "wrongly": 0}
-            judgement = judged(Detector().fit([item.path for item in kept]), kept_good, kept_bad, alphas)
-            row = {"rate": rate, "planted": count, "training": len(mixed), "contamination": BOUND, **of_bound, **judgement}
-            found.append(row)
     return found
-
-
-def left_out(detector: Detector, planted: set[str]) -> dict[str, int]:
-    names = {entry.name for entry in detector.model.left_out}
-    return {"found": len(names & planted), "wrongly": len(names - planted)}
 
 
 def judged(detector: Detector, good: list[Item], bad: list[Item], alphas: list[float]) -> dict[str, Any]:

@@ -347,6 +347,7 @@ def test_pictures_of_a_run_among_the_data_are_no_data(file: str, tmp_path: Path)
     assert [item.name for item in any_images([tmp_path])] == [item.name for item in normal_images(tmp_path)] == kept
     assert [item.name for item in any_images([tmp_path / "run/overlays"])] == ["00000-a.jpg"], "who asks for them gets them"
     assert [item.path for item in normal_images(str(tmp_path / "**/*"))] == [tmp_path / name for name in kept]
+    assert [item.path for item in normal_images(str(tmp_path / "run/*/*"))] == [tmp_path / "run/other/c.png"]
     assert [item.path.name for item in normal_images(str(tmp_path / "run/overlays/*.jpg"))] == ["00000-a.jpg"]
     assert PICTURES in RUN_FOLDERS
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from offnominal.comparison.run import Run, RunImage
 from offnominal.detector import write_whole
+from offnominal.detector.outputs.report_files import as_text
 from offnominal.errors import InputError, unwritable
 from offnominal.metrics import CONFIDENCE, RESAMPLES, Paired, Verdicts, paired_figures
 from offnominal.reports import ChangedPictures, comparison_page
@@ -151,7 +152,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> dict[str, Any]:
         for change in comparison.changes[:MOST_PICTURES]
     ]
     page = comparison_page(told, scores, good, pictures)
-    write_whole(folder / "compare.html", page.encode("utf-8", "backslashreplace"))
+    write_whole(folder / "compare.html", as_text(page))
     return told
 
 

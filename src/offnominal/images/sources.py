@@ -136,7 +136,9 @@ def _listed(data: str | Path) -> list[Item]:
         return [Item(path, path.name)]
     if glob.has_magic(str(data)):
         found = sorted(Path(match) for match in glob.glob(str(data), recursive=True))
-        written = {part for part in {path.parent for path in found} if "**" in str(data) and _written_by_a_run(part)}
+        written = {
+            part for part in {path.parent for path in found} if part.name != path.parent.name and _written_by_a_run(part)
+        }
         seen = [path for path in found if path.is_file() and path.suffix.lower() in SUFFIXES]
         return [Item(path, str(path)) for path in seen if path.parent not in written]
     raise InputError(

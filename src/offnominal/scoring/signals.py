@@ -110,8 +110,8 @@ class NormalSignalsBuilder:
         variance = trust * place_variance + (1 - trust) * overall_variance
         floor = np.maximum(1e-4 * overall_variance, 1e-12)
         deviation = np.sqrt(np.maximum(variance, floor))
-        restless = np.maximum(deviation, np.quantile(deviation, CALM, axis=(0, 1)))
-        return NormalSignals(mean.astype(np.float32), restless.astype(np.float32))
+        deviation = np.maximum(deviation, np.quantile(deviation, CALM, axis=(0, 1)))
+        return NormalSignals(mean.astype(np.float32), deviation.astype(np.float32))
 
 
 def _smooth(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

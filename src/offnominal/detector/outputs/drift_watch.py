@@ -67,7 +67,7 @@ class DriftWatch:
         model: a model with an appearance; others cannot be watched.
         path: file of the state, or None to keep it in memory only.
         rate: probability of ever warning, as long as nothing changes.
-        reset: forget what was there.
+        reset: forget what was there; the file goes at once, so that it is gone also where no image of this run can be read.
 
     Raises:
         InputError: the state cannot be read, or `rate` is not within 0 and 1.
