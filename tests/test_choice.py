@@ -10,7 +10,7 @@ import pytest
 
 from conftest import texture
 from offnominal import Detector, load
-from offnominal.config import Settings, settings_from
+from offnominal.config import DEFAULT_BACKBONE, Settings, settings_from
 from offnominal.detector.learning.choice import _candidates, _decided, chosen_preset
 from offnominal.detector.learning.trial import Verdict, sure_gain
 from offnominal.detector.model import PresetChoice
@@ -67,7 +67,8 @@ def test_a_gain_is_sure_by_the_same_rule_as_that_of_a_head() -> None:
 def test_what_was_set_by_hand_stays_and_equal_candidates_are_tried_once() -> None:
     assert list(CANDIDATES) == ["balanced", "fast", "accurate"]
     by_hand = _candidates(settings_from(preset="auto", image_size=128, seed=3), None)
-    assert list(by_hand) == ["balanced", "accurate"]
+    assert list(by_hand) == ["balanced", "fast", "accurate"]
+    assert list(_candidates(settings_from(preset="auto", image_size=192, backbone="efficientnet-lite0"), None)) == ["balanced"]
     assert {(one.image_size, one.resize, one.seed, one.preset) for one in by_hand.values()} == {((128, 128), "area", 3, "auto")}
     assert {one.resize for one in _candidates(settings_from(preset="auto", image_size="96x128"), None).values()} == {"squash"}
     assert list(_candidates(settings_from(preset="auto", layers=["blocks.2"]), None)) == ["balanced", "fast"]
@@ -84,7 +85,7 @@ def test_too_few_images_are_no_evidence() -> None:
     settings, choice = chosen_preset([texture(seed) for seed in range(5)], settings_from(preset="auto"))
     assert (choice.chosen, choice.tried) == ("balanced", ())
     assert "too few" in choice.reason
-    assert settings.backbone == "efficientnet-lite0"
+    assert settings.backbone == DEFAULT_BACKBONE
 
 
 def test_a_second_fit_chooses_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,4 +116,4 @@ def test_the_choice_is_told_and_kept(tmp_path: Path) -> None:
     assert again.settings == detector.settings
     known = facts(again.model)["preset"]
     assert (known["asked"], known["used"]) == ("auto", choice.chosen)
-    assert [one["name"] for one in known["tried"]] == ["balanced", "accurate"]
+    assert [one["name"] for one in known["tried"]] == ["balanced", "fast", "accurate"]

@@ -108,7 +108,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert '"evidence": {' in (tmp_path / "i2" / "report.html").read_text()
     for row in map(json.loads, (tmp_path / "i2" / "results.jsonl").read_text().splitlines()):
         assert all(region["evidence"]["nearest"] for region in row["regions"])
-        assert set(row["maps"]) == {"noise", "layer-blocks.2", "layer-blocks.4"}
+        assert set(row["maps"]) == {"noise", *(f"layer-blocks.{at}{size}" for at in (2, 4) for size in ("", "@0.5"))}
         written = [row["receipt"], row["mask"], "masks.json", *(told["path"] for told in row["maps"].values())]
         assert all((tmp_path / "i2" / name).is_file() for name in written)
 
@@ -172,7 +172,9 @@ def test_another_texture_everywhere_is_unlike_as_a_whole(tmp_path: Path) -> None
             image = 120 + contrast * (texture(seed).astype(np.float32) - 120)
             cv2.imwrite(str(tmp_path / "parts/test" / kind / f"{seed}.png"), image.round().astype(np.uint8))
     model = tmp_path / "m.safetensors"
-    Detector(image_size=96, bank=200, false_alarm_rate=0.05).fit([texture(seed) for seed in range(60)]).save(model)
+    # Seen at one size: places of the reduced image take in whole stripes, and some of those are far from normal.
+    detector = Detector(backbone="efficientnet-lite0", image_size=96, bank=200, false_alarm_rate=0.05)
+    detector.fit([texture(seed) for seed in range(60)]).save(model)
     inspected = run("inspect", model, tmp_path / "parts/test", "--out", tmp_path / "i", "--no-drift")
     evaluated = run("evaluate", model, tmp_path / "parts", "--out", tmp_path / "e", "--json")
     rows = {row["path"]: row for row in map(json.loads, (tmp_path / "i/results.jsonl").read_text().splitlines())}

@@ -95,8 +95,8 @@ def test_numbers_without_bounds_are_refused(settings: dict[str, object]) -> None
 
 
 def test_more_dimensions_than_channels_are_refused(parts: Path) -> None:
-    with pytest.raises(SettingsError, match="the layers have 152 channels"):
-        Detector(dimensions=153, image_size=96).fit(parts)
+    with pytest.raises(SettingsError, match="the layers have 304 channels"):
+        Detector(dimensions=305, image_size=96).fit(parts)
 
 
 def test_all_doors_score_alike(detector: Detector, parts: Path, model_file: Path) -> None:

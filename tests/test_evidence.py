@@ -92,6 +92,15 @@ class Twin:
         column = int((pixel[0] + 0.5) / self.original[1] * width)
         return self.segments()[segment][row, column]
 
+    def patch_at(self, segment: int, pixel: tuple[int, int]) -> tuple[float, float]:
+        """The pixel itself, or the centre of the place beside it where an outermost place holds it, which has no patch."""
+        found = []
+        for at, side, places in zip(pixel, self.original[::-1], self.grids[segment][::-1], strict=True):
+            place = int((at + 0.5) / side * places)
+            inside = min(max(place, 1), places - 2)
+            found.append(float(at) if inside == place else (inside + 0.5) * side / places)
+        return found[0], found[1]
+
     def layer_parts(self, segment: int) -> np.ndarray:
         """(L, D): which part of a feature comes from which layer."""
         counts = self.engine._extractor.layer_channels
@@ -147,7 +156,7 @@ def test_every_number_can_be_worked_out_anew(case: tuple[Twin, Any]) -> None:
         candidates = [twin.at(segment, region.peak_at) for segment in range(len(twin.grids))]
         lead = int(np.argmax([twin.nearest(x, 1)[0][0] for x in candidates]))
         x = candidates[lead]
-        _same_neighbours(twin, evidence, x, region)
+        _same_neighbours(twin, evidence, x, region, lead)
         _same_shares(twin, evidence, candidates, lead)
         pull, noise = twin.gradient(x), twin.noise(x)
         _same_leading(evidence.influence, pull, 1e-4)
@@ -160,7 +169,7 @@ def test_every_number_can_be_worked_out_anew(case: tuple[Twin, Any]) -> None:
         assert np.array(evidence.curve) == pytest.approx(np.array(twin.curve(x)), rel=1e-4)
 
 
-def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region) -> None:
+def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region, lead: int) -> None:
     wanted = max(SHOWN, twin.settings.distance_neighbors)
     away, order = twin.nearest(x, wanted)
     assert len(evidence.nearest) == len(order) == min(wanted, len(twin.bank))
@@ -178,8 +187,9 @@ def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Regi
         assert top <= row * height / grid[0] < top + 1
         assert bottom - 1 < (row + 1) * height / grid[0] <= bottom
     x0, y0, x1, y1 = evidence.box
-    assert x0 <= region.peak_at[0] < x1
-    assert y0 <= region.peak_at[1] < y1
+    across, down = twin.patch_at(lead, region.peak_at)
+    assert x0 <= across < x1
+    assert y0 <= down < y1
 
 
 def _same_shares(twin: Twin, evidence: Evidence, candidates: list[np.ndarray], lead: int) -> None:

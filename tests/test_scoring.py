@@ -116,9 +116,9 @@ def _as_they_are() -> NormalSignals:
 
 def test_what_a_patch_cannot_see_counts_as_average() -> None:
     engine = FeatureEngine(settings_from(image_size=128, runtime="torch"))
-    standard = ChannelStandard(torch.full((152,), 3.0), torch.full((152,), 2.0))
+    standard = ChannelStandard(torch.full((304,), 3.0), torch.full((304,), 2.0))
     assert engine.count((128, 128)) == 14 * 14
-    drawn = engine.standardise(torch.full((1, 196, 152), 7.0), standard, (128, 128)).reshape(14, 14, 152)
+    drawn = engine.standardise(torch.full((1, 196, 304), 7.0), standard, (128, 128)).reshape(14, 14, 304)
     assert torch.allclose(drawn[4:10, 4:10], torch.tensor(2.0))
     assert torch.allclose(drawn[..., :40], torch.tensor(2.0))  # the finest map is whole
     first, second = 0.75 * 2 / 3 + 0.25, 0.25 * 2 / 3 + 0.75  # of the coarser one, a quarter of a place off its rows

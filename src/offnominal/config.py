@@ -13,14 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from offnominal.errors import InputError, SettingsError, nearest
 from offnominal.types import Resize
 
-DEFAULT_BACKBONE = "efficientnet-lite0"
+DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@0.5"
 #: The bank `auto`: this share of the patches, and at least so many.
 AUTO_SHARE, AUTO_FEWEST = 0.01, 1000
 #: The largest weight, and the widest Gaussian, in network pixels: more has no use, and numbers stay finite.
 MOST_WEIGHT, WIDEST = 1000.0, 256.0
 #: What a preset sets where nothing else is given; `benchmarks/presets.py` measures them.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"image_size": 192},
+    "fast": {"image_size": 192, "backbone": "efficientnet-lite0"},
     "balanced": {},
     "accurate": {"backbone": "efficientnet-lite2+efficientnet-lite2@1.5"},
 }
@@ -126,7 +126,7 @@ class Settings(BaseModel):
     backbone: str = Field(
         DEFAULT_BACKBONE,
         min_length=1,
-        description="efficientnet-lite0, -lite1 (its package apart), -lite2, a timm name, or a+b",
+        description="efficientnet-lite0, -lite1 (its package apart), -lite2, a timm name, or a+b; @0.5: seen at half its size",
     )
     layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
     aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")
@@ -152,7 +152,7 @@ class Settings(BaseModel):
     context: float = Field(
         1.0, ge=0, le=MOST_WEIGHT, description="weight of weak evidence around a place, which shows broad stains"
     )
-    halo: float = Field(1.5, ge=0, le=8, description="places around a defect that show it too, and are lowered; 0: none")
+    halo: float = Field(2.0, ge=0, le=8, description="places around a defect that show it too, and are lowered; 0: none")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
     calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
     contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(

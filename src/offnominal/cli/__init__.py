@@ -54,7 +54,7 @@ def fit(
         str | None,
         typer.Option(
             help="efficientnet-lite0, -lite2 (-lite1 once installed), a timm name, several joined by +, or one that sees the "
-            "image enlarged: NAME@1.5. [default: efficientnet-lite0]"
+            "image enlarged, NAME@1.5, or reduced, NAME@0.5. [default: efficientnet-lite0+efficientnet-lite0@0.5]"
         ),
     ] = None,
     weights: Weights = None,

@@ -35,6 +35,7 @@ class FeatureEngine:
         key = repr((backbone.name, backbone.layers, backbone.digest, settings.aggregation, settings.dimensions))
         self._runtime = make_runtime(self._extractor.with_network, settings.runtime, settings.precision, self.device, key)
         self.dimensions = self._extractor.channels
+        self.emphasis = self._extractor.emphasis()
         self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}

@@ -2,7 +2,7 @@
 
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
 from offnominal.features.extractor import PatchExtractor, align, reduce_channels
-from offnominal.features.joined import load_backbones
+from offnominal.features.joined import load_backbones, networks_of
 from offnominal.features.local_maps import local_mean
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
 from offnominal.features.standardise import ChannelStandard, channel_standard
@@ -21,5 +21,6 @@ __all__ = [
     "load_backbones",
     "local_mean",
     "make_runtime",
+    "networks_of",
     "reduce_channels",
 ]

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -56,8 +57,10 @@ class Description:
     Attributes:
         name: as the user gave it.
         layers: names of the feature maps, finest first.
-        strides: network pixels per place of each map; not whole where the network sees the image larger (`joined`).
+        strides: network pixels per place of each map; not whole where a network sees the image larger (`joined`).
         channels: channels of each map.
+        emphasis: how much a feature of each map counts in a distance; 1, but less where the image is seen reduced (`joined`).
+        whole: sides of the image that are multiples of so many pixels are whole places of every map.
         mean, std: input normalisation, three numbers each, for images from 0 to 1.
         digest: SHA-256 of the weights in use.
     """
@@ -66,6 +69,8 @@ class Description:
     layers: tuple[str, ...]
     strides: tuple[int | Fraction, ...]
     channels: tuple[int, ...]
+    emphasis: tuple[float, ...]
+    whole: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
@@ -150,8 +155,17 @@ def _build(
         network = _from_hub(timm, name, indices)
     network.requires_grad_(False).eval()
     info = network.feature_info
+    strides = tuple(info.reduction())
     described = Description(
-        name, chosen, tuple(info.reduction()), tuple(info.channels()), mean, std, _digest(network.state_dict())
+        name,
+        chosen,
+        strides,
+        tuple(info.channels()),
+        emphasis=(1.0,) * len(strides),
+        whole=math.lcm(*strides),
+        mean=mean,
+        std=std,
+        digest=_digest(network.state_dict()),
     )
     return described, network
 

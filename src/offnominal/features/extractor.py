@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Self
 
 import torch
@@ -31,8 +30,7 @@ class PatchExtractor(nn.Module):
         self.layer_channels = backbone.channels
         self.aggregation = aggregation
         self.dimensions = dimensions
-        whole = math.lcm(*(stride.numerator for stride in self.strides))  # so many pixels are whole places of every map
-        self.multiple = 32 if 32 % whole == 0 else whole
+        self.multiple = 32 if 32 % backbone.whole == 0 else backbone.whole
         total = sum(backbone.channels)
         if dimensions is not None and dimensions > total:
             raise SettingsError(f"dimensions = {dimensions}: the layers have {total} channels; give at most so many")
@@ -77,6 +75,12 @@ class PatchExtractor(nn.Module):
             for stride, count in zip(self.strides, self.layer_channels, strict=True)
         ]
         return self._joined(shares)
+
+    def emphasis(self) -> Tensor:
+        """(D,): how much each feature counts in a distance; the mean over segments, where there are several."""
+        maps = zip(self._backbone.emphasis, self.layer_channels, strict=True)
+        counted = self._joined([torch.full((1, count, 1, 1), emphasis) for emphasis, count in maps])
+        return torch.stack([segment.flatten() for segment in counted]).mean(0)
 
     def layer_weights(self) -> Tensor:
         """(S, L, D): how much of each feature of each segment comes from each layer; over the layers they sum to 1.

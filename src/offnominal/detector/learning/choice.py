@@ -19,6 +19,7 @@ from offnominal.detector.inspector import Inspector
 from offnominal.detector.learning.trial import Trial, Verdict, sure_gain
 from offnominal.detector.model import PresetChoice, PresetTried
 from offnominal.errors import InputError
+from offnominal.features import networks_of
 from offnominal.images import Source, raise_unreadable
 from offnominal.types import Progress, silent
 
@@ -50,10 +51,10 @@ def chosen_preset(
 def _candidates(settings: Settings, weights: Path | None) -> dict[str, Settings]:
     """Preset -> settings; `balanced` first, and none that comes to the same as one before it."""
     by_hand = settings.model_dump(include=(settings.model_fields_set | {"resize"}) - {"preset", "image_milliseconds"})
-    backbone_given = weights is not None or settings.layers is not None
+    of_one = weights is not None or settings.layers is not None  # what is given belongs to the network of the defaults
     found: dict[str, Settings] = {}
     for name in (BASE, *PRESETS):
-        if not (backbone_given and "backbone" in PRESETS[name]):
+        if not (of_one and networks_of(PRESETS[name].get("backbone", settings.backbone)) != networks_of(settings.backbone)):
             asked = {"preset": "auto", "image_milliseconds": settings.image_milliseconds}
             candidate = settings_from(**by_hand, preset=name).model_copy(update=asked)
             if candidate not in found.values():

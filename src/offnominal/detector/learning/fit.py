@@ -149,7 +149,7 @@ class Fitting:
         placed = self._extract(store, pictures)
         self._require_enough(len(placed))
         patches = store.patches[: placed[-1].rows.stop]
-        standard = channel_standard(patches, done=store.release)
+        standard = channel_standard(patches, done=store.release).emphasised(self._engine.emphasis)
         for place in placed:
             patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
             store.release()
