@@ -270,9 +270,9 @@ def main() -> None:
             "# Ours against anomalib's Patchcore",
             f"{Path(given.data).stem}: {len(train)} good images to fit, {len(test)} to test. EfficientNet-Lite0, the same "
             f"weights and layers, {SIDE} x {SIDE} pixels (ours by default keeps the aspect, and sees the image at half its "
-            f"size as well), a bank of {given.bank:g} of the patches. Ours also calibrates: it scores every training image held "
-            f"out. Times an image: medians of {TURNS} turns. In brackets the least and the most of {FITS} fits, before them "
-            f"their median; a method that takes {QUICK:.0f} s or longer fits once.",
+            f"size as well), a bank of {given.bank:g} of the patches. Ours also calibrates: it scores every training image "
+            f"held out. Times an image: medians of {TURNS} turns. In brackets the least and the most of {FITS} fits, before "
+            f"them their median; a method that takes {QUICK:.0f} s or longer fits once.",
             str(where),
             table(COLUMNS, [row(name, one) for name, one in found.items()]),
             "How many times anomalib needs what ours needs:",
