@@ -11,7 +11,7 @@ import torch
 
 from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
-from offnominal.config import Settings, settings_from
+from offnominal.config import DEFAULT_BACKBONE, Settings, settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.errors import SettingsError
 from offnominal.images import ImageBatch
@@ -91,7 +91,7 @@ def test_held_out_banks_are_the_same() -> None:
         assert here.stand_in_rows(image).tolist() == there.stand_in_rows(image).tolist()
 
 
-@pytest.mark.parametrize("backbone", ["efficientnet-lite0", "efficientnet-lite0+efficientnet-lite2@1.5"])
+@pytest.mark.parametrize("backbone", [DEFAULT_BACKBONE, "efficientnet-lite0+efficientnet-lite2@1.5"])
 def test_features_in_float32_are_not_rounded_further(backbone: str) -> None:
     before = torch.backends.cudnn.allow_tf32
     here, there = (

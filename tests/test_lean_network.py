@@ -81,6 +81,8 @@ def test_padding_is_that_of_whole_strides(kernel: int, stride: int, dilation: in
         ("efficientnet-lite2", ("blocks.0", "blocks.4")),
         ("efficientnet-lite0+efficientnet-lite2@1.5", None),
         ("efficientnet-lite0@1.25+efficientnet-lite2", None),
+        ("efficientnet-lite0+efficientnet-lite0@0.5", None),
+        ("efficientnet-lite0+efficientnet-lite0@0.5", ("blocks.0", "blocks.6")),
     ],
 )
 def test_every_input_is_a_whole_number_of_strides(name: str, layers: tuple[str, ...] | None) -> None:

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.realdata
 
 @pytest.mark.parametrize(
     ("name", "image", "pixel", "precision"),
-    [("aws_cookies", 0.99, 0.975, 0.46), ("mvtec_leather_mini", 0.99, 0.99, 0.65), ("magnetic_tile", 0.955, 0.78, 0.31)],
+    [("aws_cookies", 0.99, 0.975, 0.46), ("mvtec_leather_mini", 0.99, 0.99, 0.65), ("magnetic_tile", 0.955, 0.79, 0.31)],
 )
 def test_floors(name: str, image: float, pixel: float, precision: float) -> None:
     detector = Detector().fit(REAL_DATA / name)
@@ -31,7 +31,7 @@ def test_floors(name: str, image: float, pixel: float, precision: float) -> None
 
 def test_without_halo_defects_are_outlined_better_and_scored_alike() -> None:
     data = REAL_DATA / "mvtec_leather_mini"
-    before, after = (Detector(halo=halo).fit(data).evaluate(data).figures for halo in (0.0, 1.5))
+    before, after = (Detector(halo=halo).fit(data).evaluate(data).figures for halo in (0.0, 2.0))
     assert before["image_auroc"] == after["image_auroc"]
     assert before["detection_rate"] == after["detection_rate"]
     assert before["pixel_ap"] is not None
