@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from conftest import texture
 from offnominal import Detector
+from offnominal.config import DEFAULT_BACKBONE
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
@@ -166,18 +167,20 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert np.allclose(found[0], plain[0], rtol=0, atol=1e-5)  # it goes through 0, where nothing is relative
 
 
-def test_fits_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+#: A squared distance in twice as many features is rounded more; scores are in standard deviations.
+@pytest.mark.parametrize(("backbone", "within"), [("efficientnet-lite0", {"rel": 1e-4}), (DEFAULT_BACKBONE, {"abs": 1e-4})])
+def test_fits_use_it(backbone: str, within: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     used = []
     products = UpsampledBank.__call__
     monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
     images = [texture(seed) for seed in range(12)]
-    found = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
+    found = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
     assert len(used) >= 12
     used.clear()
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
-    plain = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
+    plain = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
     assert not used
-    assert found.calibration.scores == pytest.approx(plain.calibration.scores, abs=1e-4)  # in standard deviations
+    assert found.calibration.scores == pytest.approx(plain.calibration.scores, **within)
     for signals, others in zip(found.learnt.signals, plain.learnt.signals, strict=True):
         assert np.allclose(signals, others, rtol=1e-3, atol=1e-3)
 
