@@ -112,7 +112,7 @@ def main() -> None:
             f"{mean(one['fit'] for one in runs):.1f}",
             time_of(mean(one["image"] for one in runs)),
             f"{mean(one['image'] for one in first) / mean(one['image'] for one in runs):,.0f}",
-            f"{whole(first, len(test)) / whole(runs, len(test)):,.0f}",
+            f"{interior(first, len(test)) / interior(runs, len(test)):,.0f}",
         ]
         for name, runs in found.items()
     ]
@@ -132,7 +132,7 @@ def main() -> None:
     )
 
 
-def whole(runs: list[dict[str, Any]], images: int) -> float:
+def interior(runs: list[dict[str, Any]], images: int) -> float:
     return float(mean(one["fit"] + images * one["image"] for one in runs))
 
 

@@ -11,7 +11,7 @@ from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
 from offnominal.features import ChannelStandard
 from offnominal.scoring import SIGNALS, NormalSignals, NormalSignalsBuilder, on_grids, without_halo, working_map
-from offnominal.types import Float, whole, whole_grid
+from offnominal.types import Float, interior, interior_shape
 
 
 def test_restless_places_have_their_own_deviation_and_calm_ones_that_of_others() -> None:
@@ -129,8 +129,8 @@ def test_what_a_patch_cannot_see_counts_as_average() -> None:
 
 @pytest.mark.parametrize("grid", [(5, 7), (4, 3), (3, 2), (2, 5), (1, 1), (2, 2), (1, 4)])
 def test_places_without_a_patch_are_as_the_nearest(grid: tuple[int, int]) -> None:
-    height, width = whole_grid(grid)
-    assert (height, width) == tuple(len(range(*part.indices(side))) for part, side in zip(whole(grid), grid, strict=True))
+    height, width = interior_shape(grid)
+    assert (height, width) == tuple(len(range(*part.indices(side))) for part, side in zip(interior(grid), grid, strict=True))
     other = (2, 3)
     values = np.random.default_rng(0).normal(size=(height * width + 2, 3)).astype(np.float32)
     found, last = on_grids(values, [grid, other])

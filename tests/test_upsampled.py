@@ -35,7 +35,7 @@ def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -
     low = torch.randn((1, coarse, grid[0] // 2, grid[1] // 2), generator=draw)
     high = F.interpolate(low, size=grid, mode="bilinear", align_corners=False)[0] * share
     own = torch.randn((fine, *grid), generator=draw)
-    seen = whole(grid)
+    seen = interior(grid)
     patches = torch.cat([own, high])[:, *seen].flatten(1).T.contiguous()
     return patches, low[0].flatten(1).T, Upsampling(fine, grid, share[seen])
 
@@ -57,7 +57,7 @@ def test_distances_are_those_of_the_patches(grid: tuple[int, int], count: int) -
 def test_corners_are_what_interpolation_takes(grid: tuple[int, int]) -> None:
     _, low, upsampling = made(grid)
     high = F.interpolate(low.T.unflatten(1, upsampling.half)[None], size=grid, mode="bilinear", align_corners=False)[0]
-    right = (high[:, *whole(grid)] * upsampling.share).flatten(1).T
+    right = (high[:, *interior(grid)] * upsampling.share).flatten(1).T
     found = (low[upsampling.corners] * upsampling.weights[:, :, None]).sum(1)
     assert torch.allclose(found, right, atol=1e-5)
 
@@ -146,7 +146,7 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object],
     patches = engine.standardise(raw, channel_standard(raw[0]), network)[0]
     low = upsampling.map(patches).T.unflatten(1, upsampling.half)
     high = F.interpolate(low[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
-    high = high[:, *whole((high.shape[1], high.shape[2]))] * upsampling.share
+    high = high[:, *interior((high.shape[1], high.shape[2]))] * upsampling.share
     assert torch.allclose(high.flatten(1).T, patches[:, upsampling.first :], atol=1e-4)
 
 

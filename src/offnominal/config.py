@@ -13,14 +13,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from offnominal.errors import InputError, SettingsError, nearest
 from offnominal.types import Resize
 
-DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@0.5"
+DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
 #: The bank `auto`: this share of the patches, and at least so many.
 AUTO_SHARE, AUTO_FEWEST = 0.01, 1000
 #: The largest weight, and the widest Gaussian, in network pixels: more has no use, and numbers stay finite.
 MOST_WEIGHT, WIDEST = 1000.0, 256.0
 #: What a preset sets where nothing else is given; `benchmarks/presets.py` measures them.
 PRESETS: dict[str, dict[str, Any]] = {
-    "fast": {"image_size": 192, "backbone": "efficientnet-lite0"},
+    "fast": {"backbone": "efficientnet-lite0"},
     "balanced": {},
     "accurate": {"backbone": "efficientnet-lite2+efficientnet-lite2@1.5"},
 }
@@ -84,22 +84,17 @@ def _share(value: object) -> object:
     return share
 
 
-SearchIndex = Literal["auto", "flat", "fp16", "sq8", "ivf", "hnsw"]
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
 class Fusion(BaseModel):
-    """Weights of the signals in the patch score; each signal is standardised on held-out normals first.
-
-    That of the head counts where one was kept.
-    """
+    """Weights of the signals in the patch score; each signal is standardised on held-out normal patches first."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     distance: float = Field(4.0, ge=0, le=MOST_WEIGHT)
     influence: float = Field(1.0, ge=0, le=MOST_WEIGHT)
     response: float = Field(0.0, ge=0, le=MOST_WEIGHT)
-    head: float = Field(1.0, ge=0, le=MOST_WEIGHT)
 
     @model_validator(mode="after")
     def _some_weight(self) -> Fusion:
@@ -107,9 +102,10 @@ class Fusion(BaseModel):
             raise ValueError("at least one signal needs a weight above 0")
         return self
 
-    def weights(self, *, head: bool) -> tuple[float, float, float, float]:
-        """Distance, influence, response, head: the order of `scoring.SIGNALS`; without a head its weight is 0."""
-        return self.distance, self.influence, self.response, self.head if head else 0.0
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Distance, influence, response: the order of `scoring.SIGNALS`."""
+        return self.distance, self.influence, self.response
 
 
 class Settings(BaseModel):
@@ -117,44 +113,37 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    preset: Literal["fast", "balanced", "accurate", "auto"] = Field(
-        "balanced", description="what the other settings are by default; auto tries the presets on some of the good images"
-    )
-    image_milliseconds: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="time that an image may take with preset auto"
-    )
+    preset: Literal["fast", "balanced", "accurate"] = Field("balanced", description="defaults for the other settings")
     backbone: str = Field(
         DEFAULT_BACKBONE,
         min_length=1,
-        description="efficientnet-lite0, -lite1 (its package apart), -lite2, a timm name, or a+b; @0.5: seen at half its size",
+        description="members of the model: a backbone each, joined by +; NAME@1.5 runs at 1.5 times the image size",
     )
     layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
-    aggregation: Literal["align", "concat-patches"] = Field("align", description="how layers are joined")
     dimensions: int | None = Field(None, ge=1, description="channels after adaptive average pooling")
     image_size: Size = Field((256, 256), description="the short side of usual images, or height x width to squash to")
     resize: Resize = Field(
         "area", description="keep the aspect and the number of pixels (area) or the short side (keep), or squash to a size"
     )
-    exposure: Literal["even", "keep"] = Field(
-        "even", description="even out how brightly good images are lit, or keep every image as bright as it is"
+    exposure: Literal["auto", "keep"] = Field(
+        "auto", description="auto: correct the exposure if the lighting of normal images varies; keep: never"
     )
     bank: Annotated[float | int | Literal["auto"], BeforeValidator(_bank)] = Field(
         "auto", description="share or number of patches, or auto: 1 %, and at least 1,000"
     )
     sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
-    index: SearchIndex = Field("auto", description="how the bank is searched; all but auto and flat may miss neighbours")
     neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
     distance_neighbors: int = Field(2, ge=1, le=100, description="K of the mean distance")
     fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))
-    head: Literal["none", "noise", "auto"] = Field("none", description="train a head on noise; kept where it helps")
     noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
     smoothing: float = Field(4.0, ge=0, le=WIDEST, description="sigma of the Gaussian on the map, in network pixels")
-    context: float = Field(
-        1.0, ge=0, le=MOST_WEIGHT, description="weight of weak evidence around a place, which shows broad stains"
+    halo: float = Field(
+        2.0, ge=0, le=8, description="radius in patches within which spatial leakage of a defect is suppressed; 0: none"
     )
-    halo: float = Field(2.0, ge=0, le=8, description="places around a defect that show it too, and are lowered; 0: none")
     false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
-    calibration: Literal["auto", "split", "leave-one-out"] = Field("auto", description="how scores of good images are held out")
+    calibration: Literal["auto", "folds", "leave-one-out", "split"] = Field(
+        "auto", description="how the scores of normal images are held out"
+    )
     contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(
         0.0, description="share of the training images to leave out as suspects, or auto"
     )
@@ -174,12 +163,8 @@ class Settings(BaseModel):
             raise ValueError("bank must be a share above 0 and up to 1, or a whole number of patches")
         if not 0 < self.noise_range[0] <= self.noise_range[1] <= MOST_WEIGHT:
             raise ValueError(f"noise_range must be two numbers, 0 < low <= high, and high at most {MOST_WEIGHT:g}")
-        if self.image_milliseconds is not None and self.preset != "auto":
-            raise ValueError("image_milliseconds counts with preset auto alone: give that too, or leave it out")
         if self.contamination != 0 and self.calibration == "split":
-            raise ValueError("contamination finds suspects among all images: use it with calibration leave-one-out")
-        if self.aggregation == "concat-patches" and self.dimensions is None:
-            raise ValueError("aggregation concat-patches needs dimensions, the size that all layers are pooled to")
+            raise ValueError("contamination finds suspects among all images: use it with calibration folds or leave-one-out")
         return self
 
     def bank_size(self, patches: int) -> int:

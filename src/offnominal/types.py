@@ -1,6 +1,6 @@
 """Values that travel between rooms. Each refuses a wrong shape where it is made.
 
-Letters: B images, H x W original pixels, h x w grid places, N patches of an image (of its places that are `whole`), D features,
+Letters: B images, H x W original pixels, h x w grid positions, N patches of an image (at its `interior` positions), D features,
 M bank patches, K neighbours.
 """
 
@@ -35,14 +35,14 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def whole(grid: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a grid (h, w) whose 3x3 neighbourhood lies inside it; all of a side of fewer than three places."""
+def interior(grid: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of a grid (h, w) whose 3x3 neighbourhood lies inside it; a side below three is taken whole."""
     rows, columns = (slice(1, side - 1) if side > 2 else slice(0, side) for side in grid)
     return rows, columns
 
 
-def whole_grid(grid: tuple[int, int]) -> tuple[int, int]:
-    """How many rows and columns are `whole`."""
+def interior_shape(grid: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns are `interior`."""
     height, width = (side - 2 if side > 2 else side for side in grid)
     return height, width
 
@@ -55,7 +55,7 @@ class Neighbour:
         image: name of the training image that it comes from.
         box: `(left, top, right, bottom)` in pixels of that original image, right and bottom exclusive, as `Region.box`.
         distance: Euclidean distance of the standardised features.
-        distance_in_sd: `(distance - usual mean) / usual deviation`, on held-out normal patches at the place of the peak.
+        distance_in_sd: `(distance - mean) / deviation`, both of held-out normal patches.
     """
 
     image: str
@@ -69,6 +69,7 @@ class Evidence:
     """What stands behind a region, at the patch of its peak; how each number is made: `offnominal.detector.evidence`.
 
     Attributes:
+        member: the member of the model whose map is highest at the peak; everything below is of this member.
         box: the patch of the peak, `(left, top, right, bottom)` in pixels of the inspected image, as `Region.box`.
         nearest: the good patches nearest to it, nearest first.
         layer_shares: share of each layer of the backbone in the squared distance to the nearest; they sum to 1.
@@ -84,6 +85,7 @@ class Evidence:
         usual_curve: its curve, with its own influence and noise.
     """
 
+    member: str
     box: tuple[int, int, int, int]
     nearest: tuple[Neighbour, ...]
     layer_shares: dict[str, float]
@@ -127,11 +129,12 @@ class Inspection:
         threshold: the calibrated level that `score` is held against.
         anomaly_map: (H, W) float32, in pixels of the original image: interpolated there, so its largest value may lie a few
             percent below `score`.
-        influence_map: (H, W) float32 in [0, 1], the length of the influence: near 1 outside the cloud of neighbours.
+        influence_map: (H, W) float32 in [0, 1], the length of the influence, averaged over the members: near 1 outside the
+            cloud of neighbours.
         regions: places above the threshold, highest peak first; empty exactly when not anomalous.
         noise_map: (H, W) float32, root mean square over features of the proposed noise; None unless maps were asked for.
         layer_maps: (H, W) float32 each: the share of a layer in the squared distance to the nearest good patch, 0 to 1; over
-            the layers they sum to 1, or to 0 where that distance is 0. None unless maps were asked for.
+            the layers of all members they sum to 1, or to less where that distance is 0. None unless maps were asked for.
         appearance: (S,) float32 statistics of the image as a whole, which a stream is watched by; empty if it is not.
         whole_p_value: how usual the image is as a whole, wherever its map is high: the share of good images (this one counted
             in) that are no more like the others than it is, in (0, 1]; None with fewer than eight images to fit on.

@@ -2,6 +2,7 @@
 
 from offnominal.decisions.appearance import LIKENESS, Appearance, halves, learn_appearance
 from offnominal.decisions.conformal import (
+    FOLDS,
     LEAVE_ONE_OUT,
     SPLIT,
     Calibration,
@@ -17,6 +18,7 @@ from offnominal.decisions.regions import find_regions, region_masks
 from offnominal.decisions.suspects import called_suspect, outlier_p_values, worst_share
 
 __all__ = [
+    "FOLDS",
     "LEAVE_ONE_OUT",
     "LIKENESS",
     "SPLIT",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -11,43 +11,43 @@ from typing import Any, Self
 import numpy as np
 
 from offnominal.config import Settings, settings_from
-from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.engine import FeatureEngine, member_engines
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.learning.audit import Audit
 from offnominal.detector.learning.calibration import calibrated_by_split, split
-from offnominal.detector.learning.choice import chosen_preset
-from offnominal.detector.learning.fit import Fitting
-from offnominal.detector.learning.partial import PartialBank
-from offnominal.detector.learning.plan import Estimate, Plan
-from offnominal.detector.learning.trial import judged_head
+from offnominal.detector.learning.fit import Fitting, TrainingSource
+from offnominal.detector.learning.plan import Plan
 from offnominal.detector.learning.update import Change, updated
-from offnominal.detector.model import Model
+from offnominal.detector.model import Member, Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.errors import ImageError, InputError, ModelFileError, nearest
 from offnominal.images import (
     Item,
+    Pages,
     Source,
     count_unlabelled,
     labelled_images,
     normal_images,
+    page_paths,
     raise_unreadable,
     read_mask,
     several,
 )
 from offnominal.images.decode import Pixels
-from offnominal.images.sources import MANIFESTS
+from offnominal.images.tables import SUFFIXES as MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
 from offnominal.types import Float, Inspection, Mask, Progress, silent
+from offnominal.weights_file import require_weights
 
 __all__ = [
     "Audit",
     "Change",
     "Detector",
-    "Estimate",
     "Evaluated",
     "Evaluation",
     "Explanation",
+    "Member",
     "Model",
     "Plan",
     "load",
@@ -55,30 +55,40 @@ __all__ = [
     "write_whole",
 ]
 
-_RUN_SETTINGS = ("runtime", "precision", "device", "batch_size")
+_RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory")
 
 
 class Detector:
-    """Learns from good images alone, then scores, locates and explains what is off in new ones.
+    """Learns from normal images alone, then detects, localises and explains anomalies in new ones.
 
     Args:
         weights: weights file of a backbone that is not embedded (safetensors or PyTorch).
         settings: see `offnominal.config.Settings`; an unknown name is an error that suggests the nearest.
+
+    Raises:
+        BackboneError: the weights file does not exist or is none.
     """
 
     def __init__(self, *, weights: str | Path | None = None, **settings: Any) -> None:
         self.settings: Settings = settings_from(**settings)
-        self._asked = self.settings
-        self._stored: dict[str, Any] = {}  # of a model that was loaded: the run settings that its file keeps
+        self._stored: dict[str, Any] = {}  # of a model that was loaded: the run settings in its file
         self._weights = None if weights is None else Path(weights)
+        if self._weights is not None:
+            require_weights(self._weights)
         self._inspector: Inspector | None = None
-        self._partial: PartialBank | None = None
+        self._unready: Model | None = None  # of a copy, whose networks are set up when they are first needed
         self.seconds: dict[str, float] = {}
 
     @property
     def model(self) -> Model:
         """The fitted model. Raises `InputError` before `fit`."""
-        return self._ready().model
+        return self._unready or self._ready().model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs, in this process or in another: the model, and how it is run. Its network is set up anew there."""
+        model = self._unready or (None if self._inspector is None else self._inspector.model)
+        weights = None if self._weights is None else self._weights.absolute()
+        return {**self.__dict__, "_unready": model, "_inspector": None, "_weights": weights}
 
     def fit(
         self,
@@ -86,54 +96,43 @@ class Detector:
         *,
         progress: Progress = silent,
         announce: Callable[[Plan], None] = lambda plan: None,
-        foretell: Callable[[Estimate], None] = lambda rest: None,
-        partial: str | Path | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        pages: Pages = "one",
     ) -> Self:
-        """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
+        """Learn from a folder, MVTec root, manifest or glob of normal images, or from a sequence of paths and arrays.
 
-        Arrays are as for `inspect`. Images that cannot be read are left out: `model.skipped` names them and says why. Where
-        the images are too few for the rate that was asked for, `model.calibration.enough` is False and `.rate` the one used.
-        `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
-        A long choice of the bank is kept in the file `partial` now and then and when Ctrl-C stops it; the next fit of the same
-        images with the same settings goes on from there to the same model, and `save` removes the file. `tell` is given a line
-        where that happens or the file is of no use, where images are copies of others, and about the preset `auto`.
+        Arrays are as for `inspect`. Images that cannot be read are left out: `model.skipped` names them and the reason. If
+        the images are too few for the stated rate, `model.calibration.enough` is False and `.rate` the one in use. The order
+        of the images does not matter.
+
+        Args:
+            progress: called with the stage, what is done and the total.
+            announce: called with the plan before the work begins.
+            tell: called with a line if images are copies of others.
+            pages: with `all` each page of a file is an image; otherwise a file of several pages cannot be read.
 
         Raises:
-            InputError: fewer than two readable images.
+            InputError: fewer than two readable images, or images that show nothing to learn from.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
-        given = _named(data)
+        given = _named(data, pages)
         self._stored = {}
-        bank = PartialBank(None if partial is None else Path(partial), tell)
-        learn, held = split(len(given), self.settings)
-        choice, chosen_in = None, 0.0
-        if self.settings.preset == "auto":
-            started = perf_counter()
-            sources = [given[at][1] for at in learn]
-            self.settings, choice = chosen_preset(sources, self._asked, self._weights, progress)
-            chosen_in = perf_counter() - started
-            tell(f"preset {choice.chosen}: {choice.reason}")
-        engine = FeatureEngine(self.settings, self._weights)
-        fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank)
+        learn, held = split([one.group for one in given], self.settings)
+        engines = member_engines(self.settings, self._weights)
+        fitting = Fitting([given[at] for at in learn], self.settings, engines, progress)
         announce(fitting.plan)
-        started = perf_counter()
-        head = judged_head([given[at][1] for at in learn], self.settings, engine, progress)
-        tried = perf_counter() - started
-        self._inspector = Inspector(replace(fitting.run(head), choice=choice), engine)
+        self._inspector = Inspector(fitting.run(), engines)
+        self._unready = None
         if fitting.copies:
-            why = "held out, an image is compared with its copy, so the threshold comes out too low"
-            tell(f"{_told_of(fitting.copies, len(learn))}: {why}; take the copies out and fit anew")
-        self.seconds = fitting.seconds | ({"trial of the head": tried} if self.settings.head != "none" else {})
-        self.seconds |= {} if choice is None else {"trial of the presets": chosen_in}
+            tell(f"{_copies(fitting.copies, len(learn))}; copies of one file are held out together, but it is better to remove them")
+        self.seconds = fitting.seconds
         if len(held):
             started = perf_counter()
             model = calibrated_by_split(
-                self._inspector.model, self._inspector, [given[at][1] for at in held], [given[at][0] for at in held], progress
+                self._inspector.model, self._inspector, [given[at].source for at in held], [given[at].name for at in held], progress
             )
-            self._inspector = Inspector(model, engine)
+            self._inspector = Inspector(model, engines)
             self.seconds["split calibration"] = perf_counter() - started
-        self._partial = bank
         return self
 
     def audit(
@@ -142,23 +141,21 @@ class Detector:
         *,
         progress: Progress = silent,
         announce: Callable[[Plan], None] = lambda plan: None,
-        foretell: Callable[[Estimate], None] = lambda rest: None,
         tell: Callable[[str], None] = lambda line: None,
+        pages: Pages = "one",
     ) -> Audit:
-        """Which of the images that are held to be good do not look like the others; `data` as in `fit`. Fits nothing.
-
-        `tell` is given a line where images are copies of others.
+        """Find images labelled good that do not look like the others; arguments as in `fit`. Fits nothing.
 
         Raises:
             InputError: fewer than two readable images.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
-        fitting = self._fitting(_named(data), FeatureEngine(self.settings, self._weights), progress, foretell)
+        engines = member_engines(self.settings, self._weights)
+        fitting = Fitting(_named(data, pages), self.settings, engines, progress)
         announce(fitting.plan)
         found = fitting.audit()
         if fitting.copies:
-            why = "copies vouch for one another"
-            tell(f"{_told_of(fitting.copies, len(found.scores))}: {why}; take them out and audit anew")
+            tell(f"{_copies(fitting.copies, len(found.scores))}; near copies hide each other, so remove them and audit again")
         self.seconds = fitting.seconds
         return found
 
@@ -169,11 +166,11 @@ class Detector:
         remove: Iterable[str | Path] = (),
         progress: Progress = silent,
     ) -> Change:
-        """Take images out of the fitted model by their names, and add others, without a new fit; see `detector.update`.
+        """Remove images from the fitted model by their names, and add others, without a new fit.
 
-        `add` is a folder, image, glob or manifest of good images, or a sequence of these and of arrays. The calibration
-        counts the images that the model then knows, one by one as by `leave-one-image-out`, also where it was a split; the
-        threshold follows. When this raises, the model is as before.
+        `add` is a folder, image, glob or manifest of normal images, or a sequence of these and of arrays. The calibration
+        then holds out each image that the model knows, whatever the fit did; the threshold follows. When this raises, the
+        model is as before. What is exact and what is not: `offnominal.detector.learning.update`.
 
         Raises:
             InputError: an unknown name (the nearest is suggested) or a doubled one, fewer than two images left, or none of
@@ -184,20 +181,9 @@ class Detector:
         if isinstance(remove, (str, Path)):
             raise InputError(f"remove = {str(remove)!r}: put the names in a list, even a single one")
         names = [name.as_posix() if isinstance(name, Path) else name for name in remove]
-        model, change = updated(inspector.model, inspector.engine, given, names, progress)
-        self._inspector = Inspector(model, inspector.engine)
+        model, change = updated(inspector.model, inspector.engines, given, names, progress)
+        self._inspector = Inspector(model, inspector.engines)
         return change
-
-    def _fitting(
-        self,
-        given: Sequence[tuple[str, Source]],
-        engine: FeatureEngine,
-        progress: Progress,
-        foretell: Callable[[Estimate], None],
-        partial: PartialBank | None = None,
-    ) -> Fitting:
-        names, sources = [name for name, _ in given], [source for _, source in given]
-        return Fitting(sources, names, self.settings, engine, progress, foretell, partial)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.
@@ -237,27 +223,29 @@ class Detector:
         failed: Callable[[int, ImageError], None],
         evidence: bool = False,
         maps: bool = False,
-    ) -> Iterator[tuple[int, Inspection, Pixels]]:
+    ) -> Generator[tuple[int, Inspection, Pixels]]:
         """As `inspect_many`, each with the (H, W, 3) stored values of its image, so that drawing need not decode it anew."""
         for index, inspection, pixels in self._inspected(sources, failed, keep=True, evidence=evidence, maps=maps):
             assert pixels is not None
             yield index, inspection, pixels
 
-    def explain(self, source: Source) -> Explanation:
-        """Distances, influence, proposed noise and response of every patch of one image."""
-        return self._ready().explain(source)
+    def explain(self, source: Source, member: int = 0) -> Explanation:
+        """Distances, influence, proposed noise and response of every patch of one image, by one of `model.members`."""
+        return self._ready().explain(source, member)
 
-    def evaluate(self, data: str | Path, *, evidence: bool = False, progress: Progress = silent) -> Evaluation:
+    def evaluate(
+        self, data: str | Path, *, evidence: bool = False, progress: Progress = silent, pages: Pages = "one"
+    ) -> Evaluation:
         """Figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
 
-        With `evidence` every region of the inspections says what stands behind it.
-        Maps and masks beyond the setting `memory` wait in a temporary file until the result is let go.
+        With `evidence` every region of the inspections has its evidence; with `pages` = `all` each page of a file is an
+        image. Maps and masks beyond the setting `memory` spill to a temporary file until the result is released.
 
         Raises:
             InputError: no labels, or not both good and defective images.
             OutputError: the disk is too full for the maps.
         """
-        items, unlabelled = labelled_images(data), count_unlabelled(data)
+        items, unlabelled = labelled_images(data, pages), count_unlabelled(data)
         with MapStore(self.settings.memory) as store:
             images, unreadable, seconds = self._evaluated(items, store, progress, evidence)
         judged = [_judged(image) for image in images]
@@ -297,8 +285,6 @@ class Detector:
         """Write the model file, whole or not at all; how `load` was told to run it is not in it. Raises `OutputError`."""
         model = self.model
         save_model(replace(model, settings=model.settings.model_copy(update=self._stored)), Path(path))
-        if self._partial is not None:  # the model is safe now
-            self._partial.remove()
 
     def _inspected(
         self, sources: Iterable[Source], failed: Callable[[int, ImageError], None], *, keep: bool, evidence: bool, maps: bool
@@ -338,6 +324,10 @@ class Detector:
         return images, unreadable, seconds
 
     def _ready(self) -> Inspector:
+        model = self._unready
+        if model is not None:
+            self._inspector = Inspector(model, _engines_of(model, self._weights, "this detector"))
+            self._unready = None
         if self._inspector is None:
             raise InputError("this detector has not been fitted: call fit first, or load a model file")
         return self._inspector
@@ -361,30 +351,55 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
             raise InputError(f"unknown setting '{unknown[0]}': {nearest(unknown[0], _RUN_SETTINGS)}")
         raise InputError(f"{unknown[0]} is fixed in the model; only {', '.join(_RUN_SETTINGS)} may change")
     checked = settings_from(**kept)
+    stored = {name: getattr(model.settings, name) for name in kept}
     settings = model.settings.model_copy(update={name: getattr(checked, name) for name in kept})
-    engine = FeatureEngine(settings, None if weights is None else Path(weights))
-    if engine.identity.digest != model.backbone.digest:
-        raise ModelFileError(
-            f"{path}: was fitted with other weights of {model.backbone.name} (SHA-256 {model.backbone.digest[:12]}..., "
-            f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit anew"
-        )
+    model = replace(model, settings=settings)
+    engines = _engines_of(model, None if weights is None else Path(weights), str(path))
     detector = Detector(weights=weights)
-    detector.settings = detector._asked = settings
-    detector._stored = {name: getattr(model.settings, name) for name in kept}
-    detector._inspector = Inspector(replace(model, settings=settings), engine)
+    detector.settings = settings
+    detector._stored = stored
+    detector._inspector = Inspector(model, engines)
     return detector
 
 
-def _told_of(copies: Sequence[tuple[str, str]], images: int) -> str:
+def _engines_of(model: Model, weights: Path | None, name: str) -> tuple[FeatureEngine, ...]:
+    """The networks of a model that messages call `name`. Raises `ModelFileError` if they are not those of the fit."""
+    engines = member_engines(model.settings, weights)
+    named = [engine.name for engine in engines]
+    if named != [member.name for member in model.members]:
+        raise ModelFileError(f"{name}: is inconsistent (its members are not those of its settings, {', '.join(named)}); fit again")
+    for engine, member in zip(engines, model.members, strict=True):
+        if engine.identity.digest != member.backbone.digest:
+            raise ModelFileError(
+                f"{name}: was fitted with other weights of {member.backbone.name} (SHA-256 {member.backbone.digest[:12]}..., "
+                f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit again"
+            )
+        if engine.dimensions != member.bank.patches.shape[1]:
+            raise ModelFileError(
+                f"{name}: is inconsistent (its patches have {member.bank.patches.shape[1]} features, those of its backbone "
+                f"{engine.dimensions}); fit again"
+            )
+    return engines
+
+
+def _copies(copies: Sequence[tuple[str, str]], images: int) -> str:
     copy, of = copies[0]
     return f"{len(copies)} of {images} images are copies, the first '{copy}' of '{of}'"
 
 
-def _named(data: str | Path | Sequence[Source]) -> list[tuple[str, Source]]:
-    """Name and source of every image that is pointed at."""
+def _named(data: str | Path | Sequence[Source], pages: Pages = "one") -> list[TrainingSource]:
+    """Name, source and group of every image in the data."""
     if isinstance(data, (str, Path)):
-        return [(item.name, item.path) for item in normal_images(data)]
-    return [(str(given) if isinstance(given, (str, Path)) else f"array {i}", given) for i, given in enumerate(several(data))]
+        return [TrainingSource(item.name, item.path, item.group) for item in normal_images(data, pages)]
+    named: list[TrainingSource] = []
+    for number, given in enumerate(several(data)):
+        if not isinstance(given, (str, Path)):
+            named.append(TrainingSource(f"array {number}", given))
+        elif pages == "all":
+            named += [TrainingSource(str(path), path) for path in page_paths(Path(given))]
+        else:
+            named.append(TrainingSource(str(given), given))
+    return named
 
 
 def _expanded(given: Sequence[Source], first: int) -> list[tuple[str, Source]]:
@@ -396,13 +411,13 @@ def _expanded(given: Sequence[Source], first: int) -> list[tuple[str, Source]]:
         elif Path(one).is_file() and Path(one).suffix.lower() not in MANIFESTS:
             found.append((str(one), one))
         else:
-            found += _named(one)
+            found += [(named.name, named.source) for named in _named(one)]
     return found
 
 
 def _unused_number(model: Model) -> int:
     """One more than the highest number of an array among the model's images."""
-    numbers = [source.name.removeprefix("array ") for source in model.bank.sources if source.name.startswith("array ")]
+    numbers = [source.name.removeprefix("array ") for source in model.sources if source.name.startswith("array ")]
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 

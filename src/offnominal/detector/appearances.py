@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +22,11 @@ DISTURBED, MOST_WAITING = 32, 200_000_000
 OF_PIXELS = 2 * PLACES + 3
 
 
-def whole_images(batch: ImageBatch, maps: Sequence[Tensor]) -> Float:
-    """A batch and its (B, D, h, w) raw maps -> (B, D + 131): their means over all places, then profiles and brightness of the
-    pixels, which the maps may not show (`Exposure`)."""
-    places = sum(segment[0, 0].numel() for segment in maps)
-    means = torch.stack([segment.sum((2, 3)) for segment in maps]).sum(0).div(places).cpu().numpy()
-    return np.concatenate([means, profiles(batch.pixels), brightness(batch.pixels)], axis=1)
+def whole_images(batch: ImageBatch, maps: Tensor) -> Float:
+    """A batch and the first member's (B, D, h, w) raw maps -> (B, D + 131): their means over all positions, then profiles and
+    brightness of the pixels, which the maps may not show (`Exposure`)."""
+    pixels = batch.views[0]
+    return np.concatenate([maps.mean((2, 3)).cpu().numpy(), profiles(pixels), brightness(pixels)], axis=1)
 
 
 class AppearanceLearner:
@@ -36,7 +35,7 @@ class AppearanceLearner:
     Which image teaches depends on its number and the seed alone, never on what it shows.
     """
 
-    def __init__(self, images: int, seed: int, maps_of: Callable[[ImageBatch], list[Tensor]], device: torch.device) -> None:
+    def __init__(self, images: int, seed: int, maps_of: Callable[[Float], Tensor], device: torch.device) -> None:
         self._maps_of, self._device = maps_of, device
         teachers, _ = halves(images, seed)
         self._teachers = frozenset(teachers.tolist())
@@ -50,11 +49,11 @@ class AppearanceLearner:
         room = DISTURBED - self._waits if self._bytes < MOST_WAITING else 0
         chosen = [place for place, index in enumerate(batch.index) if index in self._teachers][:room]
         if chosen:
-            pixels = batch.pixels[chosen]
+            pixels = batch.views[0][chosen]
             self._waiting.append(
                 replace(
                     batch,
-                    pixels=pixels,
+                    views=(pixels,),
                     index=tuple(batch.index[place] for place in chosen),
                     original=tuple(batch.original[place] for place in chosen),
                     decoded=(None,) * len(chosen),
@@ -81,6 +80,6 @@ class AppearanceLearner:
         """(disturbances, B, D + 131): a batch after each of them."""
         found = []
         for change in DISTURBANCES.values():
-            changed = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
-            found.append(whole_images(changed, self._maps_of(changed)))
+            changed = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
+            found.append(whole_images(changed, self._maps_of(changed.seen(0))))
         return np.stack(found)

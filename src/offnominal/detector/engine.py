@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,106 +11,142 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.config import SearchIndex, Settings
-from offnominal.detector.model import BackboneIdentity, UsualDistance
-from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbones, make_runtime
-from offnominal.images import Geometry, ImageBatch
+from offnominal.config import Settings
+from offnominal.detector.model import BackboneIdentity, DistanceScale
+from offnominal.errors import BackboneError
+from offnominal.features import (
+    ChannelStandard,
+    MemberName,
+    PatchExtractor,
+    choose_device,
+    load_backbone,
+    make_runtime,
+    parse_members,
+)
+from offnominal.images import Geometry
 from offnominal.memory import NearestPatches, Upsampling
-from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
-from offnominal.types import Float, whole, whole_grid
+from offnominal.noising import Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
+from offnominal.types import Float, interior, interior_shape
+
+
+def member_engines(
+    settings: Settings, weights: Path | None = None, *, pretrained: bool = True
+) -> tuple[FeatureEngine, ...]:
+    """The feature engines of all members that the setting `backbone` names.
+
+    Raises
+    ------
+    BackboneError
+        A backbone, a layer or the weights cannot be had, or `layers` or `weights` are given for several backbones.
+    """
+    members = parse_members(settings.backbone)
+    if (settings.layers is not None or weights is not None) and len({member.backbone for member in members}) > 1:
+        raise BackboneError(
+            f"{settings.backbone}: layers and a weights file belong to one backbone; leave them out, or name one backbone"
+        )
+    return tuple(FeatureEngine(settings, member, weights, pretrained=pretrained) for member in members)
 
 
 class FeatureEngine:
-    """Backbone on its runtime: batches of images -> raw patches.
+    """The backbone of a member on its runtime: batches of images -> raw patches.
 
-    A place at the border of the finest map sees less of the part: of its neighbourhood a third and more is a mirror's guess. It
-    has no patch; the maps made of patches go on there as they end (`scoring.grid_of`).
+    A position at the border of the finest map sees less of the part: a third or more of its neighbourhood is reflect padding.
+    It has no patch; maps made of patches are extended to the border (`scoring.to_grid`).
     """
 
-    def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, member: MemberName, weights: Path | None = None, *, pretrained: bool = True
+    ) -> None:
         self.device = choose_device(settings.device, settings.runtime)
-        backbone = load_backbones(settings.backbone, settings.layers, weights, pretrained=pretrained)
+        backbone = load_backbone(member.backbone, settings.layers, weights, pretrained=pretrained)
+        self.name = str(member)
         self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
-        self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
-        key = repr((backbone.name, backbone.layers, backbone.digest, settings.aggregation, settings.dimensions))
+        self._extractor = PatchExtractor(backbone, settings.dimensions)
+        key = repr((backbone.name, backbone.layers, backbone.digest, settings.dimensions))
         self._runtime = make_runtime(self._extractor.with_network, settings.runtime, settings.precision, self.device, key)
         self.dimensions = self._extractor.channels
-        self.emphasis = self._extractor.emphasis()
         self.layer_weights = self._extractor.layer_weights().to(self.device)
         self._inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
         self._in_float32 = settings.precision in ("auto", "float32")
-        self._geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
+        height, width = settings.image_size
+        size = max(64, round(height * member.scale)), max(64, round(width * member.scale))
+        self._geometry = Geometry(size, settings.resize, self._extractor.multiple)
 
     def geometry(self, originals: Collection[tuple[int, int]]) -> Geometry:
-        """How images are brought to the network's size by a model of images of these (H, W)."""
+        """How a model of images of these (H, W) resizes images for this member."""
         return self._geometry.suited_to(originals)
 
-    def grids(self, network: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """Grids of places of an image of this network size, one a segment; those that are `whole` have a patch."""
-        return self._extractor.grids(network)
+    def grid(self, network: tuple[int, int]) -> tuple[int, int]:
+        """The grid (h, w) of patch positions at this network size; the `interior` ones have a patch."""
+        return self._extractor.grid(network)
 
     def count(self, network: tuple[int, int]) -> int:
         """Patches of an image of this network size."""
-        return sum(height * width for height, width in map(whole_grid, self.grids(network)))
+        height, width = interior_shape(self.grid(network))
+        return height * width
 
     def upsampling(self, network: tuple[int, int]) -> Upsampling | None:
-        """How the standardised patches of an image of this network size came about, where that saves the search some work.
+        """How the deeper features of an image of this network size were upsampled, where that speeds up the search.
 
-        None on a GPU, whose search multiplies them as they are, and where they are rounded to fewer bits than float32.
+        None on a GPU, whose search uses the patches as they are, and where patches have fewer bits than float32.
         """
         if network not in self._upsamplings:
-            told = self.device.type == "cpu" and self._in_float32
-            first = self._extractor.upsampled_from(network) if told else None
+            usable = self.device.type == "cpu" and self._in_float32
+            first = self._extractor.upsampled_from(network) if usable else None
             self._upsamplings[network] = None if first is None else self._upsampled(first, network)
         return self._upsamplings[network]
 
     def _upsampled(self, first: int, network: tuple[int, int]) -> Upsampling:
-        grid = self.grids(network)[0]
-        return Upsampling(first, grid, self._share(network)[:, -1].view(whole_grid(grid)))
+        grid = self.grid(network)
+        return Upsampling(first, grid, self._share(network)[:, -1].view(interior_shape(grid)))
 
-    def maps(self, batch: ImageBatch) -> list[Tensor]:
-        """(B, 3, H, W) -> (B, D, h, w) float32 a segment, of all places."""
-        return self._runtime(batch.seen)
+    def maps(self, images: Float) -> Tensor:
+        """(B, 3, H, W) float32, as the network sees them -> (B, D, h, w) float32, all positions."""
+        return self._runtime(images)
 
-    def patches(self, batch: ImageBatch) -> Tensor:
-        """(B, 3, H, W) -> (B, N, D) float32: `whole_patches` of its maps."""
-        return whole_patches(self.maps(batch))
+    def patches(self, images: Float) -> Tensor:
+        """(B, 3, H, W) -> (B, N, D) float32: `interior_patches` of the maps."""
+        return interior_patches(self.maps(images))
 
-    def size_of_patches(self, batch: ImageBatch) -> int:
-        """Bytes of the patches of a batch."""
-        return 4 * self.dimensions * len(batch.pixels) * self.count((batch.pixels.shape[2], batch.pixels.shape[3]))
+    def bytes_of_patches(self, images: Float) -> int:
+        """Bytes that the patches of (B, 3, H, W) images take."""
+        return 4 * self.dimensions * len(images) * self.count((images.shape[2], images.shape[3]))
 
     def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
-        """(..., N, D) raw patches of images of one network size -> standardised, those at the border drawn to the mean.
+        """(..., N, D) raw patches of images of one network size -> standardised, shrunk toward 0 at the border.
 
-        Deeper features still see a mirror's guess there. It is counted as the mean of normal patches, that is 0, so a feature
-        is multiplied by the share of its neighbourhood that lies inside. Otherwise the varied edges of good parts would take
-        up most of the bank, and its alarms.
+        Deeper features see reflect padding at the border. The padding counts as the mean of normal patches, which is 0, so a
+        feature is multiplied by the share of its neighbourhood that lies inside the image. Otherwise the varied borders of
+        normal parts would take up most of the bank.
         """
         return standard(patches) * self._share(network).to(patches.device)
 
     def _share(self, network: tuple[int, int]) -> Tensor:
-        """(N, D): of every feature's neighbourhood, how much lies inside the image."""
+        """(N, D): the share of every feature's neighbourhood that lies inside the image."""
         if network not in self._inside:
-            self._inside[network] = whole_patches(self._extractor.inside(network))[0].to(self.device)
+            self._inside[network] = interior_patches(self._extractor.inside(network))[0].to(self.device)
         return self._inside[network]
 
 
-def whole_patches(maps: list[Tensor]) -> Tensor:
-    """(B, D, h, w) maps -> (B, N, D): those of the places that are `whole`, row by row, all segments one after another."""
-    parts = [segment[:, :, *whole((segment.shape[2], segment.shape[3]))] for segment in maps]
-    return torch.cat([part.flatten(2).transpose(1, 2) for part in parts], dim=1)
+def interior_patches(maps: Tensor) -> Tensor:
+    """(B, D, h, w) maps -> (B, N, D): the patches at interior positions, row by row."""
+    inside = maps[:, :, *interior((maps.shape[2], maps.shape[3]))]
+    return inside.flatten(2).transpose(1, 2)
 
 
 @dataclass(frozen=True)
 class PatchSignals:
     """Signals of the patches of an image, or of several one after another.
 
-    Attributes:
-        values: (N, S) float32 in the order of `scoring.SIGNALS`.
-        around: distances, indices, gradient and (where asked for) curvature of every patch.
-        noise: (N, D) proposed noise, or None when it was not needed.
+    Attributes
+    ----------
+    values
+        (N, S) float32 in the order of `scoring.SIGNALS`.
+    around
+        Distances, indices, gradient and (if asked for) curvature of every patch.
+    noise
+        (N, D) proposed noise, or None if it was not needed.
     """
 
     values: Float
@@ -128,53 +164,34 @@ class PatchSignals:
 
 
 class SignalEngine:
-    """A bank and how to look at it: standardised patches -> distance, influence length, response, and what the heads say.
+    """Search in a bank, and the signals that follow: standardised patches -> distance, influence length, response."""
 
-    The search is exact unless another `index` is given, whatever the settings say: what is held out is searched exactly.
-    """
-
-    def __init__(
-        self,
-        bank: Tensor,
-        settings: Settings,
-        usual: UsualDistance | None,
-        device: torch.device,
-        heads: Sequence[Head] = (),
-        index: SearchIndex = "auto",
-    ) -> None:
+    def __init__(self, bank: Tensor, settings: Settings, scale: DistanceScale | None, device: torch.device) -> None:
         self._bank = bank.to(device)
-        self._index: SearchIndex = index
         self._settings = settings
-        self._usual = usual
-        self._heads = [head.to(device) for head in heads]
+        self._scale = scale
 
     @cached_property
     def _search(self) -> NearestPatches:
-        """Not built where all neighbours are known already."""
-        return NearestPatches(self._bank, self._index)
+        """Not built if all neighbours are known already."""
+        return NearestPatches(self._bank)
 
     def prepare(self) -> None:
-        """Build the search, once, before several threads ask for it."""
+        """Build the search once, before several threads ask for it."""
         _ = self._search
 
     def __call__(
-        self,
-        patches: Tensor,
-        upsampling: Upsampling | None = None,
-        *,
-        with_noise: bool | None = None,
-        fold: int | None = None,
+        self, patches: Tensor, upsampling: Upsampling | None = None, *, with_noise: bool | None = None
     ) -> PatchSignals:
-        """(N, D) standardised patches -> `PatchSignals`. Noise and response are worked out where the fusion uses them.
+        """(N, D) standardised patches -> `PatchSignals`. Noise and response are computed if the fusion uses them.
 
-        The search takes less time where `upsampling` says how the patches, all those of one image, came about.
+        The search takes less time with the `upsampling` of the patches, which are then all those of one image.
         """
-        found = self._search(patches, self.neighbours, upsampling)
-        return self.of_neighbours(patches, *found, with_noise=with_noise, fold=fold)
+        return self.of_neighbours(patches, *self._search(patches, self.neighbours, upsampling), with_noise=with_noise)
 
     @property
     def neighbours(self) -> int:
-        """How many neighbours the signals look at."""
+        """How many neighbours the signals use."""
         return max(self._settings.neighbors, self._settings.distance_neighbors)
 
     def of_neighbours(
@@ -185,12 +202,10 @@ class SignalEngine:
         *,
         bank: Tensor | None = None,
         with_noise: bool | None = None,
-        fold: int | None = None,
     ) -> PatchSignals:
         """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows.
 
-        The rows are those of `bank`, where one is given in place of that which was searched. With `fold` only the head counts
-        that has not seen the training images of this fold.
+        The rows are those of `bank`, if one is given in place of the bank that is searched.
         """
         settings = self._settings
         bank = self._bank if bank is None else bank
@@ -202,20 +217,12 @@ class SignalEngine:
         distance = distances[:, :wanted].mean(1)
         length = torch.linalg.vector_norm(around.gradient, dim=1)
         noise, response = None, torch.zeros_like(distance)
-        if with_noise and self._usual is not None:
+        if with_noise and self._scale is not None:
             noise, response = self.noising(around)
-        told = torch.zeros_like(distance)
-        if self._heads:
-            told = self._told(patches, patches - bank[around.indices[:, 0]], fold)
-        return PatchSignals(torch.stack([distance, length, response, told], dim=1).cpu().numpy(), around, noise)
-
-    def _told(self, patches: Tensor, residuals: Tensor, fold: int | None) -> Tensor:
-        """(N,) mean of the heads, or what that of the fold says."""
-        heads = self._heads if fold is None else [self._heads[fold]]
-        return torch.stack([head(patches, residuals) for head in heads]).mean(0)
+        return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
 
     def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
-        """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, those of the influence unless given."""
+        """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, by default those of the influence."""
         return neighbourhood(patches, self._bank, *self._search(patches, k or self._settings.neighbors))
 
     def curved(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
@@ -224,9 +231,9 @@ class SignalEngine:
 
     def noising(self, around: Neighbourhood) -> tuple[Tensor, Tensor]:
         """(N, D) proposed noise and (N,) response of patches whose neighbourhood holds the curvature."""
-        assert self._usual is not None
+        assert self._scale is not None
         assert around.curvature is not None
         low, high = self._settings.noise_range
-        in_sd = (around.distances.mean(1) - self._usual.mean) / self._usual.deviation
+        in_sd = (around.distances.mean(1) - self._scale.mean) / self._scale.deviation
         noise = propose_noise(around.gradient, in_sd, low=low, high=high)
         return noise, noise_response(around.curvature, noise)

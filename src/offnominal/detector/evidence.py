@@ -5,8 +5,8 @@ With m_1, m_2, ... the bank patches nearest to x, d_k = ||x - m_k||, f(x) = 1/K 
 g its gradient (the influence with its sign), c its curvature (`noising.neighbourhood`) and sigma the proposed noise:
 
     nearest         the patches that the score's distance is the mean of, each with (d_k - mean) / deviation, mean and deviation
-                    being those of the distance of held-out normal patches at x's place (`scoring.NormalSignals`); the mean of
-                    these is the distance that the score is fused from
+                    being those of the distance of held-out normal patches (`scoring.NormalSignals`); the mean of these is the
+                    distance that the score is fused from
     layer_shares    s_l = sum_j w_lj (x_j - m_1j)^2 / d_1^2, w_lj the part of feature j that layer l gave: 0 or 1, unless a
                     pooled feature is a mean over channels of two layers (`PatchExtractor.layer_weights`)
     channel_shares  (x_j - m_1j)^2 / d_1^2, the `LEADING` largest
@@ -20,12 +20,10 @@ The curve shows what influence and noise mean: noise of t times the proposed siz
 (and the root mean square 1, as random draws have on average). At t = 0 its slope is sum_j sigma_j g_j e_j. Outside the cloud of
 normal patches all neighbours pull the same way, and the curve falls far towards t < 0: undo that much of what is odd, and the
 distance is that of a usual patch. In the midst of the cloud there is little to undo, and the curve soon rises to both sides.
-Beside it stands the usual patch of the same image, the one of median distance.
+Beside it stands the typical patch of the same image, the one of median distance.
 
-A place at the edge of the grid has no patch (`FeatureEngine`): the one beside it is told of.
-
-With `concat-patches` every layer has patches of its own (segments). x is then the patch of the segment with the largest d_1
-at the peak, and the layer shares are those of the squared distances of all segments there.
+A position at the border of the grid has no patch (`FeatureEngine`): the evidence is that of the one beside it. Of several
+members the evidence is that of the one whose map is highest at the peak.
 """
 
 from __future__ import annotations
@@ -37,10 +35,10 @@ import torch
 from torch import Tensor
 
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine
-from offnominal.detector.model import Model
+from offnominal.detector.model import Member, Model
 from offnominal.images import box_of, place_at
-from offnominal.scoring import on_grids, over_grid
-from offnominal.types import Evidence, Float, Neighbour, Region, whole, whole_grid
+from offnominal.scoring import to_grid
+from offnominal.types import Evidence, Float, Neighbour, Region, interior, interior_shape
 
 #: Nearest good patches that are named and shown, at least.
 SHOWN = 3
@@ -51,37 +49,32 @@ STEPS = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
-class _Grids:
-    """Where the patches of an image lie: grids of the segments, and the first row of each among all patches."""
+class _Grid:
+    """Where the patches of an image are: `shape` (h, w) of the grid, `original` (H, W) of the image."""
 
-    grids: tuple[tuple[int, int], ...]
-    starts: tuple[int, ...]
+    shape: tuple[int, int]
     original: tuple[int, int]
 
-    def rows_at(self, pixel: tuple[int, int]) -> list[int]:
-        """The patch of every segment nearest to a pixel `(x, y)`."""
-        found = []
-        for grid, start in zip(self.grids, self.starts, strict=True):
-            row, column = (
-                min(max(at, part.start), part.stop - 1) - part.start
-                for at, part in zip(place_at(pixel, grid, self.original), whole(grid), strict=True)
-            )
-            found.append(start + row * whole_grid(grid)[1] + column)
-        return found
+    def row_at(self, pixel: tuple[int, int]) -> int:
+        """The row of the patch nearest to a pixel `(x, y)`."""
+        row, column = (
+            min(max(at, part.start), part.stop - 1) - part.start
+            for at, part in zip(place_at(pixel, self.shape, self.original), interior(self.shape), strict=True)
+        )
+        return row * interior_shape(self.shape)[1] + column
 
-    def box(self, row: int, segment: int) -> tuple[int, int, int, int]:
-        grid = self.grids[segment]
-        rows, columns = whole(grid)
-        at, across = divmod(row - self.starts[segment], whole_grid(grid)[1])
-        return box_of((rows.start + at, columns.start + across), grid, self.original)
+    def box(self, row: int) -> tuple[int, int, int, int]:
+        rows, columns = interior(self.shape)
+        at, across = divmod(row, interior_shape(self.shape)[1])
+        return box_of((rows.start + at, columns.start + across), self.shape, self.original)
 
 
 class EvidenceMaker:
-    """Works out evidence from a model, its network's layout and the signals already there of an image."""
+    """Computes evidence from a member of a model, its network's layout and the signals of an image."""
 
-    def __init__(self, model: Model, features: FeatureEngine, signals: SignalEngine) -> None:
-        self._model, self._features, self._signals = model, features, signals
-        self._bank = model.bank.patches.to(features.device)
+    def __init__(self, model: Model, member: Member, features: FeatureEngine, signals: SignalEngine) -> None:
+        self._model, self._member, self._features, self._signals = model, member, features, signals
+        self._bank = member.bank.patches.to(features.device)
 
     def regions(
         self,
@@ -91,78 +84,54 @@ class EvidenceMaker:
         network: tuple[int, int],
         original: tuple[int, int],
     ) -> tuple[Region, ...]:
-        """The regions of an image, each with its evidence.
+        """Regions of an image, each with its evidence.
 
         Args:
-            patches: (N, D) standardised, of all segments.
+            patches: (N, D) standardised.
             found: their signals.
             network, original: (height, width) of the network's and of the original image.
         """
         if not regions:
             return regions
-        grids = self._grids(network, original)
-        nearest = found.around.distances[:, 0]
-        peaks = [grids.rows_at(region.peak_at) for region in regions]
-        leads = [int(nearest[rows].argmax()) for rows in peaks]
-        usual = {segment: self._usual(found, grids, segment) for segment in sorted(set(leads))}
-        rows = [at[lead] for at, lead in zip(peaks, leads, strict=True)] + list(usual.values())
+        grid = _Grid(self._features.grid(network), original)
+        peaks, typical = [grid.row_at(region.peak_at) for region in regions], self._typical(found)
+        rows = [*peaks, typical]
         around = self._signals.curved(patches[rows], found.around.indices[rows])
         noise, response = self._signals.noising(around)
-        curves = self._curves(patches[rows], around.gradient, noise)
-        usual_curves = dict(zip(usual, curves[len(regions) :], strict=True))
-        shown = self._shown(patches[rows[: len(regions)]], around.distances, around.indices)
-        usual_distance = self._usual_distance(grids.grids[0])
+        *curves, typical_curve = self._curves(patches[rows], around.gradient, noise)
+        shown = self._shown(patches[peaks], around.distances, around.indices)
         made = []
         for at, region in enumerate(regions):
-            lead = leads[at]
-            row, column = place_at(region.peak_at, grids.grids[0], original)
-            squares, layers = self._shares(patches[peaks[at]], found.around.indices[peaks[at], 0], lead)
+            squares = (patches[peaks[at]] - self._bank[found.around.indices[peaks[at], 0]]).square().double()
             evidence = Evidence(
-                box=grids.box(rows[at], lead),
-                nearest=self._nearest(*shown[at], *usual_distance[row, column]),
-                layer_shares=layers,
-                channel_shares=_leading(squares / squares.sum()) if squares.sum() > 0 else (),
+                member=self._member.name,
+                box=grid.box(peaks[at]),
+                nearest=self._nearest(*shown[at]),
+                layer_shares=self._layer_shares(squares),
+                channel_shares=_leading((squares / squares.sum()).cpu().numpy()) if squares.sum() > 0 else (),
                 influence=_leading(around.gradient[at].cpu().numpy()),
                 noise_std=float(noise[at].square().mean().sqrt()),
                 response=float(response[at]),
                 p_value=region.p_value,
                 curve=curves[at],
-                usual_box=grids.box(usual[lead], lead),
-                usual_curve=usual_curves[lead],
+                usual_box=grid.box(typical),
+                usual_curve=typical_curve,
             )
             made.append(replace(region, evidence=evidence))
         return tuple(made)
 
     def layer_maps(self, patches: Tensor, found: PatchSignals, network: tuple[int, int]) -> dict[str, Float]:
-        """(h, w) a layer, on the finest grid: its share of the squared distance to the nearest, 0 where that is 0."""
-        grids = self._grids(network, network)
+        """(h, w) a layer: its share of the squared distance to the nearest bank patch, 0 where that is 0."""
         squares = (patches - self._bank[found.around.indices[:, 0]]).square()
-        total: Float = np.zeros((*grids.grids[0], len(self._model.backbone.layers)), np.float32)
-        for weights, grid, start in zip(self._features.layer_weights, grids.grids, grids.starts, strict=True):
-            height, width = whole_grid(grid)
-            parts = squares[start : start + height * width] @ weights.T
-            (placed,) = on_grids(parts.cpu().numpy(), [grid])
-            total = total + over_grid(placed, grids.grids[0])
+        total = to_grid((squares @ self._features.layer_weights.T).cpu().numpy(), self._features.grid(network))
         whole = total.sum(2, keepdims=True)
         shares = np.divide(total, whole, out=np.zeros_like(total), where=whole > 0)
-        return {name: np.ascontiguousarray(shares[:, :, at]) for at, name in enumerate(self._model.backbone.layers)}
+        return {name: np.ascontiguousarray(shares[:, :, at]) for at, name in enumerate(self._member.backbone.layers)}
 
-    def _grids(self, network: tuple[int, int], original: tuple[int, int]) -> _Grids:
-        grids = self._features.grids(network)
-        starts = np.cumsum([0, *(height * width for height, width in map(whole_grid, grids))])
-        return _Grids(grids, tuple(int(start) for start in starts[:-1]), original)
-
-    def _usual(self, found: PatchSignals, grids: _Grids, segment: int) -> int:
-        """Row of the patch whose distance is the (lower) median of its segment."""
-        height, width = whole_grid(grids.grids[segment])
-        start = grids.starts[segment]
-        order = np.argsort(found.values[start : start + height * width, 0], kind="stable")
-        return start + int(order[(height * width - 1) // 2])
-
-    def _usual_distance(self, grid: tuple[int, int]) -> Float:
-        """(h, w, 2): mean and deviation of the distance of held-out normal patches."""
-        normal = self._model.normal
-        return np.stack([over_grid(normal.mean, grid)[:, :, 0], over_grid(normal.deviation, grid)[:, :, 0]], axis=2)
+    def _typical(self, found: PatchSignals) -> int:
+        """Row of the patch whose distance is the (lower) median."""
+        order = np.argsort(found.values[:, 0], kind="stable")
+        return int(order[(len(order) - 1) // 2])
 
     def _curves(self, patches: Tensor, gradient: Tensor, noise: Tensor) -> list[tuple[tuple[float, float], ...]]:
         steps = torch.tensor(STEPS, device=patches.device)
@@ -181,25 +150,22 @@ class EvidenceMaker:
         kept = slice(0, len(patches)), slice(0, wanted)
         return list(zip(distances[kept].tolist(), indices[kept].tolist(), strict=True))
 
-    def _nearest(self, distances: list[float], rows: list[int], mean: float, deviation: float) -> tuple[Neighbour, ...]:
-        bank = self._model.bank
+    def _nearest(self, distances: list[float], rows: list[int]) -> tuple[Neighbour, ...]:
+        bank, normal = self._member.bank, self._member.normal
         found = []
         for distance, at in zip(distances, rows, strict=True):
-            source = bank.sources[int(bank.image[at])]
-            segment, row, column = (int(number) for number in bank.place[at])
-            grid = self._features.grids(self._model.geometry.network_size(source.size))[segment]
-            in_sd = (distance - float(mean)) / float(deviation)
+            source = self._model.sources[int(bank.image[at])]
+            row, column = (int(number) for number in bank.position[at])
+            grid = self._features.grid(self._member.geometry.network_size(source.size))
+            in_sd = (distance - float(normal.mean[0])) / float(normal.deviation[0])
             found.append(Neighbour(source.name, box_of((row, column), grid, source.size), distance, in_sd))
         return tuple(found)
 
-    def _shares(self, patches: Tensor, nearest: Tensor, lead: int) -> tuple[Float, dict[str, float]]:
-        """(S, D) patches at one place, their (S,) nearest -> (D,) squared differences of the leading segment, layer shares."""
-        squares = (patches - self._bank[nearest]).square().double()
-        by_layer = torch.einsum("sld,sd->l", self._features.layer_weights.double(), squares)
+    def _layer_shares(self, squares: Tensor) -> dict[str, float]:
+        """(D,) squared differences -> the share of each layer; empty if all are 0."""
+        by_layer = self._features.layer_weights.double() @ squares
         whole = float(by_layer.sum())
-        names = self._model.backbone.layers
-        layers = dict(zip(names, (by_layer / whole).tolist(), strict=True)) if whole > 0 else {}
-        return squares[lead].cpu().numpy(), layers
+        return dict(zip(self._member.backbone.layers, (by_layer / whole).tolist(), strict=True)) if whole > 0 else {}
 
 
 def _leading(values: Float) -> tuple[tuple[int, float], ...]:

@@ -6,11 +6,9 @@ tensors, so that a damaged file is noticed and not believed. Never pickle.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,34 +16,43 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offnominal.config import Settings
 from offnominal.decisions import Appearance, Calibration
 from offnominal.detector.appearances import OF_PIXELS
-from offnominal.detector.learnt import Learnt, LeftOut, StandIns
 from offnominal.detector.model import (
     BackboneIdentity,
-    HeadVerdict,
+    DistanceScale,
+    HeldOut,
+    LeftOut,
+    Member,
     Model,
-    PresetChoice,
-    PresetTried,
-    SearchError,
-    UsualDistance,
+    Replacements,
+)
+from offnominal.detector.model_checks import (
+    parsed,
+    require_bank,
+    require_geometry,
+    require_grids,
+    require_indices,
+    require_positions,
+    require_tensors,
+    require_types,
 )
 from offnominal.errors import ModelFileError, OutputError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Exposure, Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
-from offnominal.noising import Head
 from offnominal.scoring import SIGNALS, NormalSignals
+from offnominal.storage import remove_unfinished
+from offnominal.storage import write_whole as write_whole
+from offnominal.types import require
 
 FORMAT = "offnominal"
-VERSION = 8
+VERSION = 9
 _Tensors = dict[str, npt.NDArray[Any]]
-_HEAD = ("inner", "inner_bias", "outer", "outer_bias")
 _APPEARANCE = ("center", "scale", "directions", "reference")
 
 
@@ -80,32 +87,10 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'part.safetensors'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, path.name)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds the old content or the new one, never a part.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise unwritable(path, error) from None
 
 
@@ -138,9 +123,31 @@ def load_model(path: Path) -> Model:
     if metadata.get("digest") != _digest(description, tensors):
         raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit anew")
     try:
-        return _model(json.loads(description), tensors)
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise ModelFileError(f"{path}: is inconsistent ({str(error).splitlines()[0][:90]}); fit anew") from None
+        require_tensors(tensors)
+        model = _model(parsed(description), tensors)
+        require_model(model)
+    except Exception as error:  # noqa: BLE001 - what a stranger wrote raises many kinds, and none may pass
+        why = (str(error).splitlines() or [""])[0][:90] or type(error).__name__
+        raise ModelFileError(f"{path}: is inconsistent ({why}); fit anew") from None
+    return model
+
+
+def require_model(model: Model) -> None:
+    """What the parts do not check themselves: types, finite numbers, indices and sizes. Raises `ValueError`."""
+    require_types(model, Model, "model")
+    require(min(model.added, model.removed) >= 0, "a negative number of images was added or removed")
+    for member in model.members:
+        require_geometry(member.geometry, model.values)
+        held_out = member.held_out
+        grids = [(image.shape[0], image.shape[1]) for image in held_out.signals]
+        require_bank(member.bank, member.geometry, model.sources, grids)
+        replacements = held_out.replacements
+        require_positions(replacements.image, replacements.position, grids, "replacements")
+        require_indices(replacements.replaces, len(grids), "replacements.replaces")
+        wanted = member.bank.patches.shape[1]
+        features = replacements.patches.shape[1]
+        require(features == wanted, f"replacement patches have {features} features, not {wanted}")
+        require(member.distance_scale.deviation > 0, "the deviation of the distance must be above 0")
 
 
 def _digest(description: str, tensors: _Tensors) -> str:
@@ -152,137 +159,138 @@ def _digest(description: str, tensors: _Tensors) -> str:
 
 
 def _tensors(model: Model) -> _Tensors:
-    pictures: _Tensors = {}
+    found: _Tensors = {"calibration.scores": model.calibration.scores}
     if model.thumbnails is not None:
-        pictures = {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
-    appearance = model.appearance
-    watched: _Tensors = {}
-    if appearance is not None:
-        watched = {f"appearance.{name}": getattr(appearance, name) for name in _APPEARANCE}
+        found |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
+    if model.appearance is not None:
+        found |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
+    for number, member in enumerate(model.members):
+        found |= {f"member.{number}.{name}": values for name, values in _of_member(member, _used(model.settings)).items()}
+    return found
+
+
+def _of_member(member: Member, columns: list[int]) -> _Tensors:
+    held_out, replacements = member.held_out, member.held_out.replacements
+    signals = np.concatenate([image.reshape(-1, len(SIGNALS)) for image in held_out.signals])[:, columns]
     return {
-        **pictures,
-        **watched,
-        "bank.patches": model.bank.patches.cpu().numpy(),
-        "bank.image": model.bank.image,
-        "bank.place": model.bank.place,
-        "standard.mean": model.standard.mean.cpu().numpy(),
-        "standard.scale": model.standard.scale.cpu().numpy(),
-        "normal.mean": model.normal.mean,
-        "normal.deviation": model.normal.deviation,
-        "calibration.scores": model.calibration.scores,
-        **{f"head.{fold}.{name}": getattr(head, name).cpu().numpy() for fold, head in enumerate(model.heads) for name in _HEAD},
-        **_learnt_tensors(model.learnt, _used(model.settings, len(model.heads))),
+        "bank.patches": member.bank.patches.cpu().numpy(),
+        "bank.image": member.bank.image,
+        "bank.position": member.bank.position,
+        "standard.mean": member.standard.mean.cpu().numpy(),
+        "standard.scale": member.standard.scale.cpu().numpy(),
+        "normal.mean": member.normal.mean,
+        "normal.deviation": member.normal.deviation,
+        "held_out.signals": np.ascontiguousarray(signals, dtype=np.float16),
+        "held_out.grid": np.array([image.shape[:2] for image in held_out.signals], dtype=np.int64),
+        "replacements.patches": replacements.patches.cpu().numpy(),
+        "replacements.replaces": replacements.replaces,
+        "replacements.image": replacements.image,
+        "replacements.position": replacements.position,
     }
 
 
-def _used(settings: Settings, heads: int) -> list[int]:
-    """The signals that are not 0 everywhere: the response where it is used, the head where there is one."""
-    return [0, 1, *([2] if settings.fusion.response > 0 else []), *([3] if heads else [])]
-
-
-def _learnt_tensors(learnt: Learnt, columns: list[int]) -> _Tensors:
-    """Signals of all images one after another, those of `columns`."""
-    return {
-        "learnt.signals": np.ascontiguousarray(
-            np.concatenate([image.reshape(-1, len(SIGNALS)) for image in learnt.signals])[:, columns], dtype=np.float16
-        ),
-        "learnt.grid": np.array([image.shape[:2] for image in learnt.signals], dtype=np.int64),
-        "stand_ins.patches": learnt.stand_ins.patches.cpu().numpy(),
-        "stand_ins.replaces": learnt.stand_ins.replaces,
-        "stand_ins.image": learnt.stand_ins.image,
-        "stand_ins.place": learnt.stand_ins.place,
-    }
-
-
-def _learnt(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> Learnt:
-    flat, grids = tensors["learnt.signals"], [(int(height), int(width)) for height, width in tensors["learnt.grid"]]
-    ends = np.cumsum([height * width for height, width in grids])
-    if len(grids) != images or len(flat) != ends[-1]:
-        raise ValueError(f"{images} images, held-out signals of {len(grids)}")
-    padded = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
-    padded[:, columns] = flat
-    signals = tuple(part.reshape(*grid, -1) for part, grid in zip(np.split(padded, ends[:-1]), grids, strict=True))
-    stand_ins = StandIns(
-        torch.from_numpy(tensors["stand_ins.patches"]),
-        tensors["stand_ins.replaces"],
-        tensors["stand_ins.image"],
-        tensors["stand_ins.place"],
-    )
-    return Learnt(signals, stand_ins, stored["radius"], stored["added"], stored["removed"])
+def _used(settings: Settings) -> list[int]:
+    """The signals that are stored: all but a response that no score uses, which is 0 everywhere."""
+    return [0, 1, *([2] if settings.fusion.response > 0 else [])]
 
 
 def _description(model: Model) -> dict[str, Any]:
     return {
         "settings": model.settings.model_dump(mode="json"),
-        "backbone": dataclasses.asdict(model.backbone),
-        "geometry": dataclasses.asdict(model.geometry),
+        "members": [
+            {
+                "name": member.name,
+                "backbone": dataclasses.asdict(member.backbone),
+                "geometry": dataclasses.asdict(member.geometry),
+                "distance_scale": dataclasses.asdict(member.distance_scale),
+                "radius": member.bank.radius,
+                "fit_radius": member.held_out.radius,
+            }
+            for member in model.members
+        ],
         "values": dataclasses.asdict(model.values),
-        "usual_distance": dataclasses.asdict(model.usual_distance),
+        "sources": [[source.name, *source.size, source.group] for source in model.sources],
         "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
-        "head": dataclasses.asdict(model.head),
-        "heads": len(model.heads),
         "appearance": None if model.appearance is None else list(model.appearance.names),
-        "bank": {"radius": model.bank.radius, "sources": [[source.name, *source.size] for source in model.bank.sources]},
-        "learnt": {"radius": model.learnt.radius, "added": model.learnt.added, "removed": model.learnt.removed},
         "left_out": [dataclasses.asdict(entry) for entry in model.left_out],
         "skipped": [list(entry) for entry in model.skipped],
         "versions": model.versions,
-        **({} if model.search_error is None else {"search_error": dataclasses.asdict(model.search_error)}),
-        **({} if model.choice is None else {"choice": dataclasses.asdict(model.choice)}),
+        "added": model.added,
+        "removed": model.removed,
+        "threshold_removed": model.threshold_removed,
     }
 
 
 def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
-    backbone, geometry = stored["backbone"], stored["geometry"]
-    mean = torch.from_numpy(tensors["standard.mean"])
-    bank = MemoryBank(
-        torch.from_numpy(tensors["bank.patches"]),
-        tensors["bank.image"],
-        tensors["bank.place"],
-        tuple(SourceImage(name, (height, width)) for name, height, width in stored["bank"]["sources"]),
-        stored["bank"]["radius"],
+    settings = Settings.model_validate_json(json.dumps(stored["settings"]))
+    sources = tuple(SourceImage(name, (height, width), group) for name, height, width, group in stored["sources"])
+    members = tuple(
+        _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _used(settings))
+        for number, entry in enumerate(stored["members"])
     )
-    if bank.patches.shape[1:] != mean.shape:
-        raise ValueError(f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
     appearance = None
     if stored["appearance"] is not None:
         appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
-        if len(appearance.center) != len(mean) + OF_PIXELS:
-            raise ValueError(f"appearance has {len(appearance.center)} features, expected {len(mean) + OF_PIXELS}")
+        expected = len(members[0].standard.mean) + OF_PIXELS
+        require(len(appearance.center) == expected, f"appearance has {len(appearance.center)} features, expected {expected}")
     exposure = stored["values"].pop("exposure")
-    settings, heads = Settings.model_validate_json(json.dumps(stored["settings"])), int(stored["heads"])
     return Model(
         settings=settings,
-        backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
-        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
+        members=members,
         values=ValueRange(**stored["values"], exposure=None if exposure is None else Exposure(**exposure)),
-        standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
-        bank=bank,
-        usual_distance=UsualDistance(**stored["usual_distance"]),
-        normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
+        sources=sources,
         calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"], stored["calibration"]["method"]),
-        head=HeadVerdict(**stored["head"]),
-        heads=tuple(_head(tensors, fold, len(mean)) for fold in range(heads)),
         appearance=appearance,
-        learnt=_learnt(stored["learnt"], tensors, len(bank.sources), _used(settings, heads)),
         left_out=tuple(LeftOut(**entry) for entry in stored["left_out"]),
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),
-        search_error=SearchError(**stored["search_error"]) if "search_error" in stored else None,
-        choice=_choice(stored["choice"]) if "choice" in stored else None,
+        added=stored["added"],
+        removed=stored["removed"],
+        threshold_removed=stored["threshold_removed"],
     )
 
 
-def _head(tensors: _Tensors, fold: int, dimensions: int) -> Head:
-    head = Head(*(torch.from_numpy(tensors[f"head.{fold}.{name}"]) for name in _HEAD))
-    if head.inner.shape[1] != 2 * dimensions:
-        raise ValueError(f"head {fold} is for D={head.inner.shape[1] // 2}, the bank has D={dimensions}")
-    return head
+def _with_prefix(tensors: _Tensors, prefix: str) -> _Tensors:
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
-def _choice(stored: dict[str, Any]) -> PresetChoice:
-    return PresetChoice(stored["chosen"], stored["reason"], tuple(PresetTried(**one) for one in stored["tried"]))
+def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> Member:
+    backbone, geometry = stored["backbone"], stored["geometry"]
+    mean = torch.from_numpy(tensors["standard.mean"])
+    bank = MemoryBank(
+        torch.from_numpy(tensors["bank.patches"]), tensors["bank.image"], tensors["bank.position"], stored["radius"]
+    )
+    require(len(mean) > 0, "there are no features")
+    require(bank.patches.shape[1:] == mean.shape, f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    return Member(
+        name=stored["name"],
+        backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
+        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
+        standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
+        bank=bank,
+        distance_scale=DistanceScale(**stored["distance_scale"]),
+        normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
+        held_out=_held_out(stored, tensors, images, columns),
+    )
+
+
+def _held_out(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> HeldOut:
+    flat, grids = tensors["held_out.signals"], [(int(height), int(width)) for height, width in tensors["held_out.grid"]]
+    require(flat.ndim == 2 and flat.shape[1] == len(columns), f"held-out signals have the shape {flat.shape}")
+    require(len(grids) == images, f"{images} images, held-out signals of {len(grids)}")
+    require_grids(grids, len(flat))
+    ends = np.cumsum([height * width for height, width in grids])
+    padded = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
+    padded[:, columns] = flat
+    signals = tuple(part.reshape(*grid, -1) for part, grid in zip(np.split(padded, ends[:-1]), grids, strict=True))
+    replacements = Replacements(
+        torch.from_numpy(tensors["replacements.patches"]),
+        tensors["replacements.replaces"],
+        tensors["replacements.image"],
+        tensors["replacements.position"],
+    )
+    return HeldOut(signals, replacements, stored["fit_radius"])
 
 
 def _thumbnails(tensors: _Tensors) -> Thumbnails | None:

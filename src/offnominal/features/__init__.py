@@ -2,8 +2,8 @@
 
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
 from offnominal.features.extractor import PatchExtractor, align, reduce_channels
-from offnominal.features.joined import load_backbones, networks_of
 from offnominal.features.local_maps import local_mean
+from offnominal.features.members import MemberName, parse_members
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
 from offnominal.features.standardise import ChannelStandard, channel_standard
 
@@ -11,6 +11,7 @@ __all__ = [
     "EMBEDDED",
     "Backbone",
     "ChannelStandard",
+    "MemberName",
     "PatchExtractor",
     "Runtime",
     "align",
@@ -18,9 +19,8 @@ __all__ = [
     "choose_device",
     "choose_runtime",
     "load_backbone",
-    "load_backbones",
     "local_mean",
     "make_runtime",
-    "networks_of",
+    "parse_members",
     "reduce_channels",
 ]

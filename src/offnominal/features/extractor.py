@@ -13,22 +13,19 @@ from offnominal.features.backbones import Backbone
 
 
 class PatchExtractor(nn.Module):
-    """(B, 3, H, W) images, about 0 to 1 -> list of (B, D, h, w) patch maps, one per segment.
+    """(B, 3, H, W) images, about 0 to 1 -> (B, D, h, w) patch map.
 
-    `align` gives one segment: every layer is brought to the finest map bilinearly (`align_corners=False`) and joined along
-    channels. `concat-patches` gives one segment a layer, each pooled to `dimensions`: the misaligned way that the method's
-    first version used, kept for the benchmark.
+    Every layer is resized bilinearly (`align_corners=False`) to the finest map; the layers are joined along the channels.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, aggregation: str = "align", dimensions: int | None = None) -> None:
+    def __init__(self, backbone: Backbone, dimensions: int | None = None) -> None:
         super().__init__()
         self._backbone = backbone
         self.strides = backbone.strides
         self.layer_channels = backbone.channels
-        self.aggregation = aggregation
         self.dimensions = dimensions
         self.multiple = 32 if 32 % backbone.whole == 0 else backbone.whole
         total = sum(backbone.channels)
@@ -39,35 +36,32 @@ class PatchExtractor(nn.Module):
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
     def with_network(self) -> Self:
-        """This extractor, able to run; until then only its shapes are known."""
+        """This extractor with its network, ready to run. Without it only shapes are known."""
         self.network = self._backbone.network
         return self
 
-    def grids(self, size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
-        """The grid (h, w) of every segment for a network size."""
-        strides = self.strides if self.aggregation == "concat-patches" else self.strides[:1]
-        return tuple((size[0] // stride, size[1] // stride) for stride in strides)
+    def grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The grid (h, w) of patch positions for a network size."""
+        return size[0] // self.strides[0], size[1] // self.strides[0]
 
     def upsampled_from(self, size: tuple[int, int]) -> int | None:
-        """The feature from which on all are of maps of half as many places a side, brought up by `align`; None where not so."""
-        if self.aggregation != "align" or self.dimensions is not None:
+        """The first feature of the maps that have half as many positions a side as the finest, if all later ones do."""
+        if self.dimensions is not None:
             return None
         finest, *others = [(size[0] // stride, size[1] // stride) for stride in self.strides]
         fine = 1 + sum(grid == finest for grid in others)
         halves = all((2 * height, 2 * width) == finest for height, width in others[fine - 1 :])
         return sum(self.layer_channels[:fine]) if halves and fine < len(self.strides) else None
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> Tensor:
         return self._joined(self.network((images - self.mean) / self.std))
 
-    def _joined(self, maps: list[Tensor]) -> list[Tensor]:
-        if self.aggregation == "concat-patches":
-            return [reduce_channels(feature, self.channels) for feature in maps]
+    def _joined(self, maps: list[Tensor]) -> Tensor:
         joined = align(maps)
-        return [joined if self.dimensions is None else reduce_channels(joined, self.dimensions)]
+        return joined if self.dimensions is None else reduce_channels(joined, self.dimensions)
 
-    def inside(self, size: tuple[int, int]) -> list[Tensor]:
-        """(1, D, h, w) a segment: the share of each feature's 3x3 neighbourhood that lies inside the image, 4/9 to 1."""
+    def inside(self, size: tuple[int, int]) -> Tensor:
+        """(1, D, h, w): the share of each feature's 3x3 neighbourhood that lies inside the image, 4/9 to 1."""
         shares = [
             F.avg_pool2d(torch.ones(1, 1, size[0] // stride, size[1] // stride), 3, stride=1, padding=1).expand(
                 -1, count, -1, -1
@@ -76,22 +70,16 @@ class PatchExtractor(nn.Module):
         ]
         return self._joined(shares)
 
-    def emphasis(self) -> Tensor:
-        """(D,): how much each feature counts in a distance; the mean over segments, where there are several."""
-        maps = zip(self._backbone.emphasis, self.layer_channels, strict=True)
-        counted = self._joined([torch.full((1, count, 1, 1), emphasis) for emphasis, count in maps])
-        return torch.stack([segment.flatten() for segment in counted]).mean(0)
-
     def layer_weights(self) -> Tensor:
-        """(S, L, D): how much of each feature of each segment comes from each layer; over the layers they sum to 1.
+        """(L, D): how much of each feature comes from each layer; over the layers they sum to 1.
 
         A feature that is pooled over channels of two layers belongs to each by its number of channels in the mean.
         """
         shares = []
         for layer in range(len(self.strides)):
             maps = [torch.full((1, count, 1, 1), float(at == layer)) for at, count in enumerate(self.layer_channels)]
-            shares.append(torch.stack([segment[0, :, 0, 0] for segment in self._joined(maps)]))
-        return torch.stack(shares, dim=1)
+            shares.append(self._joined(maps)[0, :, 0, 0])
+        return torch.stack(shares)
 
 
 def align(maps: list[Tensor]) -> Tensor:

@@ -1,7 +1,4 @@
-"""Channels brought nearer to each other: mean 0 on the normal patches, deviation drawn half way to that of the others.
-
-Then they may be emphasised: a feature that is multiplied by a half adds a quarter as much to a squared distance.
-"""
+"""Standardise channels: mean 0 on the normal patches, deviations shrunk half way toward their mean on a log scale."""
 
 from __future__ import annotations
 
@@ -28,10 +25,6 @@ class ChannelStandard:
         require(self.mean.ndim == 1 and self.mean.shape == self.scale.shape, "mean and scale must both be (D,)")
         require(bool((self.scale > 0).all()), "scales must be above 0")
 
-    def emphasised(self, emphasis: Tensor) -> ChannelStandard:
-        """This one, every feature of its outcome multiplied by (D,) numbers above 0."""
-        return ChannelStandard(self.mean, self.scale / emphasis)
-
     def __call__(self, patches: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
         return (patches - self.mean.to(patches.device)) / self.scale.to(patches.device)
@@ -41,8 +34,8 @@ def channel_standard(patches: Tensor, rows: int = 8192, done: Callable[[], None]
     """Mean and scale of every channel of (N, D), accumulated in float64 in two passes; `done` is called after every `rows`.
 
     The scale is the square root of deviation times mean deviation, so that a standardised patch has a mean square of 1.
-    Divided by its whole deviation, a channel that holds little but noise would be as loud as any; undivided, a few channels
-    would speak alone. The square root lies between.
+    Divided by the full deviation, channels that hold little but noise weigh as much as any other; undivided, a few
+    high-variance channels dominate. The square root lies between.
     """
     count, dimensions = patches.shape
     total, centred = torch.zeros(dimensions, dtype=torch.float64), torch.empty((rows, dimensions), dtype=torch.float64)

@@ -3,7 +3,7 @@
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, raise_unreadable, several
 from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
-from offnominal.images.exposure import Exposure, brightness, exposure_of, levels
+from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import profiles
@@ -30,6 +30,7 @@ __all__ = [
     "ValueRange",
     "any_images",
     "batches",
+    "block_levels",
     "box_of",
     "brightness",
     "count_unlabelled",

@@ -1,7 +1,7 @@
-"""How brightly images are lit, and what of it the network does not see: as much as good images differ in it.
+"""Exposure correction, if the lighting of the normal images varies.
 
-Two good parts differ by lamp and shutter first. Left in, that makes up a good share of what is normal, and hides defects. What
-is taken out is bounded by what good images show, so that a part that lies far beyond them stays darker, or brighter.
+Lamp and shutter can make up much of the variation of normal images, which then hides defects. The correction is bounded by what
+normal images show, so that a part far beyond them stays darker or brighter.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import numpy.typing as npt
 
 from offnominal.types import Float, require
 
-#: The darkest mean that is told from black, in shares of the range.
+#: The darkest mean that differs from black, as a share of the range.
 BLACK = 1e-3
-#: How many standard deviations of good images are evened out, at most.
+#: Standard deviations of normal images that are corrected, at most.
 EVENED = 2.0
-#: From the 10 % to the 90 % quantile of a normal distribution are so many standard deviations.
+#: Standard deviations of a normal distribution between its 10 % and 90 % quantiles.
 _FROM_10_TO_90 = 2.563
+#: Blocks a side in which the brightness of an image is measured, and the fewest images that show whether lighting varies.
+BLOCKS, FEWEST = 8, 8
 
 Means = npt.NDArray[np.float64]
 
@@ -62,9 +64,46 @@ class Exposure:
         return np.asarray(pixels * gain[:, None, None, None])
 
 
-def exposure_of(means: Sequence[Means]) -> Exposure | None:
-    """That of normal images from their `levels`, (B,) of each batch; None where there is none."""
-    if not means:
+def block_levels(pixels: Float) -> Means:
+    """(B, 3, H, W), about 0 to 1 -> (B, `BLOCKS` ** 2): the mean of every block of the image, not below `BLACK`."""
+    grey = [cv2.resize(image.mean(0), (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA) for image in pixels]
+    return np.maximum(np.array(grey, dtype=np.float64).reshape(len(pixels), -1), BLACK)
+
+
+def lighting_varies(blocks: Means) -> bool:
+    """Whether (n, b) block means of n normal images vary by a common factor more than block by block.
+
+    A change of lamp or shutter multiplies all blocks of an image by the same factor; a change of the part does not. The
+    logarithm of each block, less its median over the images, is split into the median over the blocks of an image, the common
+    factor, and the rest. Lighting varies if the median absolute deviation of the common factor exceeds that of the rest, the
+    median over the blocks.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> part = rng.uniform(0.3, 0.7, (1, 64))
+    >>> lighting_varies(part * rng.lognormal(0, 0.2, (40, 1)) * rng.lognormal(0, 0.05, (40, 64)))
+    True
+    >>> lighting_varies(part * rng.lognormal(0, 0.05, (40, 1)) * rng.lognormal(0, 0.2, (40, 64)))
+    False
+    """
+    if len(blocks) < FEWEST:
+        return False
+    change = np.log(blocks)
+    change = change - np.median(change, axis=0)
+    common = np.median(change, axis=1)
+    rest = change - common[:, None]
+    return bool(_spread(common) > np.median(_spread(rest)))
+
+
+def _spread(values: Means) -> Means:
+    """Median absolute deviation along the first axis."""
+    return np.asarray(np.median(np.abs(values - np.median(values, axis=0)), axis=0))
+
+
+def exposure_of(means: Sequence[Means], blocks: Sequence[Means]) -> Exposure | None:
+    """The exposure of normal images, from their `levels` and `block_levels` batch by batch; None if lighting does not vary."""
+    if not means or not lighting_varies(np.concatenate(blocks)):
         return None
     low, middle, high = np.quantile(np.log(np.concatenate(means)), (0.1, 0.5, 0.9)).tolist()
     return Exposure(float(np.exp(middle)), (high - low) / _FROM_10_TO_90)

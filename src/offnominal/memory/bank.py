@@ -12,33 +12,37 @@ from offnominal.types import Index, require
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image of the training set: its name relative to the data's root, and (H, W) of the original."""
+    """An image of the training set.
+
+    Attributes:
+        name: relative to the data's root.
+        size: (H, W) of the original.
+        group: images with the same group are held out together; None: on its own.
+    """
 
     name: str
     size: tuple[int, int]
+    group: str | None = None
 
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """`patches` (M, D) float32, standardised; patch i is place `place[i]` (row, column) of segment grid of image `image[i]`.
+    """Standardised normal patches and their provenance: patch i is at `position[i]` of image `image[i]`.
 
     Attributes:
         patches: (M, D) float32.
-        image: (M,) index into `sources`.
-        place: (M, 3): segment, row, column.
-        sources: the images fitted on.
+        image: (M,) index into the images that the model was fitted on.
+        position: (M, 2): row and column on the grid of that image.
         radius: the coreset's covering radius: no normal patch is farther from the bank (None for a random coreset).
     """
 
     patches: Tensor
     image: Index
-    place: Index
-    sources: tuple[SourceImage, ...]
+    position: Index
     radius: float | None
 
     def __post_init__(self) -> None:
         count = len(self.patches)
         require(self.patches.ndim == 2 and count > 0, f"patches must be (M, D), got {tuple(self.patches.shape)}")
         require(self.image.shape == (count,), f"image must be ({count},), got {self.image.shape}")
-        require(self.place.shape == (count, 3), f"place must be ({count}, 3), got {self.place.shape}")
-        require(bool(np.all((self.image >= 0) & (self.image < len(self.sources)))), "image points outside sources")
+        require(self.position.shape == (count, 2), f"position must be ({count}, 2), got {self.position.shape}")

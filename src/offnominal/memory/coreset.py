@@ -11,15 +11,13 @@ the patch farthest from those taken. Done naively, each centre costs one pass ov
 * Where rounding hides the order of thousands, as among the patches of flat images, which differ by the network's own
   rounding, the bounds become the distances themselves, in float64 and by differences. It is slower, and blind to nothing.
 
-Any upper bounds give the same choice, so a run that was stopped goes on from its centres and bounds to the same end. Patches
-on disk are read by rising rows and in blocks (`PatchRows`); what is kept of each is its length, its bound and an age.
+Patches on disk are read by rising rows and in blocks (`PatchRows`); what is kept of each is its length, its bound and an age.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any, overload
 
 import numpy as np
@@ -44,8 +42,6 @@ CENTRES = 2048
 SCREENED, FAR = 64, 16
 #: Of the 32 bits of a bound, how many do not tell its bin: bins are a fifth of a percent wide.
 LAST_BITS = 14
-#: Seconds between two times that the state is given to be kept, and of work that is worth keeping when it is stopped.
-KEPT_EVERY, WORTH_KEEPING = 20.0, 2.0
 _TAKEN = -1.0
 _NOTHING = -2.0
 
@@ -56,25 +52,6 @@ class Coreset:
 
     indices: Index
     radius: float
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A run on its way: `indices` (m,) int64 chosen so far, in order; of every patch `bound` (N,) float, an upper bound of its
-    squared distance to them (-1: chosen), and `seen` (N,) int32, how many of them that accounts for."""
-
-    indices: Index
-    bound: npt.NDArray[Any]
-    seen: npt.NDArray[np.int32]
-
-    def __post_init__(self) -> None:
-        count, chosen = len(self.bound), len(self.indices)
-        require(self.bound.shape == self.seen.shape == (count,), f"bound and seen differ: {count}, {self.seen.shape}")
-        require(0 < chosen <= count, f"{chosen} indices of {count} patches")
-        require(len(np.unique(self.indices)) == chosen, "an index was chosen twice")
-        require(bool(self.indices.min() >= 0 and self.indices.max() < count), "an index lies outside the patches")
-        require(bool(self.seen.min() >= 0 and self.seen.max() <= chosen), "a patch has seen more centres than there are")
-        require(not np.isnan(self.bound).any(), "a bound is not a number")
 
 
 @overload
@@ -112,33 +89,41 @@ def random_coreset(count: int, n: int, seed: int) -> Index:
     return np.sort(np.random.default_rng(seed).choice(count, n, replace=False)).astype(np.int64)
 
 
-def kcenter(
-    patches: Tensor | PatchRows,
-    n: int,
-    start: int,
-    *,
-    tick: Callable[[int], None] = lambda done: None,
-    resume: Unfinished | None = None,
-    keep: Callable[[Unfinished], None] | None = None,
-) -> Coreset:
-    """The greedy choice among (N, D) patches.
+def farthest_from_mean(patches: Tensor | PatchRows) -> int:
+    """The row of the patch farthest from the mean of (N, D) patches, the lowest among equals: where a fit starts the choice.
 
-    Args:
-        tick: `tick(done)` is called as it goes.
-        resume: where a run with the same patches, `n` or another, and `start` had come to; the choice is the same.
-        keep: is given the state now and then, when Ctrl-C stops a run, and at the end of a long one.
-
-    Raises:
-        ValueError: patches that are not finite, or a state to resume of other patches, as far as that can be seen.
+    It depends on the set of patches alone. A random start moved the image AUROC of a set by up to 1.6 points.
     """
     rows = patches if isinstance(patches, PatchRows) else PatchRows(patches)
-    return _Greedy(rows, n, start, resume).run(tick, keep)
+    mean = torch.zeros(rows.shape[1], dtype=torch.float64)
+    for block in rows.blocks(ROWS):
+        mean += block.sum(0, dtype=torch.float64)
+    mean /= len(rows)
+    farthest, row = -1.0, 0
+    for number, block in enumerate(rows.blocks(ROWS)):
+        away = by_difference(block.double(), mean)
+        at = int(away.argmax())
+        if away[at] > farthest:
+            farthest, row = float(away[at]), number * ROWS + at
+    return row
+
+
+def kcenter(
+    patches: Tensor | PatchRows, n: int, start: int, *, tick: Callable[[int], None] = lambda done: None
+) -> Coreset:
+    """The greedy choice among (N, D) patches; `tick(done)` is called as it goes.
+
+    Raises:
+        ValueError: patches that are not finite.
+    """
+    rows = patches if isinstance(patches, PatchRows) else PatchRows(patches)
+    return _Greedy(rows, n, start).run(tick)
 
 
 class _Greedy:
     """State of one run: an upper bound of the squared distance of every patch, and how many centres it accounts for."""
 
-    def __init__(self, patches: PatchRows, n: int, start: int, resume: Unfinished | None) -> None:
+    def __init__(self, patches: PatchRows, n: int, start: int) -> None:
         self.patches, self.n = patches, n
         self.at_once = min(MOST_ROWS, ROWS * max(1, torch.get_num_threads() // 2))
         self.dtype = torch.float64 if patches.dtype == torch.float64 else torch.float32
@@ -171,58 +156,28 @@ class _Greedy:
             self.screen = ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
         # Room for products, which grow as they come.
         self.product = torch.empty(max(self.at_once * CENTRES, n), dtype=self.dtype)
-        first = [start]
-        if resume is not None:
-            require(len(resume.bound) == len(patches), f"{len(patches)} patches, a state of {len(resume.bound)} to resume")
-            require(int(resume.indices[0]) == start, f"start is {start}, that of the state to resume {resume.indices[0]}")
-            first = resume.indices[:n].tolist()
-            if len(first) == len(resume.indices):
-                self.bound.copy_(torch.from_numpy(resume.bound))
-                self.seen.copy_(torch.from_numpy(resume.seen))
-        order = torch.tensor(first).sort()
-        self._take(first, self.patches[order.values][order.indices.argsort()])
-        self._renew(torch.nonzero(self.bound == torch.inf).flatten())  # in one pass, and not the largest first
+        self._take([start], self.patches[torch.tensor([start])])
+        self._renew(torch.arange(len(patches))[self.bound == torch.inf])  # in one pass, and not the largest first
 
-    def run(self, tick: Callable[[int], None], keep: Callable[[Unfinished], None] | None) -> Coreset:
-        began = kept = perf_counter()
+    def run(self, tick: Callable[[int], None]) -> Coreset:
         exact = EXACT
-        try:
-            while len(self.chosen) < self.n:
-                rows, outside = _about_largest(self.bound, RENEWED)
-                self._renew(rows)
-                fresh = self.bound[rows]
-                if float(fresh.max()) < outside:
-                    continue  # the renewed bounds fell below the others: those are next
-                places, inside = _largest(fresh, exact)
-                taken = self._take_block(rows[places].sort().values, max(outside, inside))
-                if taken == 0 and exact < MOST_EXACT:
-                    exact *= 2  # more near-ties than the block holds
-                elif taken == 0 and not self.tight:
-                    self._tighten()
-                    exact = EXACT
-                elif taken == 0:
-                    self._take_farthest()
-                tick(len(self.chosen))
-                if keep is not None and perf_counter() - kept > KEPT_EVERY:
-                    keep(self._state())
-                    kept = perf_counter()
-            coreset = Coreset(np.array(self.chosen, dtype=np.int64), self._radius())
-        except KeyboardInterrupt:
-            if keep is not None and perf_counter() - began > WORTH_KEEPING:
-                keep(self._state())
-            raise
-        if keep is not None and perf_counter() - began > KEPT_EVERY:
-            keep(self._state())
-        return coreset
-
-    def _state(self) -> Unfinished:
-        """What can be gone on from, at whatever instruction a run was stopped: bounds are never below the distances."""
-        indices = np.array(self.chosen, dtype=np.int64)
-        bound = self.bound.to(self.dtype).numpy().copy()
-        if self.tight:
-            bound = np.nextafter(bound, np.inf, dtype=bound.dtype)
-        bound[indices] = _TAKEN
-        return Unfinished(indices, bound, self.seen.numpy().copy())
+        while len(self.chosen) < self.n:
+            rows, outside = _about_largest(self.bound, RENEWED)
+            self._renew(rows)
+            fresh = self.bound[rows]
+            if float(fresh.max()) < outside:
+                continue  # the renewed bounds fell below the others: those are next
+            places, inside = _largest(fresh, exact)
+            taken = self._take_block(rows[places].sort().values, max(outside, inside))
+            if taken == 0 and exact < MOST_EXACT:
+                exact *= 2  # more near-ties than the block holds
+            elif taken == 0 and not self.tight:
+                self._tighten()
+                exact = EXACT
+            elif taken == 0:
+                self._take_farthest()
+            tick(len(self.chosen))
+        return Coreset(np.array(self.chosen, dtype=np.int64), self._radius())
 
     def _moved(self, block: Tensor) -> Tensor:
         return block.to(self.dtype) - self.shift.to(self.dtype)

@@ -1,12 +1,13 @@
-"""The bank as an image would meet it had it not been there.
+"""Leave-one-image-out banks: the bank as an image would meet it if it were new.
 
-A bank built anew without the image is what is meant, but costs a coreset an image. Leaving the image's own patches out alone
-makes it look odder than a new one: greedy k-center keeps its patches apart, so where one of them stood there is a hole, which
-patches of other images would have filled. So as many of these are put in as went, from what the image's own were nearest to,
-and in the same greedy order.
+A bank chosen again without the image is exact, but costs a coreset an image. Leaving out the image's own patches alone makes it
+look more anomalous than a new image: greedy k-center keeps its patches apart, so each of them leaves a hole, which patches of
+other images would have filled. So each is replaced by a patch of another image that it covered, in the same greedy order.
 
-One search of all patches in the whole bank answers for every image: its own patches are struck from the lists, and what
-others find in the bank tells which of their patches its own were nearest to.
+One search of all patches in the whole bank serves every image: its own patches are struck from the lists, and the neighbours
+of the others show which patches its own cover.
+
+Copies of an image, and images of one group, are held out together: here they are one image with more patches.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _NOBODY = -1
 class HeldOutBanks:
     """For each image a bank in which no patch of its own is left.
 
-    Call `neighbours` for every image first: what stands in for an image's patches is found among the others' on the way.
+    Call `neighbours` for every image first: it records which patches of the others can replace an image's own.
 
     Args:
         patches: (N, D), those of one image standing together.
@@ -91,10 +92,12 @@ class HeldOutBanks:
     def neighbours(self, image: int, k: int) -> tuple[Tensor, Tensor]:
         """(n, K) squared distances, ascending, and rows of `bank`: the K nearest of its patches that are of other images.
 
-        K is `k`, or less where the bank holds fewer of others. What stands in for the image's own is not among them.
+        K is `k`, or less if the bank holds fewer of others. Replacement patches are not among them.
         """
         points = self.patches(image)
-        squared, rows, own = self._found(self._search, image, points, k, self._upsamplings[image])
+        squared, rows = self._search(points.to(self.bank.device), k + SPARE, self._upsamplings[image])
+        squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
+        own = self._owner[rows] == image
         self._note(image, squared, rows)
         others = torch.nonzero(self._owner != image).flatten()
         k = min(k, len(others))
@@ -102,32 +105,25 @@ class HeldOutBanks:
         squared, rows = squared.gather(1, order), rows.gather(1, order)
         short = (~own).sum(1) < k
         if bool(short.any()):
-            squared[short], found = NearestPatches(self.bank[others], "flat")(points[short], k)
+            squared[short], found = NearestPatches(self.bank[others])(points[short], k)
             rows[short] = others[found]
         return squared, rows
 
-    def found_by(self, search: NearestPatches, image: int, points: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """As `neighbours`, by another search of the same bank and for any (n, D) points in place of the image's patches:
-        (n, k) rows, and (n,) whether these are all of other images."""
-        _, rows, own = self._found(search, image, points, k)
-        order = own.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
-        return rows.gather(1, order), ~own.gather(1, order).any(1)
-
-    def stand_ins(self, image: int) -> Tensor:
-        """(s, D) patches of other images that stand in for the image's own.
+    def replacements(self, image: int) -> Tensor:
+        """(s, D) patches of other images that replace the image's own.
 
         As many as it has in the bank, or all that those covered: the farthest from the others' bank patches and from those
         already taken comes next. None where the bank was not built to cover, unless all of it is the image's own.
         """
-        return self._patches[self.stand_in_rows(image)].to(self.bank.device)
+        return self._patches[self.replacement_rows(image)].to(self.bank.device)
 
-    def stand_in_rows(self, image: int) -> Tensor:
-        """(s,) int64, rising: the rows of `stand_ins` among all patches."""
+    def replacement_rows(self, image: int) -> Tensor:
+        """(s,) int64, rising: the rows of `replacements` among all patches."""
         if image not in self._known:
-            self._known[image] = self._stand_in_rows(image)
+            self._known[image] = self._replacement_rows(image)
         return self._known[image]
 
-    def _stand_in_rows(self, image: int) -> Tensor:
+    def _replacement_rows(self, image: int) -> Tensor:
         own = self._owner == image
         most = int(own.sum())
         if math.isnan(self._radius) and most < len(own):
@@ -156,16 +152,8 @@ class HeldOutBanks:
         unlisted = torch.from_numpy(self._away)[rows].isinf().to(self.bank.device)
         if bool(unlisted.any()):
             others = torch.nonzero(~own).flatten()
-            nearest[unlisted] = others[NearestPatches(self.bank[others], "flat")(points[unlisted], 1)[1][:, 0]]
+            nearest[unlisted] = others[NearestPatches(self.bank[others])(points[unlisted], 1)[1][:, 0]]
         return (points.double() - self.bank[nearest].double()).square_().sum(1).sqrt_().cpu()
-
-    def _found(
-        self, search: NearestPatches, image: int, points: Tensor, k: int, upsampling: Upsampling | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(n, K + some) squared distances, rows, and whether they are the image's own."""
-        squared, rows = search(points.to(search.bank.device), k + SPARE, upsampling)
-        squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
-        return squared, rows, self._owner[rows] == image
 
     def _note(self, image: int, squared: Tensor, rows: Tensor) -> None:
         """Remember which other image's patch is nearest to each of the image's, where it covers it, and what is next to it."""

@@ -1,12 +1,9 @@
-"""The K nearest bank patches by FAISS, exactly unless another index is asked for: the only file that imports it.
-
-Indexes of Douze et al., "The Faiss library" (2024); `ivf` after Jégou et al. (2011), `hnsw` after Malkov and Yashunin (2020).
-"""
+"""Exact search for the K nearest bank patches: the only file that imports FAISS (Douze et al., "The Faiss library", 2024)."""
 
 from __future__ import annotations
 
 from functools import cache, cached_property
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch  # before FAISS, see `_shares_threads`
@@ -15,19 +12,11 @@ from torch import Tensor
 # isort: split
 import faiss
 
-from offnominal.config import SearchIndex
 from offnominal.memory.compiled import compiled
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, registers
 from offnominal.memory.upsampled import UpsampledBank, Upsampling
 from offnominal.types import require
 
-EXACT_INDEXES = ("auto", "flat")
-#: Compressed indexes look for this many times K candidates, which exact distances put in order.
-CANDIDATES = 2
-#: Lists of the inverted file that are searched, of sqrt(M).
-PROBES = 8
-#: Links of a patch in the graph, and patches that a search keeps in view.
-LINKS, EFFORT = 32, 64
 #: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
 SCREENED_BANKS = range(512, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
@@ -36,32 +25,23 @@ AT_ONCE = 2**25
 
 
 class NearestPatches:
-    """Search over a bank (M, D), by one of these indexes:
+    """Exact search over a bank (M, D).
 
-    - `auto`: exact. On a CPU `flat`, or what finds the same neighbours sooner where that is compiled: `memory.screening`,
-      where the processor has products of bytes and the bank some hundred patches, else `memory.upsampled`, where the patches
-      are known to be so; on a GPU one matrix product in torch. By what there is, not by the clock: that must not decide
-      between results that differ in rounding. `benchmarks/search.py`, `upsampled.py` and `indexes.py` compare them.
-    - `flat`: FAISS's exact search.
-    - `fp16`, `sq8`: patches of 2 or 1 bytes a feature; the nearest 2 K by them, put in order by exact float32 distances.
-    - `ivf`: sqrt(M) lists around k-means centres, the nearest 8 are searched, exactly.
-    - `hnsw`: a graph of near patches that is followed, 64 kept in view; distances are exact.
-
-    What the last four miss is replaced by patches farther away, so distances come out too large, never too small. A patch for
-    which they find fewer than K is searched exactly. On a GPU every index is the exact product.
+    On a CPU FAISS's flat index, or a faster way to the same neighbours if it is compiled: `memory.screening` if the processor
+    has int8 dot products and the bank some hundred patches, else `memory.upsampled` for patches that are known to be upsampled.
+    On a GPU one matrix product in torch. The choice depends on what there is, never on timing, so results do not vary by a
+    rounding error from run to run. `benchmarks/search.py` and `upsampled.py` compare them.
     """
 
-    def __init__(self, bank: Tensor, index: SearchIndex = "auto") -> None:
+    def __init__(self, bank: Tensor) -> None:
         require(bank.ndim == 2 and len(bank) > 0, f"bank must be (M, D) with M > 0, got {tuple(bank.shape)}")
-        require(index in get_args(SearchIndex), f"index must be one of {', '.join(get_args(SearchIndex))}, got {index}")
         self.bank = bank.float().contiguous()
-        self._kind = index
         on_cpu = self.bank.device.type == "cpu"
-        self._index: Any = _built(self.bank.numpy(), index) if on_cpu else None
-        sooner = on_cpu and index == "auto" and compiled()
-        screened = sooner and screens(*bank.shape)
+        self._index: Any = _flat(self.bank.numpy()) if on_cpu else None
+        faster = on_cpu and compiled()
+        screened = faster and screens(*bank.shape)
         self._screened = ScreenedBank(self.bank) if screened else None
-        self._upsampled = UpsampledBank(self.bank) if sooner and not screened else None
+        self._upsampled = UpsampledBank(self.bank) if faster and not screened else None
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -92,14 +72,9 @@ class NearestPatches:
         return self._by_index(patches, k)
 
     def _by_index(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        compressed = self._kind in ("fp16", "sq8")
-        wanted = min(CANDIDATES * k, len(self.bank)) if compressed else k
         faiss.omp_set_num_threads(torch.get_num_threads())  # counts in this thread alone
-        found = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), wanted)
-        squared, indices = torch.from_numpy(found[0]).clamp_(min=0), torch.from_numpy(found[1])
-        if compressed:
-            squared, indices = self._in_order(patches.float(), indices, k)
-        return self._completed(patches, squared, indices)
+        found = self._index.search(np.ascontiguousarray(patches.numpy(), dtype=np.float32), k)
+        return self._completed(patches, torch.from_numpy(found[0]).clamp_(min=0), torch.from_numpy(found[1]))
 
     def _completed(self, patches: Tensor, squared: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Patches of which fewer than K were found are searched by the whole product."""
@@ -155,29 +130,9 @@ def _shares_threads() -> bool:
     return shared
 
 
-def _built(bank: np.ndarray[Any, np.dtype[np.float32]], kind: SearchIndex) -> Any:
-    """The FAISS index of a bank; built on one thread, since a graph that several build depends on who comes first."""
-    count, dimensions = bank.shape
-    index: Any
-    if kind in ("fp16", "sq8"):
-        width = faiss.ScalarQuantizer.QT_fp16 if kind == "fp16" else faiss.ScalarQuantizer.QT_8bit
-        index = faiss.IndexScalarQuantizer(dimensions, width, faiss.METRIC_L2)
-    elif kind == "ivf":
-        lists = max(1, round(count**0.5))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatL2(dimensions), dimensions, lists)
-        index.nprobe = min(PROBES, lists)
-        index.cp.min_points_per_centroid = 1  # a small bank is no reason to warn
-    elif kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dimensions, LINKS)
-        index.hnsw.efSearch = EFFORT
-    else:
-        index = faiss.IndexFlatL2(dimensions)
-    threads = faiss.omp_get_max_threads()
-    try:
-        index.train(bank)
-        index.add(bank)
-    finally:
-        faiss.omp_set_num_threads(threads)
+def _flat(bank: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
+    index = faiss.IndexFlatL2(bank.shape[1])
+    index.add(bank)
     return index
 
 

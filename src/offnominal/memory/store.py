@@ -62,6 +62,25 @@ class PatchRows:
             release(self._mapped)
 
 
+class RemainingRows(PatchRows):
+    """The rows of another `PatchRows` without those from `start` to `stop`, which need no copy of their own."""
+
+    def __init__(self, rows: PatchRows, start: int, stop: int) -> None:
+        self._all, self._start, self._left_out = rows, start, stop - start
+        self.shape, self.dtype = (len(rows) - self._left_out, rows.shape[1]), rows.dtype
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """(n,) int64 rows -> (n, D), a copy."""
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self))[rows]
+        return self._all[torch.where(rows < self._start, rows, rows + self._left_out)]
+
+    def blocks(self, rows: int) -> Iterator[Tensor]:
+        """All patches in order, `rows` at a time."""
+        for first in range(0, len(self), rows):
+            yield self[slice(first, first + rows)]
+
+
 def release(mapped: mmap.mmap | None) -> None:
     """Give back the memory that reading or writing a mapped file took; its content stays."""
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.memory.compiled import address, threads
-from offnominal.types import require, whole, whole_grid
+from offnominal.types import require, interior, interior_shape
 
 #: Bank patches of one part of a bank that is searched part by part, at most.
 MOST_AT_ONCE = 512
@@ -37,9 +37,9 @@ class Upsampling:
     def __init__(self, first: int, grid: tuple[int, int], share: Tensor) -> None:
         height, width = grid
         require(height % 2 == 0 and width % 2 == 0, f"the grid must be even, got {height} x {width}")
-        require(tuple(share.shape) == whole_grid(grid), f"share must be {whole_grid(grid)}, got {tuple(share.shape)}")
+        require(tuple(share.shape) == interior_shape(grid), f"share must be {interior_shape(grid)}, got {tuple(share.shape)}")
         self.first, self.share, self.half = first, share.float(), (height // 2, width // 2)
-        whole_rows, whole_columns = whole(grid)
+        whole_rows, whole_columns = interior(grid)
         rows, columns = _interpolation(self.half[0])[whole_rows], _interpolation(self.half[1])[whole_columns]
         self._rows, self._columns = torch.linalg.pinv(rows).float(), torch.linalg.pinv(columns).float()
         (above, of_above), (left, of_left) = _two(rows), _two(columns)

@@ -1,17 +1,16 @@
-"""Scoring: signals of patches -> standardised on normals, fused -> anomaly map, image score."""
+"""Scoring: signals of patches -> standardised on normal images, fused -> anomaly map, image score."""
 
-from offnominal.scoring.maps import fuse, grid_of, image_score, on_grids, without_halo, working_map
-from offnominal.scoring.signals import SIGNALS, NormalSignals, NormalSignalsBuilder, over_grid
+from offnominal.scoring.maps import average_maps, fuse, image_score, member_map, suppress_leakage, to_grid
+from offnominal.scoring.signals import SIGNALS, NormalSignals, NormalSignalsBuilder
 
 __all__ = [
     "SIGNALS",
     "NormalSignals",
     "NormalSignalsBuilder",
+    "average_maps",
     "fuse",
-    "grid_of",
     "image_score",
-    "on_grids",
-    "over_grid",
-    "without_halo",
-    "working_map",
+    "member_map",
+    "suppress_leakage",
+    "to_grid",
 ]

@@ -9,15 +9,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from offnominal.scoring.signals import SIGNALS, NormalSignals, over_grid
-from offnominal.types import Float, require, whole, whole_grid
+from offnominal.scoring.signals import SIGNALS, NormalSignals
+from offnominal.types import Float, interior, interior_shape, require
 
-#: Network pixels per place of the working map, on which is smoothed and decided.
+#: Network pixels per cell of a working map, the map that is smoothed and judged.
 WORKING_STRIDE = 4
-#: Weak evidence around a place: values up to this many standard deviations, averaged by a Gaussian of so many network pixels.
-WEAK, AROUND = 1.0, 16.0
-#: What the oddest places of good parts come to, in standard deviations: a halo is lowered to no less. The share of the highest
-#: value beside a place that counts as its own, and the power of what it lacks of that.
+#: Leakage is suppressed above `LEVEL` standard deviations, which the most unusual positions of normal parts reach. A position
+#: counts as its own peak from `OWN` of the highest value nearby; below, it is lowered by the power `POWER` of the shortfall.
 LEVEL, OWN, POWER = 4.0, 0.9, 3
 
 
@@ -29,41 +27,51 @@ def fuse(standardised: Float, weights: Sequence[float]) -> Float:
     return fused
 
 
-def working_map(
+def member_map(
     signals: Float,
     normal: NormalSignals,
     weights: Sequence[float],
     network: tuple[int, int],
     sigma: float,
-    context: float,
     halo: float,
 ) -> Float:
-    """(h, w, S) raw signals -> (network / 4) anomaly map: standardised, fused, interpolated, smoothed, seen in their context,
-    without halo.
+    """(h, w, S) raw signals of one member -> its (network / 4) anomaly map.
 
-    A broad stain is little off at every place, but at many beside each other: `context` times the mean around a place is
-    added to it. Values count there up to `WEAK`, so that a small bright defect does not spread over what surrounds it, and
-    what lies outside the image counts as usual, so that nothing is its own witness by a mirror at the edge.
-    `sigma` is the Gaussian's that smooths, in network pixels.
+    The signals are standardised and fused, the result is interpolated and smoothed, and spatial leakage is suppressed.
 
-    `halo` is how many places around a defect it shows in their patches as well (`without_halo`).
+    Parameters
+    ----------
+    network
+        (height, width) of the image that the network saw.
+    sigma
+        Standard deviation of the smoothing Gaussian, in network pixels.
+    halo
+        Radius of the leakage in patch positions; see `suppress_leakage`.
     """
     fused = fuse(normal.standardise(signals), weights)
     size = max(1, network[0] // WORKING_STRIDE), max(1, network[1] // WORKING_STRIDE)
-    fine = _smoothed(cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR), sigma)
-    if context > 0:
-        fine = fine + context * _smoothed(np.minimum(fine, WEAK), AROUND, cv2.BORDER_CONSTANT)
-    return without_halo(np.asarray(fine, dtype=np.float32), round(halo * network[0] / signals.shape[0] / WORKING_STRIDE))
+    fine = cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if sigma > 0:
+        fine = cv2.GaussianBlur(fine, (0, 0), sigma / WORKING_STRIDE, borderType=cv2.BORDER_REFLECT)
+    return suppress_leakage(np.asarray(fine, dtype=np.float32), round(halo * network[0] / signals.shape[0] / WORKING_STRIDE))
 
 
-def without_halo(values: Float, radius: int) -> Float:
-    """(h, w) float32 anomaly map -> the same, lower where a place owes its value to a higher one at most `radius` beside it.
+def average_maps(maps: Sequence[Float]) -> Float:
+    """The mean of the members' (h, w) anomaly maps of one image, interpolated to the finest of them."""
+    if len(maps) == 1:
+        return maps[0]
+    finest = max((one.shape for one in maps), key=lambda shape: shape[0] * shape[1])
+    fine = [one if one.shape == finest else cv2.resize(one, finest[::-1], interpolation=cv2.INTER_LINEAR) for one in maps]
+    return np.asarray(np.mean(fine, axis=0, dtype=np.float32), dtype=np.float32)
 
-    A feature is a mean over 3 x 3 places, each of which sees farther than itself, so a defect also shows beside itself, the
-    less the farther. With t the highest value within the radius, a value v above `LEVEL` is multiplied by
-    `min(1, (v + LEVEL) / (OWN (t + LEVEL))) ** POWER`, and becomes no lower than `LEVEL`: what falls off slowly, as in a broad
-    stain, stays, and so do good places and every highest value, the image's score among them. Own formula;
-    `benchmarks/halo.py` shows what it changes.
+
+def suppress_leakage(values: Float, radius: int) -> Float:
+    """(h, w) float32 anomaly map -> the same, lowered where a value leaks from a higher one at most `radius` cells away.
+
+    A feature averages 3 x 3 positions, each of which has a receptive field beyond its cell, so a defect also raises the
+    positions around it. With t the highest value within the radius, a value v above `LEVEL` is multiplied by
+    `min(1, (v + LEVEL) / (OWN (t + LEVEL))) ** POWER`, and becomes no lower than `LEVEL`. Slow slopes, as in a broad stain,
+    normal positions and peaks stay, so the image score does not change. Own formula; `benchmarks/halo.py` measures it.
     """
     if radius < 1 or values.max() <= LEVEL:
         return values
@@ -75,38 +83,17 @@ def without_halo(values: Float, radius: int) -> Float:
 
 
 def image_score(anomaly_map: Float) -> float:
-    """The score of an image is the largest value of its working map: one bad place makes a bad part."""
+    """The largest value of an image's working map: one bad position makes a bad part."""
     return float(anomaly_map.max())
 
 
-def grid_of(signals: Float, grids: Sequence[tuple[int, int]]) -> Float:
-    """(N, S) signals of all segments of an image -> (h, w, S) on the first grid; several segments are averaged."""
-    placed = [over_grid(part, grids[0]) for part in on_grids(signals, grids)]
-    return placed[0] if len(placed) == 1 else np.mean(placed, axis=0, dtype=np.float32)
+def to_grid(values: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[Any]:
+    """(N, S) values of the patches of an image -> (h, w, S) on its grid of positions.
 
-
-def on_grids(values: npt.NDArray[Any], grids: Sequence[tuple[int, int]]) -> list[npt.NDArray[Any]]:
-    """(N, S) of all segments of an image -> (h, w, S) each.
-
-    Only the places that are `whole` have patches; one that is not has the values of the nearest that is.
+    Only `interior` positions have patches; the others repeat the nearest interior position.
     """
-    found = []
-    ends = np.cumsum([height * width for height, width in map(whole_grid, grids)])
-    for part, grid in zip(np.split(values, ends[:-1]), grids, strict=True):
-        rows, columns = (
-            np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
-            for inside, side in zip(whole(grid), grid, strict=True)
-        )
-        found.append(part.reshape(*whole_grid(grid), -1).take(rows, axis=0).take(columns, axis=1))
-    return found
-
-
-def _smoothed(values: Float, sigma: float, outside: int = cv2.BORDER_REFLECT) -> Float:
-    """(h, w) working map averaged by a Gaussian of `sigma` network pixels; 0 leaves it as it is.
-
-    `outside` is the border as OpenCV names it: a mirror, or 0 with `BORDER_CONSTANT`.
-    """
-    if sigma <= 0:
-        return values
-    smooth: Float = cv2.GaussianBlur(values, (0, 0), sigma / WORKING_STRIDE, borderType=outside)
-    return smooth
+    rows, columns = (
+        np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
+        for inside, side in zip(interior(grid), grid, strict=True)
+    )
+    return values.reshape(*interior_shape(grid), -1).take(rows, axis=0).take(columns, axis=1)

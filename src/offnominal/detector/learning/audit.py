@@ -3,15 +3,15 @@
 Every image is scored as a fit would score it, against a bank without its own patches; but greedy k-center takes outliers
 first, and alike defects in several images would cover each other. So the bank is cut to patches that many images support:
 one counts only if, within the covering radius, at least `supporters_needed` images other than its own have a patch. Alike
-defects in at most that many images are then scored against normal patches alone. Where a patch that counts is the image's
-own, one of another image stands in, as in a fit.
+defects in at most that many images are then scored against normal patches alone. A patch that counts and is the image's own is
+replaced by one of another image, as in a fit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,12 +21,13 @@ from torch import Tensor
 
 from offnominal.config import Settings
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
-from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.learning.hold_out import held_out_signals, usual_distance
-from offnominal.detector.learnt import LeftOut, usual_and_maps
+from offnominal.detector.held_out_scores import MemberSignals, held_out_maps
+from offnominal.detector.learning.hold_out import distance_scale, held_out_signals
+from offnominal.detector.learning.patches import MemberPatches, TrainingImage
+from offnominal.detector.model import LeftOut
 from offnominal.images import EIGHT_BIT, ValueRange
-from offnominal.memory import Coreset, HeldOutBanks
-from offnominal.scoring import grid_of, image_score
+from offnominal.memory import Coreset
+from offnominal.scoring import image_score, to_grid
 from offnominal.types import Float, Index
 
 #: Share of the images, and how many at least, that may carry the same defect without covering each other.
@@ -38,10 +39,10 @@ ROWS = 1024
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found, image by image in the order of the data.
+    """What an audit found, image by image.
 
     Attributes:
-        names: of the images, and `sources` where each stands in the data.
+        names: of the images, and `sources` the place of each in the data.
         scores: (n,) float32, higher = less like the others.
         p_values: (n,) see `decisions.outlier_p_values`.
         maps: working maps, one an image.
@@ -63,6 +64,18 @@ class Audit:
         """(n,) the images to leave out: by the false discovery rate of `decisions.called_suspect`, or a share, the worst."""
         return called_suspect(self.p_values) if contamination == "auto" else worst_share(self.scores, contamination)
 
+    def in_order_of_data(self) -> Audit:
+        """The same with the images in the order of the data."""
+        order = np.argsort(self.sources, kind="stable")
+        return replace(
+            self,
+            names=tuple(self.names[at] for at in order),
+            sources=tuple(self.sources[at] for at in order),
+            scores=self.scores[order],
+            p_values=self.p_values[order],
+            maps=tuple(self.maps[at] for at in order),
+        )
+
     def listed(self, images: npt.NDArray[np.bool_]) -> tuple[LeftOut, ...]:
         """These images, worst first."""
         order = [at for at in np.argsort(-self.scores, kind="stable") if images[at]]
@@ -70,33 +83,44 @@ class Audit:
 
 
 def audit(
-    patches: Tensor,
-    starts: Index,
-    networks: Sequence[tuple[int, int]],
-    coreset: Coreset,
-    engine: FeatureEngine,
+    members: Sequence[MemberPatches],
+    coresets: Sequence[Coreset],
+    images: Sequence[TrainingImage],
+    units: Sequence[slice],
     settings: Settings,
-    named: Sequence[tuple[str, int]],
     tick: Callable[[int], None],
 ) -> Audit:
-    """Audit (N, D) standardised patches of images that begin at `starts`; `coreset` is a greedy one of them.
+    """Audit the standardised patches of all members; `coresets` are greedy ones, one a member.
 
-    `networks` are the images' (height, width) in the network, `named` their names and places in the data.
+    `units` are slices of the images that are held out together, such as copies: they do not support each other.
     """
-    images, device = len(starts), engine.device
-    needed = supporters_needed(images)
-    supported = supporters(patches, starts, coreset) >= needed
-    centres = coreset.indices[supported] if supported.any() else coreset.indices
-    upsamplings = [engine.upsampling(network) for network in networks]
-    banks = HeldOutBanks(patches, starts, centres, coreset.radius, device, upsamplings)
-    usual = usual_distance(banks, images, settings, device)
-    values = held_out_signals(banks, images, settings, usual, device, tick)
-    signals = [grid_of(one, engine.grids(network)) for one, network in zip(values, networks, strict=True)]
-    _, maps = usual_and_maps(signals, networks, settings, head=False)
+    needed = supporters_needed(len(units))
+    found: list[MemberSignals] = []
+    for number, (patches, coreset) in enumerate(zip(members, coresets, strict=True)):
+        starts = np.array([patches.rows[unit.start].start for unit in units])
+        supported = supporters(patches.all, starts, coreset) >= needed
+        centres = coreset.indices[supported] if supported.any() else coreset.indices
+        banks = patches.held_out_banks(units, Coreset(centres, coreset.radius))
+        device = patches.engine.device
+        scale = distance_scale(banks, len(units), settings, device)
+        before = number * len(units)
+        values = held_out_signals(
+            banks,
+            len(units),
+            settings,
+            scale,
+            device,
+            lambda done, before=before: tick(before + done),  # type: ignore[misc]
+        )
+        on_grids = [
+            to_grid(one, grid) for one, grid in zip(patches.by_image(values, units), patches.grids, strict=True)
+        ]
+        found.append((on_grids, patches.networks))
+    maps = held_out_maps(found, settings)
     scores = np.array([image_score(one) for one in maps], dtype=np.float32)
     return Audit(
-        tuple(name for name, _ in named),
-        tuple(source for _, source in named),
+        tuple(image.name for image in images),
+        tuple(image.source for image in images),
         scores,
         outlier_p_values(scores),
         tuple(maps),

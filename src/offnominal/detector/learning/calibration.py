@@ -16,22 +16,37 @@ from offnominal.images import Source
 from offnominal.types import Index, Progress
 
 
-def split(images: int, settings: Settings) -> tuple[Index, Index]:
-    """(to fit on, to calibrate on), both rising; the second is empty where images are left out one by one instead.
+def split(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Index]:
+    """(to fit on, to calibrate on), both rising; the second is empty if the images are held out in another way.
+
+    `groups` are those of all images; images of one group stay together, so that the share held out may differ from a fifth.
 
     Raises:
-        InputError: a split was asked for and there are too few images for it.
+        InputError: a split was asked for and there are too few images or groups for it.
     """
+    images = len(groups)
     everything = np.arange(images)
     if settings.contamination != 0:  # suspects must be found among all images
         return everything, everything[:0]
     if choose_method(settings.calibration, images, settings.false_alarm_rate) != SPLIT:
         return everything, everything[:0]
     held = held_count(images)
-    if images - held < 2:
-        raise InputError(f"{images} good images: a split needs at least 3; use --calibration leave-one-out")
-    order = np.random.default_rng([settings.seed, images]).permutation(images)
-    return np.sort(order[held:]), np.sort(order[:held])
+    units = [f"group {group}" if group is not None else f"image {at}" for at, group in enumerate(groups)]
+    names = sorted(set(units))
+    calibrating: set[str] = set()
+    counted = 0
+    for at in np.random.default_rng([settings.seed, images]).permutation(len(names)):
+        if counted >= held:
+            break
+        calibrating.add(names[at])
+        counted += units.count(names[at])
+    chosen = np.array([unit in calibrating for unit in units])
+    if chosen.all() or images - counted < 2:
+        raise InputError(
+            f"{images} normal images in {len(names)} groups: a split needs at least 3, and a group left to fit on; "
+            "use --calibration folds"
+        )
+    return everything[~chosen], everything[chosen]
 
 
 def calibrated_by_split(

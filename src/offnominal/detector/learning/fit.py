@@ -1,185 +1,330 @@
-"""Good images -> model: patches, memory bank, usual signals, calibration; without the suspects of an audit where that is asked.
+"""Normal images -> model: patches, memory banks, normal statistics, calibration; without the suspects of an audit if asked.
 
-Nothing that is held against the bank was put into it: each image is scored with a bank in which no patch of its own is left
-(`memory.held_out`). Those held-out scores say what is usual (standardisation) and what a good image can reach (calibration).
-Channel means and the choice of the other images' patches are those of all images; that is what is approximate about it.
+An image is never scored against a bank that holds its own patches: each is held out, alone or with its fold. The held-out
+scores give the normal statistics and the calibration. The channel statistics are those of all images, which is an approximation.
+
+The order of the images does not matter: they are sorted by a digest of their content first.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from offnominal.config import Settings
-from offnominal.decisions import calibrate
+from offnominal.decisions import FOLDS, Method, calibrate, choose_method
 from offnominal.detector.appearances import AppearanceLearner, whole_images
-from offnominal.detector.engine import FeatureEngine, whole_patches
+from offnominal.detector.engine import FeatureEngine, interior_patches
+from offnominal.detector.held_out_scores import held_out_scores, normal_signals
 from offnominal.detector.learning.audit import Audit, audit
-from offnominal.detector.learning.hold_out import (
-    HEAD_STEPS,
-    cross_fitted_heads,
-    held_out_signals,
-    search_error,
-    usual_distance,
-)
-from offnominal.detector.learning.partial import PartialBank
-from offnominal.detector.learning.placed import Placed, whence, without
-from offnominal.detector.learning.plan import Estimate, Rehearsal, plan_of
-from offnominal.detector.learning.survey import survey, usual_exposure
-from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
-from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
+from offnominal.detector.learning.hold_out import distance_scale, fold_signals, held_out_signals
+from offnominal.detector.learning.patches import MemberPatches, TrainingImage, choose
+from offnominal.detector.learning.plan import plan_of
+from offnominal.detector.learning.survey import common_exposure, survey
+from offnominal.detector.model import HeldOut, LeftOut, Member, Model, Replacements, as_stored
+from offnominal.detector.model_checks import require_numbers
 from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
-from offnominal.features import ChannelStandard, channel_standard
-from offnominal.images import ImageBatch, Source, Thumbnails, ThumbnailStore, thumbnail
-from offnominal.memory import Coreset, HeldOutBanks, MemoryBank, PatchRows, PatchStore, SourceImage, random_coreset
-from offnominal.noising import Head
-from offnominal.scoring import grid_of
-from offnominal.types import Float, Index, Progress
+from offnominal.images import ImageBatch, Source, Thumbnails, ThumbnailStore, content_digest, thumbnail
+from offnominal.memory import Coreset, HeldOutBanks, SourceImage
+from offnominal.scoring import to_grid
+from offnominal.types import Float, Progress
 
 FEWEST_IMAGES = 2
-#: Seconds of work after which the rest is estimated: start-up weighs little by then.
-SETTLED = 2.0
 _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
 
 
+@dataclass(frozen=True)
+class TrainingSource:
+    """An image to fit on: what it is called, where it is, and the group that it is held out with, if any."""
+
+    name: str
+    source: Source
+    group: str | None = None
+
+
 class Fitting:
-    """One fit; `plan` is there before `run`, so that a door can announce it. `foretell` is called while it runs."""
+    """One fit. `plan` is there before `run`, so that it can be shown."""
 
     def __init__(
         self,
-        sources: Sequence[Source],
-        names: Sequence[str],
+        sources: Sequence[TrainingSource],
         settings: Settings,
-        engine: FeatureEngine,
+        engines: Sequence[FeatureEngine],
         progress: Progress,
-        foretell: Callable[[Estimate], None],
-        partial: PartialBank | None = None,
     ) -> None:
-        self._partial = partial or PartialBank(None)
-        self._sources, self._names = sources, names
-        self._settings, self._engine, self._progress, self._foretell = settings, engine, progress, foretell
+        self._sources = sources
+        self._settings, self._engines, self._progress = settings, engines, progress
         self._release: Callable[[], None] = lambda: None
         self._skipped: dict[int, str] = {}
-        #: Names of images that are copies of others, and of those; complete after `run`.
+        #: Pairs of names: an image, and an earlier one that it is a copy of. Complete after `run` or `audit`.
         self.copies: list[tuple[str, str]] = []
         self.seconds: dict[str, float] = {}
-        self._values, self._originals = survey(
-            sources, names, self._skipped.__setitem__, lambda done: self._tell("survey", done, len(sources))
+        names, given = [one.name for one in sources], [one.source for one in sources]
+        self._values, originals = survey(
+            given,
+            names,
+            self._skipped.__setitem__,
+            lambda done: self._tell("survey", done, len(sources)),
+            settings.memory,
         )
-        self._require_enough(len(self._originals))
-        self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.maps, engine.device)
-        self._geometry = engine.geometry(self._originals.values())
-        if settings.exposure == "even":
-            kept = [sources[index] for index in self._originals]
-            exposure = usual_exposure(kept, self._geometry, self._values, settings.seed, self._tell)
+        self._require_enough(len(originals))
+        self._images = self._sorted(originals)
+        self._geometries = [engine.geometry(originals.values()) for engine in engines]
+        self._views = tuple(dict.fromkeys(self._geometries))
+        first = engines[0]
+        self._appearance = AppearanceLearner(len(self._images), settings.seed, first.maps, first.device)
+        if settings.exposure == "auto":
+            kept = [given[image.source] for image in self._images]
+            exposure = common_exposure(kept, self._geometries[0], self._values, settings.seed, self._tell, settings.memory)
             self._values = replace(self._values, exposure=exposure)
-        self.plan = plan_of(self._originals.values(), self._geometry, settings, engine)
+        self.plan = plan_of([image.original for image in self._images], self._geometries, settings, engines)
 
-    def run(self, head: HeadVerdict = NO_HEAD) -> Model:
-        """The model, with heads where `head` is kept. Raises `InputError` where fewer than two images can be read."""
+    def run(self) -> Model:
+        """The model. Raises `InputError` if fewer than two images can be read or the held-out scores do not vary."""
         settings = self._settings
-        with PatchStore(self.plan.patches, self.plan.dimensions, settings.memory) as store, ThumbnailStore() as pictures:
-            self._release = store.release
-            placed, patches, standard = self._standardised(store, pictures)
+        with ExitStack() as stack:
+            members, pictures = self._open(stack)
+            shown = self._extracted(members, pictures)
             appearance = self._appearance.build()
-            coreset = self._coreset(store.rows(len(patches)))
+            size = settings.bank_size(min(patches.count for patches in members))
+            coresets = [self._coreset(patches, size) for patches in members]
             left_out: tuple[LeftOut, ...] = ()
             if settings.contamination != 0:
-                found = self._audited(store, patches, placed, coreset)
+                found = self._audited(members, coresets)
                 suspects = found.suspects(settings.contamination)
                 if suspects.any():
                     left_out = found.listed(suspects)
-                    placed, patches = without(patches, placed, suspects)
-                    self._require_enough(len(placed))
-                    coreset = self._coreset(store.rows(len(patches)))
-            rows = store.rows(len(patches))
-            usual, signals, banks, heads = self._hold_out(rows, placed, coreset, with_heads=head.kept)
-            error = search_error(banks, len(placed), settings)
-            bank = self._bank(rows, placed, coreset)
-            stand_ins = self._stand_ins(rows, placed, banks)
-            thumbnails = self._thumbnails(pictures, placed, bank) if settings.thumbnails else None
+                    shown = self._keep(~suspects, members, shown)
+                    size = settings.bank_size(min(patches.count for patches in members))
+                    coresets = [self._coreset(patches, size) for patches in members]
+            units = self._units()
+            method = choose_method(settings.calibration, len(self._images), settings.false_alarm_rate)
+            fitted = tuple(
+                self._member(patches, coreset, units, size, method)
+                for patches, coreset in zip(members, coresets, strict=True)
+            )
+            thumbnails = self._thumbnails(pictures, shown, fitted) if settings.thumbnails else None
         started = perf_counter()
-        normal, scores = usual_and_scores(signals, [place.network for place in placed], settings, head=bool(heads))
+        signals = [(member.held_out.signals, patches.networks) for member, patches in zip(fitted, members, strict=True)]
+        scores = held_out_scores(signals, settings)
+        self._require_variation(scores)
         self.seconds["calibration"] = perf_counter() - started
         return Model(
             settings,
-            self._engine.identity,
-            self._geometry,
+            fitted,
             self._values,
-            standard,
-            bank,
-            usual,
-            normal,
-            calibrate(scores, settings.false_alarm_rate),
-            head if heads or not head.kept else HeadVerdict(False, "all of the bank is one image's own", head.gain),
-            heads,
+            tuple(SourceImage(image.name, image.original, image.group) for image in self._images),
+            calibrate(scores, settings.false_alarm_rate, method),
             appearance,
-            Learnt(tuple(signals), stand_ins, bank.radius),
             left_out,
             self.skipped,
             {**{name: _version(name) for name in _VERSIONED}, "python": platform.python_version()},
             thumbnails,
-            error,
         )
 
     def audit(self) -> Audit:
         """Scores of all images against what many of the others support. Raises `InputError` as `run`."""
-        with PatchStore(self.plan.patches, self.plan.dimensions, self._settings.memory) as store, ThumbnailStore() as pictures:
-            self._release = store.release
-            placed, patches, _ = self._standardised(store, pictures)
-            found = self._audited(store, patches, placed, self._coreset(store.rows(len(patches))))
-        return replace(found, values=self._values, skipped=self.skipped)
+        with ExitStack() as stack:
+            members, pictures = self._open(stack)
+            self._extracted(members, pictures)
+            size = self._settings.bank_size(min(patches.count for patches in members))
+            found = self._audited(members, [self._coreset(patches, size) for patches in members])
+        return replace(found.in_order_of_data(), values=self._values, skipped=self.skipped)
 
     @property
     def skipped(self) -> tuple[tuple[str, str], ...]:
         """Images that could not be read, with the reason; complete after `run` or `audit`."""
-        return tuple((self._names[index], reason) for index, reason in sorted(self._skipped.items()))
+        return tuple((self._sources[index].name, reason) for index, reason in sorted(self._skipped.items()))
 
-    def _standardised(self, store: PatchStore, pictures: ThumbnailStore) -> tuple[list[Placed], torch.Tensor, ChannelStandard]:
-        """Where every image's patches stand, all patches, standardised, and the standardisation."""
+    def _sorted(self, originals: dict[int, tuple[int, int]]) -> list[TrainingImage]:
+        """The images in an order that depends on their content alone, units together.
+
+        A unit is what is held out together: the images of a group, or copies of one image.
+        """
+        keyed = []
+        for index, original in originals.items():
+            one = self._sources[index]
+            digest = content_digest(one.source)
+            unit = digest if one.group is None else blake2b(one.group.encode(), digest_size=16).digest()
+            keyed.append((unit, digest, one.name, index, original))
+        keyed.sort(key=lambda key: key[:3])
+        numbers = {unit: number for number, unit in enumerate(dict.fromkeys(key[0] for key in keyed))}
+        return [
+            TrainingImage(index, name, original, self._sources[index].group, numbers[unit])
+            for unit, _, name, index, original in keyed
+        ]
+
+    def _units(self) -> list[slice]:
+        """The images that are held out together, as slices of `_images`."""
+        numbers = np.array([image.unit for image in self._images])
+        bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+        units = [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        if len(units) < FEWEST_IMAGES:
+            raise InputError(
+                f"all {len(numbers)} images are copies of one image or of one group: a fit needs at least two to hold one out; "
+                "add other normal images, or correct the column group"
+            )
+        return units
+
+    def _open(self, stack: ExitStack) -> tuple[list[MemberPatches], ThumbnailStore]:
+        originals = [image.original for image in self._images]
+        total = sum(member.patches * member.dimensions for member in self.plan.members)
+        members = []
+        for engine, geometry, plan in zip(self._engines, self._geometries, self.plan.members, strict=True):
+            share = plan.patches * plan.dimensions / total
+            memory = round(self._settings.memory * share)
+            view = self._views.index(geometry)
+            members.append(stack.enter_context(MemberPatches(engine, geometry, view, originals, memory)))
+
+        def release() -> None:
+            for patches in members:
+                patches.release()
+
+        self._release = release
+        return members, stack.enter_context(ThumbnailStore())
+
+    def _extracted(self, members: list[MemberPatches], pictures: ThumbnailStore) -> list[int]:
+        """Fill and standardise the patches of all members; returns the picture of each image that could be read."""
         started = perf_counter()
-        placed = self._extract(store, pictures)
-        self._require_enough(len(placed))
-        patches = store.patches[: placed[-1].rows.stop]
-        standard = channel_standard(patches, done=store.release).emphasised(self._engine.emphasis)
-        for place in placed:
-            patches[place.rows] = self._engine.standardise(patches[place.rows], standard, place.network)
-            store.release()
+        shown: dict[int, int] = {}
+        first_of: dict[bytes, int] = {}
+        images = self._images
+        sources = [self._sources[image.source].source for image in images]
+        threads = threads_for(len(images), self._engines[0].device)
+        found = work_through(
+            sources,
+            self._views,
+            self._values,
+            lambda batch: [self._features_of(batch, members)],
+            lambda batch: sum(one.engine.bytes_of_patches(batch.views[one.view]) for one in members),
+            threads=threads,
+            batch_size=self._settings.batch_size,
+            failed=lambda place, error: self._fail(place, error),
+            memory=self._settings.memory,
+        )
+        with one_beside(threads):
+            for batch, of_members, wholes in found:
+                self._appearance.add(batch, wholes)
+                for at, place in enumerate(batch.index):
+                    expected = [patches.rows[place].stop - patches.rows[place].start for patches in members]
+                    if [len(of_member[at]) for of_member in of_members] != expected:
+                        self._fail(place, ImageError(f"{images[place].name}: changed during the fit; fit again"))
+                        continue
+                    for patches, of_member in zip(members, of_members, strict=True):
+                        patches.put(place, of_member[at])
+                    pixels = np.ascontiguousarray(batch.views[0][at])
+                    first = first_of.setdefault(blake2b(pixels.data, digest_size=16).digest(), place)
+                    if first != place:
+                        self.copies.append((images[place].name, images[first].name))
+                    shown[place] = len(shown)
+                    if self._settings.thumbnails:
+                        pictures.add(thumbnail(pixels, batch.original[at]))
+                self._tell("features", len(shown), len(images))
+        self._require_enough(len(shown))
+        kept = np.array([place in shown for place in range(len(images))])
+        order = self._keep(kept, members, [shown.get(place, -1) for place in range(len(images))])
+        for patches in members:
+            patches.standardise()
         self.seconds["features"] = perf_counter() - started
-        return placed, patches, standard
+        return order
 
-    def _audited(self, store: PatchStore, patches: torch.Tensor, placed: list[Placed], coreset: Coreset) -> Audit:
-        if np.isnan(coreset.radius):  # a random bank covers nothing for sure
-            coreset = self._coreset(store.rows(len(patches)), "greedy")
+    def _features_of(
+        self, batch: ImageBatch, members: Sequence[MemberPatches]
+    ) -> tuple[ImageBatch, list[torch.Tensor], Float]:
+        maps = [patches.engine.maps(batch.seen(patches.view)) for patches in members]
+        wholes = whole_images(batch, maps[0])
+        require_numbers(wholes)
+        return batch, [interior_patches(one) for one in maps], wholes
+
+    def _keep(self, kept: npt.NDArray[np.bool_], members: Sequence[MemberPatches], shown: Sequence[int]) -> list[int]:
+        """Go on with some of the images; returns their pictures."""
+        self._require_enough(int(kept.sum()))
+        self._images = [image for image, keep in zip(self._images, kept, strict=True) if keep]
+        for patches in members:
+            patches.keep(kept)
+        return [picture for picture, keep in zip(shown, kept, strict=True) if keep]
+
+    def _audited(self, members: Sequence[MemberPatches], coresets: Sequence[Coreset]) -> Audit:
         started = perf_counter()
+        if self._settings.sampler != "greedy":  # a random bank has no covering radius
+            greedy = self._settings.model_copy(update={"sampler": "greedy"})
+            coresets = [choose(one.readable(), len(had.indices), greedy) for one, had in zip(members, coresets, strict=True)]
+        units = self._units()
+        total = len(members) * len(units)
         found = audit(
-            patches,
-            np.array([place.rows.start for place in placed]),
-            [place.network for place in placed],
-            coreset,
-            self._engine,
-            self._settings,
-            [(self._names[place.source], place.source) for place in placed],
-            lambda done: self._tell("audit", done, len(placed)),
+            members, coresets, self._images, units, self._settings, lambda done: self._tell("audit", done, total)
         )
         self.seconds["audit"] = perf_counter() - started
         return found
 
+    def _coreset(self, patches: MemberPatches, size: int) -> Coreset:
+        started = perf_counter()
+        coreset = choose(
+            patches.readable(), size, self._settings, lambda done: self._tell("memory bank", done, size)
+        )
+        self._tell("memory bank", size, size)
+        self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
+        return coreset
+
+    def _member(
+        self, patches: MemberPatches, coreset: Coreset, units: Sequence[slice], size: int, method: Method
+    ) -> Member:
+        """Bank, held-out signals and statistics of a member."""
+        settings, device, images = self._settings, patches.engine.device, len(self._images)
+        started = perf_counter()
+        banks = patches.held_out_banks(units, coreset)
+        scale = distance_scale(banks, len(units), settings, device)
+        left_one_out = held_out_signals(
+            banks, len(units), settings, scale, device, lambda done: self._tell("held-out scores", done, len(units))
+        )
+        values = patches.by_image(left_one_out, units)
+        if method == FOLDS:
+            values = fold_signals(
+                patches, units, size, settings, scale, lambda done: self._tell("folds", done, images)
+            )
+        signals = [as_stored(to_grid(one, grid)) for one, grid in zip(values, patches.grids, strict=True)]
+        self.seconds["held-out scores"] = self.seconds.get("held-out scores", 0.0) + perf_counter() - started
+        assert patches.standard is not None
+        bank = patches.bank(coreset)
+        return Member(
+            patches.engine.name,
+            patches.engine.identity,
+            patches.geometry,
+            patches.standard,
+            bank,
+            scale,
+            normal_signals(signals),
+            HeldOut(tuple(signals), self._replacements(patches, banks, units), bank.radius),
+        )
+
+    def _replacements(self, patches: MemberPatches, banks: HeldOutBanks, units: Sequence[slice]) -> Replacements:
+        found = [banks.replacement_rows(unit).numpy() for unit in range(len(units))]
+        rows = np.concatenate(found)
+        replaces = np.repeat([unit.start for unit in units], [len(one) for one in found]).astype(np.int64)
+        return Replacements(patches.readable()[torch.from_numpy(rows)], replaces, *patches.whence(rows))
+
+    def _thumbnails(self, pictures: ThumbnailStore, shown: Sequence[int], members: Sequence[Member]) -> Thumbnails:
+        """A picture of every image, empty if no bank holds a patch of it."""
+        named = np.unique(np.concatenate([member.bank.image for member in members])).tolist()
+        return pictures.only({shown[image] for image in named}, shown)
+
     def _tell(self, what: str, done: int, total: int) -> None:
-        """How far it is; patches on disk that were read or written until then are given back to it."""
+        """Report progress; memory of patches on disk that were read or written until then is given back."""
         self._release()
         self._progress(what, done, total)
 
-    def _fail(self, index: int, error: ImageError) -> None:
-        self._skipped[index] = str(error)
+    def _fail(self, place: int, error: ImageError) -> None:
+        self._skipped[self._images[place].source] = str(error)
 
     def _require_enough(self, count: int) -> None:
         if count >= FEWEST_IMAGES:
@@ -194,120 +339,13 @@ class Fitting:
             f"and 99 to promise 1 % false alarms{why}"
         )
 
-    def _extract(self, store: PatchStore, pictures: ThumbnailStore) -> list[Placed]:
-        kept = list(self._originals)
-        sources = [self._sources[index] for index in kept]
-        sizes = [self._geometry.network_size(self._originals[index]) for index in kept]
-        counts = [self._engine.count(size) for size in sizes]
-        rows_of = [slice(end - count, end) for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True)]
-        placed: list[Placed] = []
-        seen: dict[bytes, int] = {}
-        rehearsal = Rehearsal(self.plan, self._geometry, self._settings, self._engine, sources, self._values)
-        started, told = perf_counter(), False
-        threads = threads_for(len(kept), self._engine.device)
-        found = work_through(
-            sources,
-            self._geometry,
-            self._values,
-            self._features_of,
-            self._engine.size_of_patches,
-            threads=threads,
-            batch_size=self._settings.batch_size,
-            failed=lambda place, error: self._fail(kept[place], error),
-        )
-        with one_beside(threads):
-            for batch, patches, wholes in found:
-                self._appearance.add(batch, wholes)
-                for place, original, pixels, image in zip(batch.index, batch.original, batch.pixels, patches, strict=True):
-                    if len(image) != counts[place]:
-                        self._fail(kept[place], ImageError(f"{self._names[kept[place]]}: changed during the fit; fit anew"))
-                        continue
-                    store.patches[rows_of[place]] = image.cpu()
-                    network = pixels.shape[1], pixels.shape[2]
-                    placed.append(Placed(kept[place], len(placed), rows_of[place], original, network))
-                    first = seen.setdefault(blake2b(np.ascontiguousarray(pixels).data, digest_size=16).digest(), kept[place])
-                    if first != kept[place]:
-                        self.copies.append((self._names[kept[place]], self._names[first]))
-                    if self._settings.thumbnails:
-                        pictures.add(thumbnail(pixels, original))
-                self._tell("features", len(placed), len(kept))
-                passed = perf_counter() - started
-                if not told and (passed > SETTLED or len(placed) + len(self._skipped) == len(self._sources)):
-                    told = True
-                    self._foretell(rehearsal.estimate(passed / max(1, len(placed)), len(placed)))
-        # As the images were given, however they came, so that the bank does not depend on that; no gaps for the unreadable.
-        placed.sort(key=lambda place: place.source)
-        return without(store.patches, placed, np.zeros(len(placed), np.bool_))[0]
-
-    def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
-        maps = self._engine.maps(batch)
-        return [(batch, whole_patches(maps), whole_images(batch, maps))]
-
-    def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:
-        started = perf_counter()
-        settings, size = self._settings, self._settings.bank_size(len(patches))
-        if (sampler or settings.sampler) == "random":
-            coreset = Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
-        else:
-            start = int(np.random.default_rng(settings.seed).integers(len(patches)))
-            coreset = self._partial.kcenter(patches, size, start, lambda done: self._tell("memory bank", done, size))
-        self._tell("memory bank", size, size)
-        self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
-        return coreset
-
-    def _hold_out(
-        self, patches: PatchRows, placed: list[Placed], coreset: Coreset, *, with_heads: bool
-    ) -> tuple[UsualDistance, list[Float], HeldOutBanks, tuple[Head, ...]]:
-        """Signals of every image against a bank that holds none of its patches, in the order of `placed`."""
-        settings, device = self._settings, self._engine.device
-        started = perf_counter()
-        starts = np.array([place.rows.start for place in placed])
-        upsamplings = [self._engine.upsampling(place.network) for place in placed]
-        banks = HeldOutBanks(patches, starts, coreset.indices, coreset.radius, device, upsamplings)
-        usual = usual_distance(banks, len(placed), settings, device)
-        heads: tuple[Head, ...] = ()
-        if with_heads:
-            heads = cross_fitted_heads(banks, len(placed), settings, lambda done: self._tell("head", done, HEAD_STEPS))
-            self.seconds["head"] = perf_counter() - started
-            started = perf_counter()
-        values = held_out_signals(
-            banks,
-            len(placed),
-            settings,
-            usual,
-            device,
-            lambda done: self._tell("held-out scores", done, len(placed)),
-            heads=heads,
-        )
-        signals = [as_kept(grid_of(one, self._engine.grids(place.network))) for one, place in zip(values, placed, strict=True)]
-        self.seconds["held-out scores"] = perf_counter() - started
-        return usual, signals, banks, heads
-
-    def _thumbnails(self, pictures: ThumbnailStore, placed: list[Placed], bank: MemoryBank) -> Thumbnails:
-        """Pictures of those placed, empty where an image has no patch in the bank."""
-        shown = {placed[image].picture for image in np.unique(bank.image).tolist()}
-        return pictures.only(shown, [place.picture for place in placed])
-
-    def _bank(self, patches: PatchRows, placed: list[Placed], coreset: Coreset) -> MemoryBank:
-        image, place = self._whence(coreset.indices, placed)
-        return MemoryBank(
-            patches[torch.from_numpy(coreset.indices)],
-            image,
-            place,
-            tuple(SourceImage(self._names[place.source], place.original) for place in placed),
-            None if np.isnan(coreset.radius) else coreset.radius,
-        )
-
-    def _stand_ins(self, patches: PatchRows, placed: list[Placed], banks: HeldOutBanks) -> StandIns:
-        found = [banks.stand_in_rows(image).numpy() for image in range(len(placed))]
-        rows = np.concatenate(found)
-        replaces = np.repeat(np.arange(len(placed)), [len(one) for one in found])
-        return StandIns(patches[torch.from_numpy(rows)], replaces, *self._whence(rows, placed))
-
-    def _whence(self, rows: Index, placed: list[Placed]) -> tuple[Index, Index]:
-        """(n,) rows among all patches -> (n,) image of each, and (n, 3) its place there."""
-        grids = [self._engine.grids(place.network) for place in placed]
-        return whence(rows, np.array([place.rows.start for place in placed]), grids)
+    def _require_variation(self, scores: Float) -> None:
+        """A threshold needs scores that differ: a model that scores all images the same is blind."""
+        if len(scores) > 1 and float(scores.max()) == float(scores.min()):
+            raise InputError(
+                f"all {len(scores)} images score the same ({float(scores[0]):.3g}) when held out, so no threshold can be set: "
+                "the images show the network nothing that varies; check their contrast, and that they are not copies"
+            )
 
 
 def _version(name: str) -> str:

@@ -1,8 +1,9 @@
-"""Signals of every normal image as if it were new: against a bank in which no patch of its own is left."""
+"""Signals of every normal image as if it were new: against a bank that holds none of its patches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,158 +11,112 @@ from torch import Tensor
 
 from offnominal.config import Settings
 from offnominal.detector.engine import SignalEngine
-from offnominal.detector.model import SearchError, UsualDistance
-from offnominal.memory import EXACT_INDEXES, HeldOutBanks, NearestPatches
-from offnominal.noising import STEPS, Head, train_head
+from offnominal.detector.learning.patches import MemberPatches, choose
+from offnominal.detector.model import DistanceScale
+from offnominal.memory import HeldOutBanks, RemainingRows
 from offnominal.scoring import SIGNALS
 from offnominal.types import Float
 
-#: Images whose held-out distances say what is usual.
-USUAL_IMAGES = 16
-#: Heads are trained each on all folds but one, on this many images of them.
-FOLDS, HEAD_IMAGES = 2, 48
-HEAD_STEPS = FOLDS * STEPS
+#: Units whose held-out distances give the scale of the distance.
+SCALE_UNITS = 16
+#: Folds of the calibration that chooses the bank again without each.
+FOLDS = 5
 
 
-def usual_distance(banks: HeldOutBanks, images: int, settings: Settings, device: torch.device) -> UsualDistance:
-    """Mean and deviation of the mean distance over K neighbours, of the held-out patches of up to 16 images, evenly spread."""
+def distance_scale(banks: HeldOutBanks, units: int, settings: Settings, device: torch.device) -> DistanceScale:
+    """Mean and deviation of the mean distance over K neighbours, of the held-out patches of evenly spaced units."""
     engine = SignalEngine(banks.bank, settings, None, device)
     found = []
-    for image in range(0, images, max(1, images // USUAL_IMAGES)):
-        squared, rows = banks.neighbours(image, settings.neighbors)
+    for unit in range(0, units, max(1, units // SCALE_UNITS)):
+        squared, rows = banks.neighbours(unit, settings.neighbors)
         if rows.shape[1]:
-            around = engine.of_neighbours(banks.patches(image), squared, rows, with_noise=False).around
+            around = engine.of_neighbours(banks.patches(unit), squared, rows, with_noise=False).around
             found.append(around.distances.mean(1))
     distances = torch.cat(found)
     deviation = float(distances.std(unbiased=False))
-    return UsualDistance(float(distances.mean()), deviation if deviation > 0 else 1.0)
-
-
-def search_error(banks: HeldOutBanks, images: int, settings: Settings) -> SearchError | None:
-    """What the index of the settings costs, on the CPU and on held-out patches of up to 16 images; None where it is exact.
-
-    Patches are left out whose next neighbours in the bank are nearly all of their own image, or copies of them.
-    """
-    if settings.index in EXACT_INDEXES:
-        return None
-    bank, k = banks.bank.cpu(), min(settings.distance_neighbors, len(banks.bank))
-    exact, tried = NearestPatches(bank), NearestPatches(bank, settings.index)
-    random = torch.Generator().manual_seed(settings.seed)
-    chosen = range(0, images, max(1, images // USUAL_IMAGES))
-    found: list[tuple[int, float, float, float]] = []
-    for noise in (0.0, 1.0):
-        changes, peaks = [torch.zeros(0)], [0.0]
-        for image in chosen:
-            points = banks.patches(image).cpu()
-            points = points + noise * torch.randn(points.shape, generator=random)
-            (right, enough), (rows, also) = (banks.found_by(search, image, points, k) for search in (exact, tried))
-            kept = (enough & also).cpu()
-            before, after = (_mean_distance(points[kept], bank, some.cpu()[kept]) for some in (right, rows))
-            before, after = before[before > 0], after[before > 0]
-            if len(before):
-                changes.append(after / before - 1)
-                peaks.append(float(after.max() / before.max()) - 1)
-        # The same neighbours in another order sum up to distances that differ in rounding.
-        change = torch.cat(changes).clamp(min=0)
-        some = len(change) > 0
-        found.append((len(change), float(change.mean()) if some else 0.0, float(change.max()) if some else 0.0, max(peaks)))
-    (patches, *usual), (_, *odd) = found
-    return SearchError(len(chosen), patches, *usual, *odd)
-
-
-def _mean_distance(points: Tensor, bank: Tensor, rows: Tensor) -> Tensor:
-    """(n, D) patches and the (n, K) rows of their neighbours -> (n,) float32."""
-    distances: Tensor = torch.linalg.vector_norm(points[:, None] - bank[rows], dim=2)
-    return distances.mean(1)
+    return DistanceScale(float(distances.mean()), deviation if deviation > 0 else 1.0)
 
 
 def held_out_signals(
     banks: HeldOutBanks,
-    images: int,
+    units: int,
     settings: Settings,
-    usual: UsualDistance,
+    scale: DistanceScale,
     device: torch.device,
     tick: Callable[[int], None] = lambda done: None,
     *,
     first: int = 0,
-    heads: Sequence[Head] = (),
 ) -> list[Float]:
-    """(n, S) signals of the patches of every image from `first` on, by heads that missed it.
+    """Leave-one-out: (n, S) signals of the patches of every unit from `first` on.
 
-    Its own patches are not in the bank, and what stands in for them is.
+    Its own patches are not in the bank, and their replacements are.
     """
-    engine = SignalEngine(banks.bank, settings, usual, device, heads)
+    engine = SignalEngine(banks.bank, settings, scale, device)
     wanted = engine.neighbours
     signals: list[Float] = []
     near: list[tuple[Tensor, Tensor]] = []
-    for image in range(first, images):
-        squared, rows = banks.neighbours(image, wanted)
+    for unit in range(first, units):
+        squared, rows = banks.neighbours(unit, wanted)
         near.append((squared, rows.int()))
         if rows.shape[1]:
-            signals.append(engine.of_neighbours(banks.patches(image), squared, rows, fold=fold_of(image, heads)).values)
-        else:  # all of the bank is the image's own: what stands in follows below
+            signals.append(engine.of_neighbours(banks.patches(unit), squared, rows).values)
+        else:  # all of the bank is the unit's own: the replacements follow below
             signals.append(np.zeros((len(rows), len(SIGNALS)), np.float32))
-        tick(image + 1)
-    for image, (squared, rows) in enumerate(near, first):
-        stand_ins = banks.stand_ins(image)
-        if len(stand_ins):
-            touched, squared, rows = _with_stand_ins(banks.patches(image), squared, rows, stand_ins, wanted, len(banks.bank))
+        tick(unit + 1)
+    for unit, (squared, rows) in enumerate(near, first):
+        replacements = banks.replacements(unit)
+        if len(replacements):
+            touched, squared, rows = _with_replacements(
+                banks.patches(unit), squared, rows, replacements, wanted, len(banks.bank)
+            )
             if len(touched):
-                bank, patches = torch.cat([banks.bank, stand_ins]), banks.patches(image)[touched]
-                again = engine.of_neighbours(patches, squared, rows, bank=bank, fold=fold_of(image, heads)).values
-                signals[image - first][touched.cpu().numpy()] = again
-        tick(images)
+                bank, patches = torch.cat([banks.bank, replacements]), banks.patches(unit)[touched]
+                again = engine.of_neighbours(patches, squared, rows, bank=bank).values
+                signals[unit - first][touched.cpu().numpy()] = again
+        tick(units)
     return signals
 
 
-def _with_stand_ins(
-    patches: Tensor, squared: Tensor, rows: Tensor, stand_ins: Tensor, wanted: int, first: int
+def _with_replacements(
+    patches: Tensor, squared: Tensor, rows: Tensor, replacements: Tensor, wanted: int, first: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which of (n, D) patches a stand-in is as near as their last neighbour, and the neighbours of these with stand-ins.
+    """Which of (n, D) patches have a replacement as near as their last neighbour, and the neighbours of these with them.
 
-    `squared` and `rows` (n, K) are the nearest without them, all that there are where K is below `wanted`; rows of the
-    (s, D) stand-ins count from `first` on. So the nearest of both are among the nearest of each, and nothing is searched anew.
+    `squared` and `rows` (n, K) are the nearest without them, all that there are if K is below `wanted`; rows of the (s, D)
+    replacements count from `first` on. So the nearest of both are among the nearest of each, and nothing is searched again.
     """
-    away = torch.cdist(patches, stand_ins, compute_mode="use_mm_for_euclid_dist").square()
+    away = torch.cdist(patches, replacements, compute_mode="use_mm_for_euclid_dist").square()
     reach = squared[:, -1] if squared.shape[1] == wanted else squared.new_full((len(squared),), torch.inf)
     touched = torch.nonzero(away.amin(1) <= reach).flatten()
-    numbers = torch.arange(first, first + len(stand_ins), device=rows.device).expand(len(touched), -1)
+    numbers = torch.arange(first, first + len(replacements), device=rows.device).expand(len(touched), -1)
     both, all_rows = torch.cat([squared[touched], away[touched]], 1), torch.cat([rows[touched].long(), numbers], 1)
     nearest = both.topk(min(wanted, both.shape[1]), largest=False)
     return touched, nearest.values, all_rows.gather(1, nearest.indices)
 
 
-def fold_of(image: int, heads: Sequence[Head]) -> int | None:
-    """The fold of an image: the head of this number has not seen it. None where there are no heads."""
-    return image % len(heads) if heads else None
+def fold_signals(
+    patches: MemberPatches,
+    units: Sequence[slice],
+    size: int,
+    settings: Settings,
+    scale: DistanceScale,
+    tick: Callable[[int], None] = lambda done: None,
+) -> list[Float]:
+    """Folds: (n, S) signals of every image against a bank that was chosen again without its fold.
 
-
-def cross_fitted_heads(
-    banks: HeldOutBanks, images: int, settings: Settings, tick: Callable[[int], None] = lambda done: None
-) -> tuple[Head, ...]:
-    """One head a fold, trained on up to `HEAD_IMAGES` images of the other folds; `tick` counts to `HEAD_STEPS`.
-
-    A new image is told by their mean, a training image by the one that has not seen it, so that its score is held out.
+    The bank keeps its share of the patches: a fold's bank is to all other images what the bank is to all.
     """
-    heads = []
-    for fold in range(FOLDS):
-        others = [image for image in range(images) if image % FOLDS != fold]
-        some = others[:: max(1, -(-len(others) // HEAD_IMAGES))]
-        found = [(banks.patches(image), *banks.neighbours(image, settings.neighbors)) for image in some]
-        fewest = min(rows.shape[1] for _, _, rows in found)
-        if fewest == 0:
-            return ()  # the bank is one image's own
-        patches, squared, rows = (
-            torch.cat([one[part] if part == 0 else one[part][:, :fewest] for one in found]) for part in range(3)
-        )
-        heads.append(
-            train_head(
-                patches,
-                banks.bank,
-                squared,
-                rows,
-                seed=settings.seed + fold,
-                tick=lambda done, before=fold * STEPS: tick(before + done),  # type: ignore[misc]
-            )
-        )
-    return tuple(heads)
+    rows, images = patches.readable(), len(patches.rows)
+    signals: list[Float] = []
+    for fold in np.array_split(np.arange(len(units)), min(FOLDS, len(units))):
+        chosen = range(units[fold[0]].start, units[fold[-1]].stop)
+        remaining = RemainingRows(rows, patches.rows[chosen[0]].start, patches.rows[chosen[-1]].stop)
+        count = max(1, min(len(remaining), round(size * len(remaining) / len(rows))))
+        coreset = choose(remaining, count, settings)
+        engine = SignalEngine(remaining[torch.from_numpy(coreset.indices)], settings, scale, patches.engine.device)
+        for image in chosen:
+            own: Any = rows[patches.rows[image]].to(patches.engine.device)
+            signals.append(engine(own, patches.engine.upsampling(patches.networks[image])).values)
+            tick(len(signals))
+        tick(min(len(signals), images))
+    return signals

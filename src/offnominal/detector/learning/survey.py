@@ -17,6 +17,7 @@ from offnominal.images import (
     Source,
     ValueRange,
     batches,
+    block_levels,
     depth_of,
     exposure_of,
     image_range,
@@ -58,22 +59,28 @@ def survey(
     return (EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed)), kept
 
 
-def usual_exposure(
-    sources: Sequence[Source], geometry: Geometry, values: ValueRange, seed: int = 0, progress: Progress = silent
+def common_exposure(
+    sources: Sequence[Source],
+    geometry: Geometry,
+    values: ValueRange,
+    seed: int = 0,
+    progress: Progress = silent,
+    memory: int = MEMORY,
 ) -> Exposure | None:
-    """How brightly these images are lit: of `LOOKED_AT` evenly spaced ones, without those that cannot be read.
+    """The exposure of these images, from `LOOKED_AT` evenly spaced ones; None if their lighting does not vary.
 
-    They are of the half that teaches the watch over the stream: its reference is not to have taught what it is seen by. Where
-    a half is fewer than `LOOKED_AT` images, all of them count, since few say little.
+    They are of the half that the drift monitor learns from: the other half, its reference, must not have taught anything. If
+    a half has fewer than `LOOKED_AT` images, all of them count.
     """
     half, _ = halves(len(sources), seed)
     asked = half if len(half) >= LOOKED_AT else np.arange(len(sources))
     some = [sources[asked[at]] for at in sorted({at * len(asked) // LOOKED_AT for at in range(LOOKED_AT)})]
-    found = []
-    for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None):
-        found.append(levels(batch.pixels))
-        progress("brightness", len(found), len(some))
-    return exposure_of(found)
+    means, blocks = [], []
+    for batch in batches(some, (geometry,), values, batch_size=1, failed=lambda index, error: None, memory=memory):
+        means.append(levels(batch.views[0]))
+        blocks.append(block_levels(batch.views[0]))
+        progress("exposure", len(means), len(some))
+    return exposure_of(means, blocks)
 
 
 def _range(
