@@ -39,6 +39,7 @@ from offnominal.images.decode import Pixels
 from offnominal.images.sources import MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
 from offnominal.types import Float, Inspection, Mask, Progress, silent
+from offnominal.weights_file import require_weights
 
 __all__ = [
     "Audit",
@@ -64,6 +65,9 @@ class Detector:
     Args:
         weights: weights file of a backbone that is not embedded (safetensors or PyTorch).
         settings: see `offnominal.config.Settings`; an unknown name is an error that suggests the nearest.
+
+    Raises:
+        BackboneError: the weights file does not exist or is none.
     """
 
     def __init__(self, *, weights: str | Path | None = None, **settings: Any) -> None:
@@ -71,6 +75,8 @@ class Detector:
         self._asked = self.settings
         self._stored: dict[str, Any] = {}  # of a model that was loaded: the run settings that its file keeps
         self._weights = None if weights is None else Path(weights)
+        if self._weights is not None:
+            require_weights(self._weights)
         self._inspector: Inspector | None = None
         self._partial: PartialBank | None = None
         self.seconds: dict[str, float] = {}
@@ -115,6 +121,7 @@ class Detector:
             chosen_in = perf_counter() - started
             tell(f"preset {choice.chosen}: {choice.reason}")
         engine = FeatureEngine(self.settings, self._weights)
+        self.settings = engine.settings
         fitting = self._fitting([given[at] for at in learn], engine, progress, foretell, bank)
         announce(fitting.plan)
         started = perf_counter()
@@ -197,7 +204,7 @@ class Detector:
         partial: PartialBank | None = None,
     ) -> Fitting:
         names, sources = [name for name, _ in given], [source for _, source in given]
-        return Fitting(sources, names, self.settings, engine, progress, foretell, partial)
+        return Fitting(sources, names, engine.settings, engine, progress, foretell, partial)
 
     def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
         """Inspect one image: a path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array.

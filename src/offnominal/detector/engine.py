@@ -21,7 +21,7 @@ from offnominal.types import Float, whole, whole_grid
 
 
 class FeatureEngine:
-    """Backbone on its runtime: batches of images -> raw patches.
+    """Backbone on its runtime: batches of images -> raw patches. `settings` are those given, with the image size in use.
 
     A place at the border of the finest map sees less of the part: of its neighbourhood a third and more is a mirror's guess. It
     has no patch; the maps made of patches go on there as they end (`scoring.grid_of`).
@@ -30,6 +30,7 @@ class FeatureEngine:
     def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
         self.device = choose_device(settings.device, settings.runtime)
         backbone = load_backbones(settings.backbone, settings.layers, weights, pretrained=pretrained)
+        self.settings = _at_default_size(settings, backbone.default_size)
         self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
         self._extractor = PatchExtractor(backbone, settings.aggregation, settings.dimensions)
         key = repr((backbone.name, backbone.layers, backbone.digest, settings.aggregation, settings.dimensions))
@@ -40,7 +41,7 @@ class FeatureEngine:
         self._inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
         self._in_float32 = settings.precision in ("auto", "float32")
-        self._geometry = Geometry(settings.image_size, settings.resize, self._extractor.multiple)
+        self._geometry = Geometry(self.settings.image_size, settings.resize, self._extractor.multiple)
 
     def geometry(self, originals: Collection[tuple[int, int]]) -> Geometry:
         """How images are brought to the network's size by a model of images of these (H, W)."""
@@ -95,6 +96,13 @@ class FeatureEngine:
         if network not in self._inside:
             self._inside[network] = whole_patches(self._extractor.inside(network))[0].to(self.device)
         return self._inside[network]
+
+
+def _at_default_size(settings: Settings, size: tuple[int, int] | None) -> Settings:
+    """The settings at the backbone's own size, where it has one and the user gave none."""
+    if size is None or "image_size" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"image_size": size})
 
 
 def whole_patches(maps: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -28,7 +28,8 @@ from offnominal.features.lean_network import lean
 from offnominal.features.local_maps import MIRRORED, LocalMaps
 from offnominal.features.torchvision_schemas import import_timm
 from offnominal.features.transformers import default_side, is_transformer, transformer_maps
-from offnominal.features.weights import digest_of, fill, read_weights, require_weights, tensors
+from offnominal.features.weights import digest_of, fill, read_weights, tensors
+from offnominal.weights_file import require_weights
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Description:
         return None if self.patch is None else (default_side(self.patch),) * 2
 
     def local_maps(self, network: nn.Module) -> LocalMaps:
-        """The local maps of `network`. The border is not mirrored for a transformer, which pads nothing and sees all at once."""
+        """The local maps of `network`; a transformer pads nothing, so its images are not mirrored at the border."""
         return LocalMaps(lean(network), self.strides, MIRRORED if self.patch is None else 0)
 
 
@@ -124,9 +125,7 @@ def load_backbone(
     place = _place(name, layers, file) if pretrained else None
     kept = _kept(place)
     if kept is not None:
-        return Backbone(
-            **asdict(kept), make=lambda: kept.local_maps(_build(name, layers, weights, pretrained=pretrained)[1])
-        )
+        return Backbone(**asdict(kept), make=lambda: kept.local_maps(_build(name, layers, weights, pretrained=pretrained)[1]))
     found, network = _build(name, layers, weights, pretrained=pretrained)
     if place is not None:
         with contextlib.suppress(OSError):  # a full disk, a folder that is not ours: then without
@@ -238,6 +237,7 @@ def _create(timm: Any, name: str, timm_name: str, **options: Any) -> Any:
         raise BackboneError(
             f"backbone '{name}' gives no feature maps ({str(error).splitlines()[0][:100]}); choose another"
         ) from None
+
 
 def _choose_layers(
     timm: Any, name: str, timm_name: str, layers: tuple[str, ...] | None

@@ -86,7 +86,7 @@ def resampled(positions: Tensor, height: int, width: int) -> Tensor:
 
 
 def _bicubic(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): the weight of each old sample in each new one; Keys' kernel with a = -0.5, widened where samples get fewer."""
+    """(new, old): weight of each old sample in each new one. Keys' cubic kernel, a = -0.5; wider where samples get fewer."""
     spacing = old / new
     spread = torch.clamp(torch.as_tensor(spacing, dtype=like.dtype, device=like.device), min=1.0)
     centres = (torch.arange(new, dtype=like.dtype, device=like.device) + 0.5) * spacing

@@ -1,4 +1,4 @@
-"""Weights files: read, checked, and put into a network."""
+"""Weights: read from a file, checked, and put into a network."""
 
 from __future__ import annotations
 
@@ -11,27 +11,7 @@ import torch
 from torch import nn
 
 from offnominal.errors import BackboneError
-
-#: First bytes of a PyTorch file: a zip archive, or a pickle as old versions wrote it.
-_PYTORCH = (b"PK\x03\x04", b"\x80\x02")
-
-
-def require_weights(path: Path) -> None:
-    """A quick look at the first bytes, so that a wrong path is reported before any work.
-
-    Raises:
-        BackboneError: the file does not exist, cannot be read, or is neither a safetensors nor a PyTorch file.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(9)
-    except FileNotFoundError:
-        raise BackboneError(f"{path}: does not exist; check --weights") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise BackboneError(f"{path}: cannot be read ({reason}); check --weights") from None
-    if not (_is_safetensors(head) or head.startswith(_PYTORCH)):
-        raise _not_weights(path)
+from offnominal.weights_file import is_safetensors, not_weights, require_weights
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -41,17 +21,15 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         BackboneError: as `require_weights`, or the file is damaged or holds no weights.
     """
     require_weights(path)
-    with path.open("rb") as file:
-        head = file.read(9)
     try:
-        if _is_safetensors(head):
+        if is_safetensors(path):
             from safetensors.torch import load_file
 
             loaded: dict[str, torch.Tensor] = load_file(path)
             return loaded
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 - damaged files raise many kinds
-        raise _not_weights(path) from None
+        raise not_weights(path) from None
     if not isinstance(state, dict):
         raise BackboneError(f"{path}: holds no table of weights")
     state = state.get("state_dict", state.get("model", state))
@@ -59,15 +37,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not found:
         raise BackboneError(f"{path}: holds no table of weights")
     return found
-
-
-def _is_safetensors(head: bytes) -> bool:
-    """The length of a JSON table (8 bytes), and the table's first byte."""
-    return head[8:9] == b"{" and not head.startswith(_PYTORCH)
-
-
-def _not_weights(path: Path) -> BackboneError:
-    return BackboneError(f"{path}: is not a safetensors or PyTorch weights file (or is damaged)")
 
 
 def fill(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
