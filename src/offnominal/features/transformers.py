@@ -16,7 +16,8 @@ from offnominal.errors import BackboneError
 from offnominal.features.weights import fill
 
 #: Where timm defines transformers of plain attention over patches and class, register or distillation tokens.
-_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
+_EVA = "timm.models.eva"
+_MODULES = ("timm.models.vision_transformer", "timm.models.deit", _EVA)
 #: Blocks whose maps are taken by default, as shares of the depth. The last blocks describe the image more than the patch.
 _MIDDLE = (5 / 12, 2 / 3)
 #: The default image size: as many patches a side, within so many pixels.
@@ -29,7 +30,7 @@ class TransformerMaps(nn.Module):
     The maps of patches alone: class, register and distillation tokens take part in the attention and are left out.
 
     Args:
-        network: a `VisionTransformer` of timm.
+        network: a `VisionTransformer` or `Eva` of timm.
         blocks: indices of the blocks, ascending.
     """
 
@@ -40,6 +41,7 @@ class TransformerMaps(nn.Module):
         self.channels = int(network.embed_dim)
         self.proj, self.norm = network.patch_embed.proj, network.patch_embed.norm
         self.norm_pre = network.norm_pre
+        self.rope = getattr(network, "rope", None)
         self.blocks = nn.ModuleList(network.blocks[: self.wanted[-1] + 1])
         prefix, positions = _tokens(network), network.pos_embed
         self.prefix_tokens = 0 if prefix is None else prefix.shape[1]
@@ -59,9 +61,10 @@ class TransformerMaps(nn.Module):
         if self.prefix is not None:
             tokens = torch.cat([self.prefix.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = self.norm_pre(tokens)
+        rotary = {} if self.rope is None else {"rope": _rotary(self.rope, height, width)}
         maps = []
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, **rotary)
             if index in self.wanted:
                 of_patches = tokens[:, self.prefix_tokens :].transpose(1, 2)
                 maps.append(of_patches.reshape(-1, self.channels, height, width))
@@ -98,6 +101,28 @@ def _bicubic(old: int, new: int, like: Tensor) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
+def _rotary(rope: Any, height: int, width: int) -> Tensor:
+    """(height * width, 2 D): sines and cosines of the rotary position embedding, also for dynamic sizes."""
+    if type(rope).__name__ != "RotaryEmbeddingDinoV3":
+        embedding: Tensor = rope.get_embed(shape=(height, width))
+        return embedding
+    # timm turns the size into a Python number here, and a trace would keep that of its example.
+    sides = [
+        2 * ((torch.arange(side, dtype=torch.float32, device=rope.periods.device) + 0.5 + rope.grid_offset) / side) - 1
+        for side in (height, width)
+    ]
+    coordinates = torch.stack(torch.meshgrid(*sides, indexing="ij"), dim=-1).flatten(0, 1)
+    return torch.cat(rope._get_pos_embed_from_coords(coordinates), dim=-1)
+
+
+def _has_known_rotation(network: Any) -> bool:
+    """Whether `_rotary` computes the rotary embedding of the network."""
+    rope = getattr(network, "rope", None)
+    if type(rope).__name__ == "RotaryEmbeddingDinoV3":
+        return bool(rope.normalize_coords == "separate" and rope.grid_indexing == "ij")
+    return rope is None or type(rope).__name__ == "RotaryEmbeddingCat"
+
+
 def is_transformer(timm: Any, timm_name: str) -> bool:
     """Whether `transformer_maps` builds it."""
     return timm.models.model_entrypoint(timm_name).__module__ in _MODULES
@@ -124,17 +149,19 @@ def transformer_maps(
     Raises:
         BackboneError: the family is not supported, a layer does not exist, or the weights do not fit.
     """
+    # Without a fixed size the rotary embedding of Eva is computed for each size.
+    options = {"dynamic_img_size": True} if timm.models.model_entrypoint(timm_name).__module__ == _EVA else {}
     try:
-        network = timm.create_model(timm_name, pretrained=download, num_classes=0)
+        network = timm.create_model(timm_name, pretrained=download, num_classes=0, **options)
     except Exception as error:  # noqa: BLE001 - no network, no such weights, a full disk
         if download:
             raise BackboneError(
                 f"no weights of '{name}' at hand and none could be downloaded; give them with --weights FILE"
             ) from None
         raise BackboneError(f"backbone '{name}' cannot be built ({str(error).splitlines()[0][:100]})") from None
-    square = timm.layers.PatchEmbed
-    if type(network.patch_embed) is not square or len(set(network.patch_embed.patch_size)) > 1:
-        raise BackboneError(f"backbone '{name}' does not cut the image into plain square patches; choose another")
+    plain = type(network.patch_embed) is timm.layers.PatchEmbed and len(set(network.patch_embed.patch_size)) == 1
+    if not (plain and _has_known_rotation(network)):
+        raise BackboneError(f"backbone '{name}' is a transformer of a kind that is not supported; choose another")
     known = [f"blocks.{index}" for index in range(len(network.blocks))]
     chosen = layers if layers is not None else tuple(known[index] for index in middle_blocks(len(known)))
     wrong = [layer for layer in chosen if layer not in known]
@@ -161,10 +188,10 @@ def default_side(patch: int) -> int:
 
 
 def _in_timms_layout(timm: Any, network: nn.Module, state: Mapping[str, Tensor], what: str) -> dict[str, Tensor]:
+    family = timm.models.eva if isinstance(network, timm.models.eva.Eva) else timm.models.vision_transformer
+    options = {} if family is timm.models.eva else {"adapt_layer_scale": True}
     try:
-        converted: dict[str, Tensor] = timm.models.vision_transformer.checkpoint_filter_fn(
-            dict(state), network, adapt_layer_scale=True
-        )
+        converted: dict[str, Tensor] = family.checkpoint_filter_fn(dict(state), network, **options)
     except Exception as error:  # noqa: BLE001 - tensors that are missing or of another shape raise many kinds
         raise BackboneError(f"{what}: do not fit ({(str(error).splitlines() or [''])[0][:100]})") from None
     return converted
