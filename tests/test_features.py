@@ -57,6 +57,17 @@ def test_runtimes_agree(aggregation: str, size: tuple[int, int]) -> None:
         assert torch.allclose(a, b, atol=2e-2 * float(a.abs().mean()) + 1e-3)
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "regnetx_002", "tf_efficientnet_b0"])
+def test_runtimes_agree_on_other_backbones(name: str) -> None:
+    extractor = PatchExtractor(load_backbone(name, pretrained=False)).eval()
+    ours, theirs = (make_runtime(extractor.with_network, runtime, "float32", CPU, name) for runtime in ("torch", "openvino"))
+    for size in ((128, 128), (96, 224)):
+        images = np.random.default_rng(0).random((2, 3, *size), dtype=np.float32)
+        (a,), (b,) = ours(images), theirs(images)
+        assert tuple(a.shape[2:]) == extractor.grids(size)[0]
+        assert float((a - b).abs().max() / a.abs().max()) < 1e-3
+
+
 def test_the_reference_configuration_has_its_shapes() -> None:
     backbone = load_backbone("wide_resnet50_2", pretrained=False)
     assert (backbone.layers, backbone.channels) == (("layer2", "layer3"), (512, 1024))

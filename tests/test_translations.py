@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from offnominal.errors import SettingsError
+from offnominal.errors import BackboneError, SettingsError
 from offnominal.features import openvino_runtime
 from offnominal.features.cache import cache_folder
 from offnominal.features.openvino_runtime import IN_PROCESS, KEPT, OpenVinoRuntime
@@ -29,6 +29,20 @@ class Scaled(nn.Module):
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         return [images * self.factor]
+
+
+class Frozen(nn.Module):
+    """A trace keeps the height of its example."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images * float(images.shape[2])]
+
+
+class Unknown(nn.Module):
+    """An operator that OpenVINO does not have."""
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        return [images + torch.linalg.eigvalsh(images[0, 0, :4, :4] + 1).sum()]
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +76,13 @@ def test_a_translation_is_used_again_in_this_process_and_the_next(translated: li
     assert len(translated) == 1
     run(3.0, "three")
     assert len(translated) == 2
+
+
+@pytest.mark.parametrize(("module", "message"), [(Frozen, "other features than torch"), (Unknown, "cannot run this backbone")])
+def test_a_network_that_openvino_computes_otherwise_is_refused(module: type[nn.Module], message: str) -> None:
+    with pytest.raises(BackboneError, match=rf"{message}.* \(.*\); use --runtime torch$") as refused:
+        OpenVinoRuntime(module, "float32", message)(IMAGES)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["model.xml", "model.bin", "sha256"])

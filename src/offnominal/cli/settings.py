@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from offnominal.weights_file import require_weights
+
 if TYPE_CHECKING:
     from offnominal.detector import Detector
 
+
+def _existing_weights(path: Path | None) -> Path | None:
+    """Refuses a wrong file before anything heavy is imported."""
+    if path is not None:
+        require_weights(path)
+    return path
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights file of a backbone that is not embedded.")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights file of a backbone that is not embedded.", callback=_existing_weights)
+]
 RuntimeOption = Annotated[str | None, typer.Option(help="auto, torch or openvino. [default: auto]")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16. [default: auto = float32]")]
 DeviceOption = Annotated[str | None, typer.Option(help="auto, cpu or cuda. [default: auto]")]
@@ -36,6 +48,8 @@ def detector_from(options: Mapping[str, Any], config: Path | None, weights: Path
     from_file = settings.pop("weights", None)
     if not isinstance(from_file, str | None):
         raise SettingsError(f"setting weights = {from_file!r}: give the path of a file, in quotes")
+    if from_file is not None and weights is None:
+        require_weights(Path(from_file))
     from offnominal.detector import Detector
 
     return Detector(weights=weights or from_file, **settings)

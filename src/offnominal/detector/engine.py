@@ -70,6 +70,8 @@ class FeatureEngine:
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
         self._in_float32 = settings.precision in ("auto", "float32")
         height, width = settings.image_size
+        if backbone.default_size is not None and "image_size" not in settings.model_fields_set:
+            height, width = backbone.default_size
         size = max(64, round(height * member.scale)), max(64, round(width * member.scale))
         self._geometry = Geometry(size, settings.resize, self._extractor.multiple)
 

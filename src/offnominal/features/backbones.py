@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -25,8 +25,11 @@ from torch import nn
 from offnominal.errors import BackboneError, nearest
 from offnominal.features.cache import cache_folder, read_checked, write_checked
 from offnominal.features.lean_network import lean
-from offnominal.features.local_maps import LocalMaps
+from offnominal.features.local_maps import MIRRORED, LocalMaps
 from offnominal.features.torchvision_schemas import import_timm
+from offnominal.features.transformers import default_side, is_transformer, transformer_maps
+from offnominal.features.weights import digest_of, fill, read_weights, tensors
+from offnominal.weights_file import require_weights
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ EMBEDDED = {
 _EMBEDDED_NORMALISATION = ((0.498,) * 3, (0.502,) * 3)
 #: Layers of the reference configurations; other backbones take the maps of stride 8 and 16.
 _REFERENCE_LAYERS = {"wide_resnet50_2": ("layer2", "layer3")}
+#: Network pixels per position of the coarsest map of a convolutional network.
+_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Description:
         whole: sides of the image that are multiples of so many pixels are whole places of every map.
         mean, std: input normalisation, three numbers each, for images from 0 to 1.
         digest: SHA-256 of the weights in use.
+        patch: side of a vision transformer's patches in network pixels; None of a convolutional network.
     """
 
     name: str
@@ -74,9 +80,24 @@ class Description:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
+    patch: int | None = None
+
+    @property
+    def multiple(self) -> int:
+        """Sides of the image are multiples of this: of the patch, or of 32, the stride of whole convolutional networks."""
+        return self.whole if self.patch is not None or _STRIDE % self.whole else _STRIDE
+
+    @property
+    def default_size(self) -> tuple[int, int] | None:
+        """(height, width) where the user gave no image size; None: the default of the settings."""
+        return None if self.patch is None else (default_side(self.patch),) * 2
+
+    def local_maps(self, network: nn.Module) -> LocalMaps:
+        """The local maps of `network`; a transformer pads nothing, so its images are not mirrored at the border."""
+        return LocalMaps(lean(network), self.strides, MIRRORED if self.patch is None else 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Backbone(Description):
     """A frozen network cut behind its last needed layer; built by `make` when `network` is first asked for."""
 
@@ -98,18 +119,18 @@ def load_backbone(
     Raises:
         BackboneError: unknown name or layer, weights that are missing or do not fit.
     """
+    if weights is not None:
+        require_weights(weights)
     file = weights if weights is not None else _embedded_file(EMBEDDED[name]) if name in EMBEDDED else None
     place = _place(name, layers, file) if pretrained else None
     kept = _kept(place)
     if kept is not None:
-        return Backbone(
-            **asdict(kept), make=lambda: LocalMaps(lean(_build(name, layers, weights, pretrained=pretrained)[1]), kept.strides)
-        )
+        return Backbone(**asdict(kept), make=lambda: kept.local_maps(_build(name, layers, weights, pretrained=pretrained)[1]))
     found, network = _build(name, layers, weights, pretrained=pretrained)
     if place is not None:
         with contextlib.suppress(OSError):  # a full disk, a folder that is not ours: then without
             write_checked(place, json.dumps(asdict(found)))
-    return Backbone(**asdict(found), make=lambda: LocalMaps(lean(network), found.strides))
+    return Backbone(**asdict(found), make=lambda: found.local_maps(network))
 
 
 def _place(name: str, layers: tuple[str, ...] | None, file: Path | None) -> Path | None:
@@ -118,7 +139,8 @@ def _place(name: str, layers: tuple[str, ...] | None, file: Path | None) -> Path
     if folder is None or file is None or not file.is_file():
         return None
     told = hashlib.sha256(repr((name, layers, version("torch"), version("timm"))).encode())
-    told.update(Path(__file__).read_bytes())
+    for code in sorted(Path(__file__).parent.glob("*.py")):
+        told.update(code.read_bytes())
     told.update(hashlib.sha256(file.read_bytes()).digest())
     return folder / "backbones" / told.hexdigest()[:32]
 
@@ -136,52 +158,85 @@ def _kept(place: Path | None) -> Description | None:
 def _build(
     name: str, layers: tuple[str, ...] | None, weights: Path | None, *, pretrained: bool
 ) -> tuple[Description, nn.Module]:
+    what = f"{weights}: weights for {name}"
+    state = None if weights is None else read_weights(weights)
     timm = import_timm()
     embedded = EMBEDDED.get(name)
     timm_name = embedded.timm_name if embedded else name
     if not timm.is_model(timm_name):
         listed = f"{', '.join(EMBEDDED)}, and what timm.list_models() names"
         raise BackboneError(f"unknown backbone '{name}': {nearest(name, [*EMBEDDED, *timm.list_models()], listed)}")
-    chosen, indices = _choose_layers(timm, name, timm_name, layers)
+    mean, std = _normalisation(timm, timm_name)
     torch.manual_seed(0)
-    network = _create(timm, name, timm_name, features_only=True, out_indices=indices)
-    mean, std = tuple(network.pretrained_cfg_mean), tuple(network.pretrained_cfg_std)
-    if weights is not None:
-        _fill(network, _read_weights(weights), f"{weights}: weights for {name}")
-    elif embedded is not None:
-        mean, std = _EMBEDDED_NORMALISATION
-        _fill(network, _embedded_weights(timm, embedded), f"embedded weights of {name}")
-    elif pretrained:
-        network = _from_hub(timm, name, indices)
+    patch: int | None = None
+    if is_transformer(timm, timm_name):
+        download = pretrained and state is None
+        chosen, network = transformer_maps(timm, name, timm_name, layers, state, what, download=download)
+        patch, count = network.patch, len(chosen)
+        strides, channels = (patch,) * count, (network.channels,) * count
+    else:
+        chosen, indices = _choose_layers(timm, name, timm_name, layers)
+        torch.manual_seed(0)
+        network = _create(timm, name, timm_name, features_only=True, out_indices=indices)
+        if state is not None:
+            fill(network, state, what)
+        elif embedded is not None:
+            mean, std = _EMBEDDED_NORMALISATION
+            fill(network, _embedded_weights(timm, embedded), f"embedded weights of {name}")
+        elif pretrained:
+            network = _from_hub(timm, name, indices)
+        strides, channels = tuple(network.feature_info.reduction()), tuple(network.feature_info.channels())
     network.requires_grad_(False).eval()
-    info = network.feature_info
-    strides = tuple(info.reduction())
     described = Description(
         name,
         chosen,
         strides,
-        tuple(info.channels()),
+        channels,
         emphasis=(1.0,) * len(strides),
         whole=math.lcm(*strides),
         mean=mean,
         std=std,
-        digest=_digest(network.state_dict()),
+        digest=digest_of(network.state_dict()),
+        patch=patch,
     )
+    if embedded is None:
+        _require_any_size(described, network)
     return described, network
 
 
+def _require_any_size(described: Description, network: nn.Module) -> None:
+    """Raises `BackboneError` if the network takes images of one size only, or gives other maps than it says."""
+    side = described.multiple * math.ceil(96 / described.multiple)
+    for size in ((side, side), (side, side + described.multiple)):
+        expected = [
+            (1, channels, size[0] // stride, size[1] // stride)
+            for channels, stride in zip(described.channels, described.strides, strict=True)
+        ]
+        try:
+            with torch.inference_mode():
+                shapes = [tuple(feature.shape) for feature in network(torch.zeros(1, 3, *size))]
+        except Exception:  # noqa: BLE001 - networks refuse a size in many ways
+            raise BackboneError(f"backbone '{described.name}' takes images of one size only; choose another") from None
+        if shapes != expected:
+            raise BackboneError(
+                f"backbone '{described.name}' gives maps of shape {shapes[0]} for images of {size}, "
+                f"expected {expected[0]}; choose another"
+            )
+
+
+def _normalisation(timm: Any, timm_name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the input, those of ImageNet where timm has none."""
+    defaults = timm.get_pretrained_cfg(timm_name)
+    return (tuple(defaults.mean), tuple(defaults.std)) if defaults else ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 def _create(timm: Any, name: str, timm_name: str, **options: Any) -> Any:
-    extra: dict[str, Any] = {"dynamic_img_size": True} if "vit" in timm_name or "deit" in timm_name else {}
     try:
-        network = timm.create_model(timm_name, pretrained=False, **options, **extra)
+        return timm.create_model(timm_name, pretrained=False, **options)
     except Exception as error:  # noqa: BLE001 - timm raises many kinds for models without feature maps
         raise BackboneError(
             f"backbone '{name}' gives no feature maps ({str(error).splitlines()[0][:100]}); choose another"
         ) from None
-    defaults = timm.get_pretrained_cfg(timm_name)
-    network.pretrained_cfg_mean = defaults.mean if defaults else (0.485, 0.456, 0.406)
-    network.pretrained_cfg_std = defaults.std if defaults else (0.229, 0.224, 0.225)
-    return network
 
 
 def _choose_layers(
@@ -212,53 +267,12 @@ def _embedded_file(embedded: Embedded) -> Path:
 
 def _embedded_weights(timm: Any, embedded: Embedded) -> dict[str, torch.Tensor]:
     """The package's tensors under timm's names: both list the same tensors in the same order, and every shape is checked."""
-    stored = _tensors(_read_weights(_embedded_file(embedded)))
-    wanted = _tensors(timm.create_model(embedded.timm_name).state_dict())
+    stored = tensors(read_weights(_embedded_file(embedded)))
+    wanted = tensors(timm.create_model(embedded.timm_name).state_dict())
     pairs = list(zip(stored.items(), wanted.items(), strict=True))
     if any(ours.shape != theirs.shape or a.split(".")[-1] != b.split(".")[-1] for (a, ours), (b, theirs) in pairs):
         raise BackboneError(f"{embedded.package} does not hold the weights of {embedded.timm_name}; install its release 0.1.0")
     return {name: tensor for (_, tensor), (name, _) in pairs}
-
-
-def _tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-
-
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            loaded: dict[str, torch.Tensor] = load_file(path)
-            return loaded
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise BackboneError(f"{path}: does not exist; check --weights") from None
-    except Exception:  # noqa: BLE001 - damaged files raise many kinds
-        raise BackboneError(f"{path}: is not a safetensors or PyTorch weights file (or is damaged)") from None
-    if not isinstance(state, dict):
-        raise BackboneError(f"{path}: holds no table of weights")
-    state = state.get("state_dict", state.get("model", state))
-    return {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
-
-
-def _fill(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    wanted = _tensors(network.state_dict())
-    given = _match_names(wanted, state)
-    missing = sorted(set(wanted) - set(given))
-    if missing:
-        raise BackboneError(f"{what}: {len(missing)} of {len(wanted)} tensors are missing, the first is '{missing[0]}'")
-    for name, tensor in wanted.items():
-        if given[name].shape != tensor.shape:
-            raise BackboneError(f"{what}: '{name}' is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}")
-    network.load_state_dict({name: given[name] for name in wanted}, strict=False)
-
-
-def _match_names(wanted: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """timm's feature networks rename `layer2.0` to `layer2_0` or prefix `model.`; undo both."""
-    plain = {name.replace(".", "_"): tensor for name, tensor in state.items()}
-    found = {name: plain.get(name.removeprefix("model.").replace(".", "_")) for name in wanted}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _from_hub(timm: Any, name: str, indices: tuple[int, ...]) -> Any:
@@ -268,11 +282,3 @@ def _from_hub(timm: Any, name: str, indices: tuple[int, ...]) -> Any:
         raise BackboneError(
             f"no weights of '{name}' at hand and none could be downloaded; give them with --weights FILE"
         ) from None
-
-
-def _digest(state: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(state).items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -27,7 +27,7 @@ class PatchExtractor(nn.Module):
         self.strides = backbone.strides
         self.layer_channels = backbone.channels
         self.dimensions = dimensions
-        self.multiple = 32 if 32 % backbone.whole == 0 else backbone.whole
+        self.multiple = backbone.multiple
         total = sum(backbone.channels)
         if dimensions is not None and dimensions > total:
             raise SettingsError(f"dimensions = {dimensions}: the layers have {total} channels; give at most so many")

@@ -19,18 +19,21 @@ class LocalMaps(nn.Module):
     """(B, 3, H, W) normalised -> list of (B, C_i, H / stride_i, W / stride_i): the maps of `network`, averaged locally.
 
     H and W are whole places of every map, and larger than `margin`.
+
+    Args:
+        mirrored: network pixels that are added around the image; 0 for a network that pads nothing.
     """
 
-    def __init__(self, network: nn.Module, strides: Sequence[int | Fraction]) -> None:
+    def __init__(self, network: nn.Module, strides: Sequence[int | Fraction], mirrored: int = MIRRORED) -> None:
         super().__init__()
         self.network = network
         self.strides = tuple(int(stride) for stride in strides)
         whole = math.lcm(*self.strides)  # so many pixels are whole places of every map
-        self.margin = math.ceil(MIRRORED / whole) * whole
+        self.margin = math.ceil(mirrored / whole) * whole
 
     def forward(self, images: Tensor) -> list[Tensor]:
         margin = self.margin
-        mirrored = F.pad(images, (margin, margin, margin, margin), mode="reflect")
+        mirrored = F.pad(images, (margin, margin, margin, margin), mode="reflect") if margin else images
         return [
             _inner(local_mean(feature), margin // stride)
             for feature, stride in zip(self.network(mirrored), self.strides, strict=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -23,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from offnominal.errors import SettingsError
+from offnominal.errors import BackboneError, SettingsError
 from offnominal.features.cache import cache_folder
 from offnominal.features.telemetry import without
 from offnominal.types import Float
@@ -39,6 +40,10 @@ KEPT, IN_PROCESS = 4, 4
 #: A batch is run a few images at a time, so that what is between two layers stays in the processor's cache: one for so many
 #: threads, which as yet work well on one image together.
 THREADS_AN_IMAGE = 2
+#: Side of the image that a network is traced with, rounded up to a multiple that suits it.
+TRACED = 128
+#: How far the features of OpenVINO may lie from those of torch, relative to the largest.
+TOLERANCE = 1e-3
 _in_process: dict[tuple[str, str, int], Any] = {}
 _compiling, _alone = threading.Lock(), threading.Lock()
 
@@ -184,11 +189,40 @@ def _digest(folder: Path) -> str:
 
 
 def _translate(module: nn.Module) -> Any:
+    """The module, traced at one size and converted for images of any size.
+
+    Raises:
+        BackboneError: it cannot be converted, or the result differs from torch at another size.
+    """
     logging.getLogger("openvino").setLevel(logging.ERROR)
+    multiple = getattr(module, "multiple", TRACED)
+    side = multiple * math.ceil(TRACED / multiple)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        example = torch.rand(1, 3, 128, 128)
-        traced = torch.jit.trace(module, example, check_trace=False, strict=False)
-        model: Any = openvino.convert_model(traced, example_input=example)
-    model.reshape({model.inputs[0].any_name: openvino.PartialShape([-1, 3, -1, -1])})
+        example, other = torch.rand(1, 3, side, side), torch.rand(1, 3, side + multiple, side)
+        expected = module(other)
+        try:
+            traced = torch.jit.trace(module, example, check_trace=False, strict=False)
+            model: Any = openvino.convert_model(traced, example_input=example)
+            model.reshape({model.inputs[0].any_name: openvino.PartialShape([-1, 3, -1, -1])})
+            found = _single_inference(model, other)
+        except Exception as error:  # noqa: BLE001 - networks fail in many ways, in tracing, conversion and inference
+            reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
+            raise BackboneError(f"OpenVINO cannot run this backbone at any size ({reason}); use --runtime torch") from None
+    off = max((_relative(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
+    if not off <= TOLERANCE:
+        raise BackboneError(f"OpenVINO gives other features than torch (off by {off:.1%}); use --runtime torch")
     return model
+
+
+def _single_inference(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    with _alone:
+        return [torch.from_numpy(values.copy()) for values in compiled.create_infer_request().infer([images]).to_tuple()]
+
+
+def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest expected value; infinite if the shapes differ."""
+    if found.shape != expected.shape:
+        return math.inf
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))

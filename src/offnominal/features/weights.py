@@ -1,0 +1,77 @@
+"""Weights: read from a file, checked, and put into a network."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from offnominal.errors import BackboneError
+from offnominal.weights_file import is_safetensors, not_weights, require_weights
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Name -> tensor. Of a training checkpoint, the weights of the model.
+
+    Raises:
+        BackboneError: as `require_weights`, or the file is damaged or holds no weights.
+    """
+    require_weights(path)
+    try:
+        if is_safetensors(path):
+            from safetensors.torch import load_file
+
+            loaded: dict[str, torch.Tensor] = load_file(path)
+            return loaded
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # noqa: BLE001 - damaged files raise many kinds
+        raise not_weights(path) from None
+    if not isinstance(state, dict):
+        raise BackboneError(f"{path}: holds no table of weights")
+    state = state.get("state_dict", state.get("model", state))
+    found = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if not found:
+        raise BackboneError(f"{path}: holds no table of weights")
+    return found
+
+
+def fill(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
+    """Put the tensors of `state` that the network has into it; others are ignored.
+
+    Raises:
+        BackboneError: a tensor is missing or has another shape; the message begins with `what`.
+    """
+    wanted = tensors(network.state_dict())
+    given = _match_names(wanted, state)
+    missing = sorted(set(wanted) - set(given))
+    if missing:
+        raise BackboneError(f"{what}: {len(missing)} of {len(wanted)} tensors are missing, the first is '{missing[0]}'")
+    for name, tensor in wanted.items():
+        if given[name].shape != tensor.shape:
+            raise BackboneError(f"{what}: '{name}' is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}")
+    network.load_state_dict({name: given[name] for name in wanted}, strict=False)
+
+
+def _match_names(wanted: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """timm's feature networks rename `layer2.0` to `layer2_0` or prefix `model.`; undo both."""
+    plain = {name.replace(".", "_"): tensor for name, tensor in state.items()}
+    found = {name: plain.get(name.removeprefix("model.").replace(".", "_")) for name in wanted}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+
+def tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`state` without the counters of batch normalisation."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors(state).items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

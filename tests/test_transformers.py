@@ -1,0 +1,211 @@
+"""Vision transformers: equal to timm's own forward at every size, the same on both runtimes, and weights files of all layouts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+from offnominal import Detector, load
+from offnominal.config import Settings, settings_from
+from offnominal.detector.engine import FeatureEngine
+from offnominal.errors import BackboneError
+from offnominal.features import PatchExtractor, load_backbone, make_runtime, openvino_runtime
+from offnominal.features.openvino_runtime import OpenVinoRuntime
+from offnominal.features.torchvision_schemas import import_timm
+from offnominal.features.transformers import TransformerMaps, default_side, middle_blocks, resampled
+
+CPU = torch.device("cpu")
+SMALL: dict[str, Any] = {"depth": 4, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
+#: One of each kind of tokens and positions; patches of 8, 14, 16 and 32 pixels.
+KINDS = [
+    "vit_tiny_patch16_224",
+    "vit_small_patch8_224",
+    "vit_small_patch32_224",
+    "vit_small_patch14_dinov2",
+    "vit_small_patch14_reg4_dinov2",
+    "deit_tiny_distilled_patch16_224",
+    "deit3_small_patch16_224",
+    "vit_base_patch16_clip_224",
+    "vit_base_patch16_siglip_224",
+    "vit_small_patch16_dinov3",
+    "eva02_tiny_patch14_224",
+]
+TINY = "vit_tiny_patch16_224"
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Attention and positions count, unlike in a network that is freshly initialised."""
+    generator = torch.Generator().manual_seed(1)
+    for name, tensor in network.state_dict().items():
+        if re.search(r"pos_embed|cls_token|reg_token|dist_token|(qkv|q_proj|k_proj)\.weight", name):
+            scale = 0.5 if name.endswith(("embed", "token")) else 1.5 / tensor.shape[-1] ** 0.5
+            tensor.copy_(scale * torch.randn(tensor.shape, generator=generator))
+        elif "gamma" in name:
+            tensor.fill_(0.7)
+    return network.eval()
+
+
+def of_timm(kind: str) -> Any:
+    torch.manual_seed(0)
+    return lively(import_timm().create_model(kind, pretrained=False, dynamic_img_size=True, **SMALL))
+
+
+def off(found: torch.Tensor, expected: torch.Tensor) -> float:
+    assert found.shape == expected.shape
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_maps_are_those_of_timm_and_one_conversion_serves_every_size(kind: str) -> None:
+    network = of_timm(kind)
+    maps = TransformerMaps(of_timm(kind), (1, 2)).eval()
+    runtime = OpenVinoRuntime(lambda: maps, "float32", kind)
+    for height, width in ((4, 4), (5, 9), (18, 17)):
+        images = np.random.default_rng(0).standard_normal((2, 3, height * maps.patch, width * maps.patch), np.float32)
+        with torch.inference_mode():
+            expected = network.forward_intermediates(torch.from_numpy(images), indices=[1, 2], intermediates_only=True)
+            ours = maps(torch.from_numpy(images))
+        assert [tuple(feature.shape) for feature in ours] == [(2, 48, height, width)] * 2
+        for torchs, openvinos, timms in zip(ours, runtime(images), expected, strict=True):
+            assert off(torchs, timms) < 1e-5
+            assert off(openvinos, torchs) < 1e-4
+
+
+@pytest.mark.parametrize("size", [(5, 5), (3, 8), (16, 9), (7, 7)])
+def test_positions_are_resampled_as_torch_resamples(size: tuple[int, int]) -> None:
+    positions = torch.randn(7, 7, 3, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(positions.permute(2, 0, 1)[None], size=size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    assert torch.allclose(resampled(positions, *size), expected, atol=1e-5)
+    assert torch.equal(resampled(positions, 7, 7), positions)
+
+
+def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = []
+    convert = openvino_runtime._translate
+    monkeypatch.setattr(openvino_runtime, "_translate", lambda module: (converted.append(module), convert(module))[1])
+    backbone = load_backbone(TINY, pretrained=False)
+    assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.4", "blocks.7"), (16, 16), (192, 192))
+    assert (backbone.multiple, backbone.default_size) == (16, (448, 448))
+    extractor = PatchExtractor(backbone).eval()
+    ours = make_runtime(extractor.with_network, "torch", "float32", CPU, TINY)
+    theirs = make_runtime(extractor.with_network, "openvino", "float32", CPU, TINY)
+    for size in ((64, 112), (176, 80), (448, 448)):
+        images = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
+        (a,), (b,) = ours(images), theirs(images)
+        assert tuple(a.shape[2:]) == (size[0] // 16, size[1] // 16) == extractor.grids(size)[0]
+        assert off(b, a) < 1e-4
+    assert len(converted) == 1
+
+
+def test_middle_blocks_and_default_sizes() -> None:
+    assert [middle_blocks(depth) for depth in (12, 24, 2, 1)] == [(4, 7), (9, 15), (0,), (0,)]
+    assert [default_side(patch) for patch in (8, 14, 16, 32)] == [256, 448, 448, 448]
+    assert load_backbone(TINY, ("blocks.2",), pretrained=False).layers == ("blocks.2",)
+    with pytest.raises(BackboneError, match=r"has no layer 'blocks\.12'; its layers are blocks\.0, "):
+        load_backbone(TINY, ("blocks.12",), pretrained=False)
+
+
+def test_the_default_size_gives_way_to_the_one_given() -> None:
+    engine = FeatureEngine(Settings(backbone=TINY, runtime="torch"), pretrained=False)
+    assert engine.settings.image_size == (448, 448)
+    assert engine.geometry([(900, 900)]).network_size((900, 1200)) == (384, 512)
+    given = FeatureEngine(settings_from(backbone=TINY, image_size=96, runtime="torch"), pretrained=False)
+    assert given.settings.image_size == (96, 96)
+    assert given.geometry([(600, 700)]).network_size((600, 700)) == (96, 112)
+    convolutional = FeatureEngine(Settings(backbone="efficientnet-lite0", runtime="torch"))
+    assert convolutional.settings.image_size == Settings().image_size
+
+
+def test_weights_files_in_the_layouts_of_timm_and_of_the_authors(tmp_path: Path) -> None:
+    timm = import_timm()
+    name = "vit_small_patch14_dinov2"
+    state = lively(timm.create_model(name, pretrained=False, num_classes=0, img_size=70)).state_dict()
+    save_file(state, tmp_path / "timm.safetensors")
+    torch.save({"model": {**state, "mask_token": torch.zeros(1, 384), "head.weight": torch.ones(3, 384)}}, tmp_path / "own.pth")
+    first, second = (load_backbone(name, ("blocks.1",), tmp_path / file) for file in ("timm.safetensors", "own.pth"))
+    assert first.digest == second.digest != load_backbone(name, ("blocks.1",), pretrained=False).digest
+    images = torch.rand(1, 3, 70, 84)
+    assert torch.equal(first.network(images)[0], second.network(images)[0])
+    positions = first.network.network.positions
+    expected = F.interpolate(
+        state["pos_embed"][:, 1:].reshape(1, 5, 5, 384).permute(0, 3, 1, 2), (37, 37), mode="bicubic", antialias=True
+    )
+    assert torch.allclose(positions, expected[0].permute(1, 2, 0), atol=1e-5)
+
+
+def test_weights_that_lack_a_tensor_are_one_line(tmp_path: Path) -> None:
+    state = import_timm().create_model(TINY, pretrained=False, num_classes=0).state_dict()
+    del state["blocks.3.attn.qkv.weight"]
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match=r"1 of \d+ tensors are missing, the first is 'blocks\.3\.attn\.qkv\.weight'$"):
+        load_backbone(TINY, None, tmp_path / "w.safetensors")
+    del state["blocks.11.attn.qkv.weight"]  # of a block that is not used
+    state["blocks.3.attn.qkv.weight"] = torch.zeros(576, 192)
+    save_file(state, tmp_path / "w.safetensors")
+    assert load_backbone(TINY, None, tmp_path / "w.safetensors").layers == ("blocks.4", "blocks.7")
+    save_file({"other": torch.zeros(1)}, tmp_path / "w.safetensors")
+    with pytest.raises(BackboneError, match="tensors are missing"):
+        load_backbone(TINY, None, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist; check --weights"),
+        (b"", "is not a safetensors or PyTorch weights file"),
+        (b"not weights", "is not a safetensors or PyTorch weights file"),
+        ((10_000).to_bytes(8, "little") + b'{"a"', "is not a safetensors or PyTorch weights file"),
+    ],
+)
+def test_a_wrong_weights_file_is_reported_before_torch_is_imported(content: bytes | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    arguments = ["fit", "nowhere", "--out", str(tmp_path / "m"), "--backbone", TINY, "--weights", str(file)]
+    program = (
+        "import sys; from offnominal.cli import main\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "try: main()\n"
+        "finally: print('torch' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (2, "False\n")
+    assert message in run.stderr
+    assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_folder_as_weights_and_the_same_in_python(tmp_path: Path) -> None:
+    for make in (lambda file: Detector(weights=file), lambda file: load_backbone(TINY, None, file)):
+        with pytest.raises(BackboneError, match=r"cannot be read \(Is a directory\)"):
+            make(tmp_path)
+
+
+def test_a_network_of_one_size_is_refused() -> None:
+    with pytest.raises(BackboneError, match="'swin_tiny_patch4_window7_224' takes images of one size only; choose another$"):
+        load_backbone("swin_tiny_patch4_window7_224", pretrained=False)
+
+
+def test_fit_save_load_inspect(parts: Path, tmp_path: Path) -> None:
+    network = import_timm().create_model(TINY, pretrained=False, num_classes=0)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    detector = Detector(backbone=TINY, weights=tmp_path / "w.safetensors", image_size=96, bank=200, false_alarm_rate=0.1)
+    detector.fit(parts / "train/good")
+    detector.save(tmp_path / "m.safetensors")
+    bad, good = parts / "test/blotch/200.png", parts / "test/good/100.png"
+    again = load(tmp_path / "m.safetensors", weights=tmp_path / "w.safetensors", runtime="torch")
+    assert again.model.geometry.multiple == 16
+    for image in (bad, good):
+        assert again.inspect(image).score == pytest.approx(detector.inspect(image).score, rel=1e-3, abs=1e-3)
+    assert detector.inspect(bad).anomaly_map.shape == (96, 120)
+    assert detector.inspect(bad).score > detector.inspect(good).score
+    assert detector.evaluate(parts).metrics()["n_defect"] == 5
