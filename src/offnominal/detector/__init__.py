@@ -36,7 +36,7 @@ from offnominal.images import (
     several,
 )
 from offnominal.images.decode import Pixels
-from offnominal.images.sources import MANIFESTS
+from offnominal.images.tables import SUFFIXES as MANIFESTS
 from offnominal.metrics import Judged, figures_and_curves, figures_by_class
 from offnominal.types import Float, Inspection, Mask, Progress, silent
 
