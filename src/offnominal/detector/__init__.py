@@ -27,10 +27,12 @@ from offnominal.detector.model_file import load_model, save_model, write_whole
 from offnominal.errors import ImageError, InputError, ModelFileError, nearest
 from offnominal.images import (
     Item,
+    Pages,
     Source,
     count_unlabelled,
     labelled_images,
     normal_images,
+    page_paths,
     raise_unreadable,
     read_mask,
     several,
@@ -55,7 +57,7 @@ __all__ = [
     "write_whole",
 ]
 
-_RUN_SETTINGS = ("runtime", "precision", "device", "batch_size")
+_RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory")
 
 
 class Detector:
@@ -89,6 +91,7 @@ class Detector:
         foretell: Callable[[Estimate], None] = lambda rest: None,
         partial: str | Path | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        pages: Pages = "one",
     ) -> Self:
         """Learn from a folder, MVTec root, manifest or glob of good images, or from a sequence of paths and arrays.
 
@@ -97,13 +100,14 @@ class Detector:
         `announce` is told what will be done before it begins, `foretell` once how long the rest takes, after the first images.
         A long choice of the bank is kept in the file `partial` now and then and when Ctrl-C stops it; the next fit of the same
         images with the same settings goes on from there to the same model, and `save` removes the file. `tell` is given a line
-        where that happens or the file is of no use, where images are copies of others, and about the preset `auto`.
+        where that happens or the file is of no use, where images are copies of others, and about the preset `auto`. With
+        `pages` = `all` each page of a file is an image; otherwise a file of several pages cannot be read.
 
         Raises:
             InputError: fewer than two readable images.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
-        given = _named(data)
+        given = _named(data, pages)
         self._stored = {}
         bank = PartialBank(None if partial is None else Path(partial), tell)
         learn, held = split(len(given), self.settings)
@@ -144,6 +148,7 @@ class Detector:
         announce: Callable[[Plan], None] = lambda plan: None,
         foretell: Callable[[Estimate], None] = lambda rest: None,
         tell: Callable[[str], None] = lambda line: None,
+        pages: Pages = "one",
     ) -> Audit:
         """Which of the images that are held to be good do not look like the others; `data` as in `fit`. Fits nothing.
 
@@ -153,7 +158,7 @@ class Detector:
             InputError: fewer than two readable images.
             BackboneError: the backbone, a layer or its weights cannot be had.
         """
-        fitting = self._fitting(_named(data), FeatureEngine(self.settings, self._weights), progress, foretell)
+        fitting = self._fitting(_named(data, pages), FeatureEngine(self.settings, self._weights), progress, foretell)
         announce(fitting.plan)
         found = fitting.audit()
         if fitting.copies:
@@ -247,17 +252,19 @@ class Detector:
         """Distances, influence, proposed noise and response of every patch of one image."""
         return self._ready().explain(source)
 
-    def evaluate(self, data: str | Path, *, evidence: bool = False, progress: Progress = silent) -> Evaluation:
+    def evaluate(
+        self, data: str | Path, *, evidence: bool = False, progress: Progress = silent, pages: Pages = "one"
+    ) -> Evaluation:
         """Figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
 
-        With `evidence` every region of the inspections says what stands behind it.
-        Maps and masks beyond the setting `memory` wait in a temporary file until the result is let go.
+        With `evidence` every region of the inspections says what stands behind it; with `pages` = `all` each page of a file
+        is an image. Maps and masks beyond the setting `memory` wait in a temporary file until the result is let go.
 
         Raises:
             InputError: no labels, or not both good and defective images.
             OutputError: the disk is too full for the maps.
         """
-        items, unlabelled = labelled_images(data), count_unlabelled(data)
+        items, unlabelled = labelled_images(data, pages), count_unlabelled(data)
         with MapStore(self.settings.memory) as store:
             images, unreadable, seconds = self._evaluated(items, store, progress, evidence)
         judged = [_judged(image) for image in images]
@@ -380,11 +387,19 @@ def _told_of(copies: Sequence[tuple[str, str]], images: int) -> str:
     return f"{len(copies)} of {images} images are copies, the first '{copy}' of '{of}'"
 
 
-def _named(data: str | Path | Sequence[Source]) -> list[tuple[str, Source]]:
+def _named(data: str | Path | Sequence[Source], pages: Pages = "one") -> list[tuple[str, Source]]:
     """Name and source of every image that is pointed at."""
     if isinstance(data, (str, Path)):
-        return [(item.name, item.path) for item in normal_images(data)]
-    return [(str(given) if isinstance(given, (str, Path)) else f"array {i}", given) for i, given in enumerate(several(data))]
+        return [(item.name, item.path) for item in normal_images(data, pages)]
+    named: list[tuple[str, Source]] = []
+    for number, given in enumerate(several(data)):
+        if not isinstance(given, (str, Path)):
+            named.append((f"array {number}", given))
+        elif pages == "all":
+            named += [(str(path), path) for path in page_paths(Path(given))]
+        else:
+            named.append((str(given), given))
+    return named
 
 
 def _expanded(given: Sequence[Source], first: int) -> list[tuple[str, Source]]:

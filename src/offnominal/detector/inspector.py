@@ -161,6 +161,7 @@ class Inspector:
             batch_size=self.model.settings.batch_size,
             failed=failed,
             keep=keep,
+            memory=self.model.settings.memory,
         )
 
     def _patches(self, batch: ImageBatch) -> torch.Tensor:

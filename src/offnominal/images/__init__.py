@@ -19,6 +19,7 @@ from offnominal.images.sources import (
     find_labelled,
     find_normal,
     labelled_images,
+    manifest_notes,
     normal_images,
 )
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
@@ -64,6 +65,7 @@ __all__ = [
     "join_ranges",
     "labelled_images",
     "levels",
+    "manifest_notes",
     "normal_images",
     "page_paths",
     "pixels_of",

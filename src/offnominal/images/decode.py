@@ -29,6 +29,8 @@ from offnominal.types import Depth
 MAX_PIXELS = 178_000_000
 #: Bytes that one image may take where nothing else is said: the default of the setting `memory`.
 MEMORY = 2_000_000_000
+#: An image may always take so many, however little memory the patches may.
+LEAST_MEMORY = 256_000_000
 #: Bytes a pixel that decoding, inspecting and drawing take at most, measured with images of 100 megapixels.
 BYTES_A_PIXEL: dict[Depth, int] = {"8-bit": 22, "16-bit": 36, "float": 48}
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp"})
@@ -207,7 +209,7 @@ def _content(path: Path, memory: int) -> bytes:
         # A pipe or a device would be waited for without end.
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as opened:
-            about = os.fstat(descriptor)
+            about, memory = os.fstat(descriptor), max(memory, LEAST_MEMORY)
             if not stat.S_ISREG(about.st_mode):
                 raise ImageError(f"{path}: is no file but a pipe, a socket or a device; give an image file")
             if about.st_size > memory:
@@ -284,7 +286,7 @@ def _require_memory(name: Path | str, width: int, height: int, depth: Depth, mem
         raise ImageError(
             f"{name}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"
         )
-    needed = width * height * BYTES_A_PIXEL[depth]
+    needed, memory = width * height * BYTES_A_PIXEL[depth], max(memory, LEAST_MEMORY)
     if needed > memory:
         limit = f"more than the limit of {_gigabytes(memory)}"
         raise ImageError(f"{name}: {width} x {height} takes about {_gigabytes(needed)}, {limit}; {_REMEDY}")

@@ -58,6 +58,12 @@ def find_normal(data: str | Path) -> Found:
     return found
 
 
+def manifest_notes(data: str | Path) -> list[str]:
+    """What to report of a manifest of good images; nothing of other data. Raises `InputError` as `normal_images`."""
+    path = _place(data)
+    return find_normal(path).notes if path.suffix.lower() in MANIFESTS and path.is_file() else []
+
+
 def labelled_images(data: str | Path, pages: Pages = "one") -> list[Item]:
     """The images to evaluate on: labels, and masks where there are some; with `pages` = `all` each page is an image.
 

@@ -72,7 +72,7 @@ class Fitting:
         self.copies: list[tuple[str, str]] = []
         self.seconds: dict[str, float] = {}
         self._values, self._originals = survey(
-            sources, names, self._skipped.__setitem__, lambda done: self._tell("survey", done, len(sources))
+            sources, names, self._skipped.__setitem__, lambda done: self._tell("survey", done, len(sources)), settings.memory
         )
         self._require_enough(len(self._originals))
         self._appearance = AppearanceLearner(len(self._originals), settings.seed, engine.maps, engine.device)
@@ -214,6 +214,7 @@ class Fitting:
             threads=threads,
             batch_size=self._settings.batch_size,
             failed=lambda place, error: self._fail(kept[place], error),
+            memory=self._settings.memory,
         )
         with one_beside(threads):
             for batch, patches, wholes in found:
