@@ -86,7 +86,7 @@ def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "parts").mkdir()
     for name in ("a.png", "b.png"):
         (tmp_path / "parts" / name).write_bytes(b"")
-    (tmp_path / "parts.csv").write_text("file,label\na.png,good\n")
+    (tmp_path / "parts.csv").write_text("part_no,label\na.png,good\n")
     (tmp_path / "typo.toml").write_text("bannk = 50\n")
     (tmp_path / "broken.toml").write_text("bank =\n")
     (tmp_path / "text.safetensors").write_text("a model, honestly")

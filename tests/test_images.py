@@ -312,7 +312,7 @@ def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("file,label\na.png,good\n")
+    (tmp_path / "m.csv").write_text("part_no,label\na.png,good\n")
     (tmp_path / "split.csv").write_text("path,split,label\na.png,Train,good\nb.png,trian,good\nc.png,val,crack\n")
     for call, says in (
         (lambda: normal_images(tmp_path / "nowhere"), "does not exist"),

@@ -12,7 +12,18 @@ import typer
 from offnominal import __version__, errors
 from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
-from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
+from offnominal.cli.settings import (
+    BatchOption,
+    DeviceOption,
+    Json,
+    MemoryOption,
+    PagesOption,
+    PrecisionOption,
+    RuntimeOption,
+    Weights,
+    detector_from,
+    pages_from,
+)
 
 app = typer.Typer(
     help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
@@ -111,7 +122,9 @@ def fit(
     contamination: Annotated[
         str | None, typer.Option(help="Leave out suspect images: auto, or a share such as 0.05. [default: 0]")
     ] = None,
-    memory: Annotated[str | None, typer.Option(help="Patches beyond this size wait on disk. [default: 2GB]")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of one image, and of patches before they go to disk. [default: 2GB]")
+    ] = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
     device: DeviceOption = None,
@@ -124,16 +137,21 @@ def fit(
             help="Keep small pictures of the training images in the model file, to show them beside a finding. [default: yes]",
         ),
     ] = None,
+    pages: PagesOption = "one",
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options win.")] = None,
     json: Json = False,
 ) -> None:
     """Learn what is normal from good images and write a model file."""
-    options = {name: value for name, value in locals().items() if name not in ("data", "out", "weights", "config", "json")}
+    not_settings = ("data", "out", "weights", "pages", "config", "json")
+    options = {name: value for name, value in locals().items() if name not in (*not_settings, "not_settings")}
     from offnominal.detector import Estimate, Plan
     from offnominal.detector.model_file import require_writable
     from offnominal.detector.outputs.run import facts, warnings_of
+    from offnominal.images import find_normal
 
     require_writable(out)
+    for note in find_normal(data).notes:
+        say(f"note: {note}")
 
     def announce(plan: Plan) -> None:
         place = " on disk" if plan.on_disk else ""
@@ -157,6 +175,7 @@ def fit(
             foretell=foretell,
             partial=out.with_name(f"{out.name}.partial"),
             tell=say,
+            pages=pages_from(pages),
         )
     detector.save(out)
     known = facts(detector.model)
@@ -215,6 +234,8 @@ def inspect(
     false_warning_rate: Annotated[
         float, typer.Option(help="Probability that the watch ever warns although nothing changed.")
     ] = 0.01,
+    pages: PagesOption = "one",
+    memory: MemoryOption = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -228,15 +249,20 @@ def inspect(
     from offnominal.detector.outputs.drift_watch import DriftWatch, report_drift, state_path
     from offnominal.detector.outputs.extras import extras_from
     from offnominal.detector.outputs.run import unlike_as_a_whole, write_inspections
-    from offnominal.images import RUN_FOLDERS, any_images
+    from offnominal.images import RUN_FOLDERS, find_any, in_pages
 
     if fdr is not None and not lot:
         raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")
     fdr = 0.1 if fdr is None else fdr
     evidence = True if evidence is None and report else evidence
     extras = extras_from(evidence, maps, map_format, masks, receipts)
-    items = any_images(inputs, leave_out=[out / name for name in RUN_FOLDERS])
-    detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
+    found = find_any(inputs, leave_out=[out / name for name in RUN_FOLDERS])
+    items = in_pages(found.items, pages_from(pages))
+    for note in found.notes:
+        say(f"note: {note}")
+    detector = load(
+        model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size, memory=memory
+    )
     calibration = detector.model.calibration
     if lot:
         require_lot(calibration, fdr)
@@ -287,6 +313,8 @@ def evaluate(
             "--evidence/--no-evidence", help="Say in the report what stands behind each region; costs some ms_per_image."
         ),
     ] = True,
+    pages: PagesOption = "one",
+    memory: MemoryOption = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -297,11 +325,16 @@ def evaluate(
     """Measure a model on labelled images and write a report."""
     from offnominal.detector import load
     from offnominal.detector.outputs.run import begin_evaluation, write_evaluation
+    from offnominal.images import find_labelled
 
     begin_evaluation(out, plots)
-    detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
+    detector = load(
+        model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size, memory=memory
+    )
+    for note in find_labelled(data).notes:
+        say(f"note: {note}")
     with progress_bars() as progress:
-        result = detector.evaluate(data, evidence=evidence, progress=progress)
+        result = detector.evaluate(data, evidence=evidence, progress=progress, pages=pages_from(pages))
         metrics = write_evaluation(detector, result, out, _title(data), plots)
     if json:
         emit(metrics)

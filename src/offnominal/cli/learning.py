@@ -11,7 +11,16 @@ import typer
 
 from offnominal import errors
 from offnominal.cli.console import emit, progress_bars, say
-from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
+from offnominal.cli.settings import (
+    BatchOption,
+    DeviceOption,
+    Json,
+    PrecisionOption,
+    RuntimeOption,
+    Weights,
+    detector_from,
+    pages_from,
+)
 
 _NOT_OF_AUDIT = (
     "data",
@@ -58,17 +67,20 @@ def _take_options(command: Callable[..., None], fit: Callable[..., None]) -> Non
 
 
 def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
-    config, weights = options.pop("config"), options.pop("weights")
+    config, weights, pages = options.pop("config"), options.pop("weights"), pages_from(options.pop("pages"))
     from offnominal.detector.outputs.audit import begin_audit, write_audit
-    from offnominal.images import normal_images
+    from offnominal.images import find_normal, in_pages
 
     detector = detector_from(options, config, weights)
     if detector.settings.preset == "auto":
         raise errors.SettingsError("audit takes no preset auto, which fits to choose: give fast, balanced or accurate")
-    items = normal_images(data)
+    normal = find_normal(data)
+    items = in_pages(normal.items, pages)
+    for note in normal.notes:
+        say(f"note: {note}")
     begin_audit(out)
     with progress_bars() as progress:
-        found = detector.audit(data, progress=progress, tell=say)
+        found = detector.audit(data, progress=progress, tell=say, pages=pages)
     share = detector.settings.contamination or ("auto" if options["contamination"] is None else 0.0)
     rows = write_audit(found, [item.path for item in items], out, share)
     suspects = sum(row["suspect"] for row in rows)
@@ -101,8 +113,12 @@ def update(
     """Add good images to a model or take some out, without a new fit; the threshold follows."""
     from offnominal.detector import load
     from offnominal.detector.outputs.run import facts, warnings_of
+    from offnominal.images import manifest_notes
 
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
+    for given in add or ():
+        for note in manifest_notes(given):
+            say(f"note: {note}")
     before = detector.model.calibration
     with progress_bars() as progress:
         change = detector.update(add=add or (), remove=remove or (), progress=progress)

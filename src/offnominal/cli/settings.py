@@ -12,6 +12,7 @@ from offnominal.weights_file import require_weights
 
 if TYPE_CHECKING:
     from offnominal.detector import Detector
+    from offnominal.images import Pages
 
 
 def _existing_weights(path: Path | None) -> Path | None:
@@ -32,6 +33,24 @@ BatchOption = Annotated[
     int | None,
     typer.Option(help="Images in a batch; more pay on a GPU; on a CPU, where there are many, each has a thread. [default: 4]"),
 ]
+PagesOption = Annotated[
+    str,
+    typer.Option(
+        "--pages", help="all: each page or frame of a file is an image, named stack.tif#2. [default: such files are refused]"
+    ),
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Memory of one image, and of maps before they go to disk. [default: that of the fit]")
+]
+
+
+def pages_from(value: str) -> Pages:
+    """`one` or `all`. Raises `SettingsError` for another word."""
+    from offnominal.errors import SettingsError
+
+    if value not in ("one", "all"):
+        raise SettingsError(f"--pages {value}: give all or one")
+    return "all" if value == "all" else "one"
 
 
 def detector_from(options: Mapping[str, Any], config: Path | None, weights: Path | None) -> Detector:

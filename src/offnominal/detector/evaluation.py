@@ -122,7 +122,7 @@ class Evaluation:
             "images_per_second": count / self.seconds if self.seconds > 0 else None,
             "n_unreadable": without,
             "n_masks_unreadable": len(self.unreadable) - without,
-            "n_without_mask": self.without_mask,
+            "n_without_mask": sum(not image.item.good and image.mask is None for image in self.images),
             "n_unlabelled": self.unlabelled,
             "classes": self.classes,
             "whole_image": self._as_a_whole(),

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 
 from offnominal.errors import ImageError, SettingsError
-from offnominal.images import Geometry, ImageBatch, Source, ValueRange, batches
+from offnominal.images import MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
 
 #: Fewer images than this are done before a network is ready for several at once.
 FEWEST = 24
@@ -38,6 +38,7 @@ def work_through(
     batch_size: int,
     failed: Callable[[int, ImageError], None],
     keep: bool = False,
+    memory: int = MEMORY,
 ) -> Iterator[Result]:
     """What `work` gives for the sources that can be read, in the order of `images.batches`.
 
@@ -49,10 +50,10 @@ def work_through(
     """
     work = _with_room(work)
     if threads < 2:
-        for batch in batches(sources, geometry, values, batch_size=batch_size, failed=failed, keep=keep):
+        for batch in batches(sources, geometry, values, batch_size=batch_size, failed=failed, keep=keep, memory=memory):
             yield from work(batch)
         return
-    alone = batches(sources, geometry, values, batch_size=1, failed=failed, workers=threads, keep=keep)
+    alone = batches(sources, geometry, values, batch_size=1, failed=failed, workers=threads, keep=keep, memory=memory)
     for results in side_by_side(lambda image: list(work(image)), alone, threads, size):
         yield from results
 

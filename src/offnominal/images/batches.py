@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from offnominal.errors import ImageError, InputError
-from offnominal.images.decode import Pixels, decode, from_array, from_pillow, planes
+from offnominal.images.decode import MEMORY, Pixels, decode, from_array, from_pillow, planes
 from offnominal.images.exposure import Exposure
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.value_range import ValueRange
@@ -69,17 +70,34 @@ class Prepared:
         return 0 if self.decoded is None else self.decoded.nbytes
 
 
-def pixels_of(source: Source) -> Pixels:
+def pixels_of(source: Source, memory: int = MEMORY) -> Pixels:
     """Decoded pixels of a path, a Pillow image or an array.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: it cannot be read, or it would take more than `memory` bytes.
     """
-    if isinstance(source, (str, Path)):
-        return decode(Path(source))
-    if isinstance(source, Image.Image):
-        return from_pillow(source)
-    return from_array(source)
+    with _as_image_error(source):
+        if isinstance(source, (str, Path)):
+            return decode(Path(source), memory)
+        if isinstance(source, Image.Image):
+            return from_pillow(source, memory=memory)
+        return from_array(source, memory=memory)
+
+
+@contextmanager
+def _as_image_error(source: Source) -> Iterator[None]:
+    """Whatever reading a source raises is an error of that image, so that the others go on."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders and objects of others raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise ImageError(f"{_name(source)}: cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def _name(source: Source) -> str:
+    return str(source) if isinstance(source, (str, Path)) else "image"
 
 
 def several(sources: Iterable[Source]) -> Sequence[Source]:
@@ -100,18 +118,19 @@ def several(sources: Iterable[Source]) -> Sequence[Source]:
     return sources if isinstance(sources, Sequence) else list(sources)
 
 
-def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: bool = False) -> Prepared:
-    """The one way from any source to what the network sees: decode, resize, scale.
+def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: bool = False, memory: int = MEMORY) -> Prepared:
+    """The one way from any source to what the network sees: decode, clip to near the range of the values, resize, scale.
 
     Raises:
-        ImageError: it cannot be read, or its depth is not the model's.
+        ImageError: it cannot be read, it would take more than `memory` bytes, or its depth is not the model's.
     """
-    pixels = pixels_of(source)
-    original = (int(pixels.shape[0]), int(pixels.shape[1]))
-    height, width = geometry.network_size(original)
-    name = str(source) if isinstance(source, (str, Path)) else "image"
-    scaled = values.scale(resize(planes(pixels), (height, width)), name).reshape(height, width, -1)
-    return Prepared(np.broadcast_to(scaled, (height, width, 3)), original, pixels if keep else None)
+    with _as_image_error(source):
+        pixels = pixels_of(source, memory)
+        original = (int(pixels.shape[0]), int(pixels.shape[1]))
+        height, width = geometry.network_size(original)
+        seen = values.clipped(planes(pixels))
+        scaled = values.scale(resize(seen, (height, width)), _name(source)).reshape(height, width, -1)
+        return Prepared(np.broadcast_to(scaled, (height, width, 3)), original, pixels if keep else None)
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
@@ -128,15 +147,16 @@ def batches(
     failed: Callable[[int, ImageError], None],
     workers: int = 2,
     keep: bool = False,
+    memory: int = MEMORY,
 ) -> Iterator[ImageBatch]:
     """Batches of one shape each, decoded in threads while the caller works on the batch before.
 
-    A source that cannot be read is passed to `failed(index, error)` and left out. The order inside a shape is kept; with
-    several shapes the batches interleave, and `index` says which image is which. With `keep` the decoded pixels come along,
-    for whoever draws on them; no more than about `MOST_KEPT` bytes of them wait.
+    A source that cannot be read, or would take more than `memory` bytes, is passed to `failed(index, error)` and left out. The
+    order inside a shape is kept; with several shapes the batches interleave, and `index` says which image is which. With `keep`
+    the decoded pixels come along, for whoever draws on them; no more than about `MOST_KEPT` bytes of them wait.
     """
     waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = {}
-    for index, prepared in _prepared(sources, geometry, values, failed, batch_size + workers, workers, keep):
+    for index, prepared in _prepared(sources, geometry, values, failed, batch_size + workers, workers, keep, memory):
         group = waiting.setdefault(prepared.pixels.shape, [])
         group.append((index, prepared))
         if len(group) == batch_size:
@@ -155,10 +175,11 @@ def _prepared(
     ahead: int,
     workers: int,
     keep: bool,
+    memory: int,
 ) -> Iterator[tuple[int, Prepared]]:
     if isinstance(sources, (list, tuple)) and len(sources) == 1:  # threads cost more than they save
         try:
-            yield 0, prepare(sources[0], geometry, values, keep=keep)
+            yield 0, prepare(sources[0], geometry, values, keep=keep, memory=memory)
         except ImageError as error:
             failed(0, error)
         return
@@ -179,7 +200,7 @@ def _prepared(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for index, source in enumerate(sources):
-                queue.append((index, pool.submit(prepare, source, geometry, values, keep=keep)))
+                queue.append((index, pool.submit(prepare, source, geometry, values, keep=keep, memory=memory)))
                 while len(queue) > ahead or (len(queue) > workers and len(queue) * largest > MOST_KEPT):
                     yield from take()
             while queue:

@@ -15,6 +15,8 @@ Picture = npt.NDArray[np.uint8]
 #: Share of the threshold at which colour begins to show, and at which it is strongest.
 FAINT, STRONG = 0.5, 2.0
 _DEFECT = (0, 220, 255)
+#: Pixels that are drawn at once.
+_DRAWN_AT_ONCE = 1_000_000
 
 
 def overlay(image: Picture, anomaly_map: Float, threshold: float, mask: Mask | None = None) -> Picture:
@@ -23,13 +25,23 @@ def overlay(image: Picture, anomaly_map: Float, threshold: float, mask: Mask | N
     Below half of the threshold nothing shows; from there the colour goes from dark red over yellow to white at twice of it,
     and a red line is drawn where the map passes the threshold. The scale is the same for all images of a model.
     """
-    level = anomaly_map / max(threshold, 1e-6)
+    threshold = max(threshold, 1e-6)
+    mixed, above = np.empty_like(image), np.empty(anomaly_map.shape, np.bool_)
+    rows = max(1, _DRAWN_AT_ONCE // max(1, image.shape[1]))
+    for top in range(0, len(image), rows):  # a few at a time: floats of a large image would take much memory
+        part = slice(top, top + rows)
+        level = anomaly_map[part] / threshold
+        mixed[part], above[part] = _heated(image[part], level), level > 1
+    mixed = _outlined(mixed, above, (255, 40, 40))
+    return mixed if mask is None else _outlined(mixed, mask, _DEFECT)
+
+
+def _heated(image: Picture, level: Float) -> Picture:
+    """Rows of a picture with heat, from the map in units of the threshold."""
     heat = np.clip((level - FAINT) / (STRONG - FAINT), 0, 1)
     colour = cv2.applyColorMap(((0.35 + 0.65 * heat) * 255).astype(np.uint8), cv2.COLORMAP_HOT)[:, :, ::-1]
     opacity = (0.75 * np.minimum(1, 2 * heat))[:, :, None].astype(np.float32)
-    mixed = (image * (1 - opacity) + colour[:, :, ::1] * opacity).astype(np.uint8)
-    mixed = _outlined(mixed, level > 1, (255, 40, 40))
-    return mixed if mask is None else _outlined(mixed, mask, _DEFECT)
+    return np.asarray((image * (1 - opacity) + colour * opacity).astype(np.uint8))
 
 
 def outline(image: Picture, mask: Mask | None) -> Picture:

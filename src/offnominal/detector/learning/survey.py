@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from offnominal.decisions import halves
-from offnominal.errors import ImageError
+from offnominal.errors import ImageError, InputError
 from offnominal.images import (
     EIGHT_BIT,
+    MEMORY,
     Exposure,
     Geometry,
     Source,
@@ -28,24 +29,33 @@ from offnominal.images import (
 )
 from offnominal.types import Depth, Progress, silent
 
+#: Share of the range of values that an image must fill to have contrast: a quarter of a grey level of 8 bits.
+LEAST_CONTRAST = 1 / 1024
 #: Images that say how brightly all of them are lit.
 LOOKED_AT = 64
 
 
 def survey(
-    sources: Sequence[Source], names: Sequence[str], failed: Callable[[int, str], None], tell: Callable[[int], None]
+    sources: Sequence[Source],
+    names: Sequence[str],
+    failed: Callable[[int, str], None],
+    tell: Callable[[int], None],
+    memory: int = MEMORY,
 ) -> tuple[ValueRange, dict[int, tuple[int, int]]]:
     """The range of the values, and (H, W) of every source that can be used, by its number.
 
     The most common depth wins. Why another source cannot be used is told by `failed(index, reason)`; `tell(done)` is called as
-    it goes on.
+    it goes on. An image that would take more than `memory` bytes cannot be used.
+
+    Raises:
+        InputError: no image has contrast, so that no defect could be seen.
     """
     sizes: dict[int, tuple[int, int]] = {}
     depths: dict[int, Depth] = {}
     for index, source in enumerate(sources):
         tell(index)
         try:
-            sizes[index], depths[index] = _size_and_depth(source)
+            sizes[index], depths[index] = _size_and_depth(source, memory)
         except ImageError as error:
             failed(index, str(error))
     tell(len(sources))
@@ -56,7 +66,22 @@ def survey(
         if other != depth:
             failed(index, f"{names[index]}: is {other}, most images are {depth}; convert it")
     kept = {index: size for index, size in sizes.items() if depths[index] == depth}
-    return (EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed)), kept
+    values = EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed, memory)
+    if kept and not any(_has_contrast(sources[index], values, memory) for index in kept):
+        raise InputError(
+            f"no image has contrast: once {values.low:g} to {values.high:g} is brought to 0 to 1, all {len(kept)} are constant, "
+            "so no defect could be seen; check exposure and depth of the images, and values that mean no data"
+        )
+    return values, kept
+
+
+def _has_contrast(source: Source, values: ValueRange, memory: int) -> bool:
+    """Whether the values of an image differ once they are scaled; that of one that cannot be read is not judged."""
+    try:
+        pixels = values.clipped(pixels_of(source, memory))
+    except ImageError:
+        return True
+    return (float(pixels.max()) - float(pixels.min())) / (values.high - values.low) >= LEAST_CONTRAST
 
 
 def common_exposure(
@@ -84,22 +109,26 @@ def common_exposure(
 
 
 def _range(
-    depth: Depth, sources: Sequence[Source], kept: dict[int, tuple[int, int]], failed: Callable[[int, str], None]
+    depth: Depth,
+    sources: Sequence[Source],
+    kept: dict[int, tuple[int, int]],
+    failed: Callable[[int, str], None],
+    memory: int,
 ) -> ValueRange:
     """That of all images; takes out of `kept` what cannot be decoded after all."""
     ranges = []
     for index in list(kept):
         try:
-            ranges.append(image_range(pixels_of(sources[index])))
+            ranges.append(image_range(pixels_of(sources[index], memory)))
         except ImageError as error:
             failed(index, str(error))
             del kept[index]
     return join_ranges(depth, ranges) if ranges else EIGHT_BIT
 
 
-def _size_and_depth(source: Source) -> tuple[tuple[int, int], Depth]:
+def _size_and_depth(source: Source, memory: int) -> tuple[tuple[int, int], Depth]:
     if isinstance(source, (str, Path)):
-        header = read_header(Path(source))
+        header = read_header(Path(source), memory)
         return header.size, header.depth
-    pixels = pixels_of(source)
+    pixels = pixels_of(source, memory)
     return (pixels.shape[0], pixels.shape[1]), depth_of(pixels)
