@@ -72,13 +72,20 @@ class Detector:
         self._stored: dict[str, Any] = {}  # of a model that was loaded: the run settings that its file keeps
         self._weights = None if weights is None else Path(weights)
         self._inspector: Inspector | None = None
+        self._unready: Model | None = None  # of a copy, whose network is set up when it is first needed
         self._partial: PartialBank | None = None
         self.seconds: dict[str, float] = {}
 
     @property
     def model(self) -> Model:
         """The fitted model. Raises `InputError` before `fit`."""
-        return self._ready().model
+        return self._unready or self._ready().model
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy needs, in this process or in another: the model, and how it is run. Its network is set up anew there."""
+        model = self._unready or (None if self._inspector is None else self._inspector.model)
+        weights = None if self._weights is None else self._weights.absolute()
+        return {**self.__dict__, "_unready": model, "_inspector": None, "_partial": None, "_weights": weights}
 
     def fit(
         self,
@@ -121,6 +128,7 @@ class Detector:
         head = judged_head([given[at][1] for at in learn], self.settings, engine, progress)
         tried = perf_counter() - started
         self._inspector = Inspector(replace(fitting.run(head), choice=choice), engine)
+        self._unready = None
         if fitting.copies:
             why = "held out, an image is compared with its copy, so the threshold comes out too low"
             tell(f"{_told_of(fitting.copies, len(learn))}: {why}; take the copies out and fit anew")
@@ -338,6 +346,10 @@ class Detector:
         return images, unreadable, seconds
 
     def _ready(self) -> Inspector:
+        model = self._unready
+        if model is not None:
+            self._inspector = Inspector(model, _engine_of(model, self._weights, "this detector"))
+            self._unready = None
         if self._inspector is None:
             raise InputError("this detector has not been fitted: call fit first, or load a model file")
         return self._inspector
@@ -361,18 +373,31 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
             raise InputError(f"unknown setting '{unknown[0]}': {nearest(unknown[0], _RUN_SETTINGS)}")
         raise InputError(f"{unknown[0]} is fixed in the model; only {', '.join(_RUN_SETTINGS)} may change")
     checked = settings_from(**kept)
+    stored = {name: getattr(model.settings, name) for name in kept}
     settings = model.settings.model_copy(update={name: getattr(checked, name) for name in kept})
-    engine = FeatureEngine(settings, None if weights is None else Path(weights))
-    if engine.identity.digest != model.backbone.digest:
-        raise ModelFileError(
-            f"{path}: was fitted with other weights of {model.backbone.name} (SHA-256 {model.backbone.digest[:12]}..., "
-            f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit anew"
-        )
+    model = replace(model, settings=settings)
+    engine = _engine_of(model, None if weights is None else Path(weights), str(path))
     detector = Detector(weights=weights)
     detector.settings = detector._asked = settings
-    detector._stored = {name: getattr(model.settings, name) for name in kept}
-    detector._inspector = Inspector(replace(model, settings=settings), engine)
+    detector._stored = stored
+    detector._inspector = Inspector(model, engine)
     return detector
+
+
+def _engine_of(model: Model, weights: Path | None, name: str) -> FeatureEngine:
+    """The network of a model that messages call `name`. Raises `ModelFileError` where it is not that of the fit."""
+    engine = FeatureEngine(model.settings, weights)
+    if engine.identity.digest != model.backbone.digest:
+        raise ModelFileError(
+            f"{name}: was fitted with other weights of {model.backbone.name} (SHA-256 {model.backbone.digest[:12]}..., "
+            f"here {engine.identity.digest[:12]}...); give the same with --weights, or fit anew"
+        )
+    if engine.dimensions != model.bank.patches.shape[1]:
+        raise ModelFileError(
+            f"{name}: is inconsistent (its patches have {model.bank.patches.shape[1]} features, those of its backbone "
+            f"{engine.dimensions}); fit anew"
+        )
+    return engine
 
 
 def _told_of(copies: Sequence[tuple[str, str]], images: int) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from offnominal.config import SearchIndex, Settings
 from offnominal.detector.model import BackboneIdentity, UsualDistance
 from offnominal.features import ChannelStandard, PatchExtractor, choose_device, load_backbones, make_runtime
+from offnominal.forks import native_threads
 from offnominal.images import Geometry, ImageBatch
 from offnominal.memory import NearestPatches, Upsampling
 from offnominal.noising import Head, Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
@@ -28,6 +29,7 @@ class FeatureEngine:
     """
 
     def __init__(self, settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> None:
+        native_threads()
         self.device = choose_device(settings.device, settings.runtime)
         backbone = load_backbones(settings.backbone, settings.layers, weights, pretrained=pretrained)
         self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)

@@ -15,6 +15,7 @@ from offnominal.detector.appearances import whole_images
 from offnominal.detector.engine import FeatureEngine, PatchSignals, SignalEngine, whole_patches
 from offnominal.detector.evidence import EvidenceMaker
 from offnominal.detector.model import Model
+from offnominal.detector.model_checks import require_numbers
 from offnominal.detector.threads import threads_for, work_through
 from offnominal.errors import ImageError
 from offnominal.images import ImageBatch, Source, raise_unreadable, thumbnail, to_original
@@ -91,6 +92,7 @@ class Inspector:
             batch.index, batch.original, batch.decoded, standardised, signals, appearance, strict=True
         ):
             inspection = self._inspection(original, network, patches, found, evidence, maps)
+            require_numbers(whole)
             known = self.model.appearance
             usual = None if known is None else known.p_value(whole)
             yield index, replace(inspection, appearance=whole, whole_p_value=usual), decoded
@@ -188,6 +190,7 @@ class Inspector:
         anomaly = working_map(
             signals, model.normal, model.fusion_weights, network, settings.smoothing, settings.context, settings.halo
         )
+        require_numbers(signals, anomaly)
         score = image_score(anomaly)
         threshold = model.calibration.threshold
         regions = find_regions(anomaly, model.calibration, original)
@@ -215,4 +218,5 @@ class Inspector:
         size = found.noise.square().mean(1, keepdim=True).sqrt().cpu().numpy()
         noise = np.ascontiguousarray(grid_of(size, self.engine.grids(network))[:, :, 0])
         layers = self._evidence.layer_maps(patches, found, network)
+        require_numbers(noise, *layers.values())
         return to_original(noise, original), {name: to_original(values, original) for name, values in layers.items()}

@@ -6,11 +6,9 @@ tensors, so that a damaged file is noticed and not believed. Never pickle.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -35,12 +32,26 @@ from offnominal.detector.model import (
     SearchError,
     UsualDistance,
 )
+from offnominal.detector.model_checks import (
+    parsed,
+    require_bank,
+    require_geometry,
+    require_grids,
+    require_indices,
+    require_places,
+    require_tensors,
+    require_thumbnails,
+    require_types,
+)
 from offnominal.errors import ModelFileError, OutputError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import Exposure, Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.noising import Head
 from offnominal.scoring import SIGNALS, NormalSignals
+from offnominal.storage import remove_unfinished
+from offnominal.storage import write_whole as write_whole
+from offnominal.types import require
 
 FORMAT = "offnominal"
 VERSION = 8
@@ -80,32 +91,10 @@ def require_writable(path: Path) -> None:
         raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'part.safetensors'}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, path.name)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise unwritable(path, error) from None
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds the old content or the new one, never a part.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
         raise unwritable(path, error) from None
 
 
@@ -138,9 +127,29 @@ def load_model(path: Path) -> Model:
     if metadata.get("digest") != _digest(description, tensors):
         raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit anew")
     try:
-        return _model(json.loads(description), tensors)
-    except (KeyError, TypeError, ValueError, ValidationError) as error:
-        raise ModelFileError(f"{path}: is inconsistent ({str(error).splitlines()[0][:90]}); fit anew") from None
+        require_tensors(tensors)
+        model = _model(parsed(description), tensors)
+        require_model(model)
+    except Exception as error:  # noqa: BLE001 - what a stranger wrote raises many kinds, and none may pass
+        why = (str(error).splitlines() or [""])[0][:90] or type(error).__name__
+        raise ModelFileError(f"{path}: is inconsistent ({why}); fit anew") from None
+    return model
+
+
+def require_model(model: Model) -> None:
+    """What the parts do not say of themselves: types, finite numbers, indices and sizes. Raises `ValueError`."""
+    require_types(model, Model, "model")
+    require_geometry(model.geometry, model.values)
+    require_thumbnails(model.thumbnails, len(model.bank.sources))
+    grids = [(image.shape[0], image.shape[1]) for image in model.learnt.signals]
+    require_bank(model.bank, model.geometry, grids)
+    stand_ins = model.learnt.stand_ins
+    require_places(stand_ins.image, stand_ins.place, grids, "stand_ins")
+    require_indices(stand_ins.replaces, len(grids), "stand_ins.replaces")
+    wanted = model.bank.patches.shape[1]
+    require(stand_ins.patches.shape[1] == wanted, f"stand-ins have {stand_ins.patches.shape[1]} features, not {wanted}")
+    require(model.usual_distance.deviation > 0, "the deviation of the usual distance must be above 0")
+    require(min(model.learnt.added, model.learnt.removed) >= 0, "a negative number of images was added or removed")
 
 
 def _digest(description: str, tensors: _Tensors) -> str:
@@ -196,6 +205,8 @@ def _learnt_tensors(learnt: Learnt, columns: list[int]) -> _Tensors:
 
 def _learnt(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> Learnt:
     flat, grids = tensors["learnt.signals"], [(int(height), int(width)) for height, width in tensors["learnt.grid"]]
+    require(flat.ndim == 2 and flat.shape[1] == len(columns), f"held-out signals have the shape {flat.shape}")
+    require_grids(grids, len(flat))
     ends = np.cumsum([height * width for height, width in grids])
     if len(grids) != images or len(flat) != ends[-1]:
         raise ValueError(f"{images} images, held-out signals of {len(grids)}")
@@ -242,6 +253,7 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         tuple(SourceImage(name, (height, width)) for name, height, width in stored["bank"]["sources"]),
         stored["bank"]["radius"],
     )
+    require(len(mean) > 0, "there are no features")
     if bank.patches.shape[1:] != mean.shape:
         raise ValueError(f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
     appearance = None

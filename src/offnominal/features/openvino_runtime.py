@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -23,9 +22,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from offnominal import forks
 from offnominal.errors import SettingsError
 from offnominal.features.cache import cache_folder
 from offnominal.features.telemetry import without
+from offnominal.storage import scratch_folder
 from offnominal.types import Float
 
 with without("openvino_telemetry"):
@@ -39,7 +40,7 @@ KEPT, IN_PROCESS = 4, 4
 #: A batch is run a few images at a time, so that what is between two layers stays in the processor's cache: one for so many
 #: threads, which as yet work well on one image together.
 THREADS_AN_IMAGE = 2
-_in_process: dict[tuple[str, str, int], Any] = {}
+_in_process: dict[tuple[int, str, str, int], Any] = {}
 _compiling, _alone = threading.Lock(), threading.Lock()
 
 
@@ -66,8 +67,9 @@ class OpenVinoRuntime:
 
     def __call__(self, images: Float) -> list[torch.Tensor]:
         """(B, 3, H, W) float32 -> segments (B, D, h, w)."""
-        streams = self._threads if torch.get_num_threads() == 1 else 1
-        at_once = max(1, self._threads // streams // THREADS_AN_IMAGE)
+        threads = 1 if forks.forked() else self._threads
+        streams = threads if torch.get_num_threads() == 1 else 1
+        at_once = max(1, threads // streams // THREADS_AN_IMAGE)
         segments: list[torch.Tensor] = []
         for start in range(0, len(images), at_once):
             part = np.ascontiguousarray(images[start : start + at_once])
@@ -84,13 +86,14 @@ class OpenVinoRuntime:
         Its first inference goes alone: two threads that are both there for the first time in a process can wait for ever,
         one for a table that the other fills, the other for Python's lock, which the first one holds.
         """
-        requests: dict[int, Any] = self._own.__dict__.setdefault("requests", {})
-        if streams not in requests:
+        requests: dict[tuple[int, int], Any] = self._own.__dict__.setdefault("requests", {})
+        own = forks.generation(), streams  # the requests of a parent stay, since freeing them would wait for its threads
+        if own not in requests:
             compiled = _compiled(self._build, self._precision, self._key, streams)
             with _alone:
-                requests[streams] = compiled.create_infer_request()
-                return _outputs(requests[streams], part)
-        return _outputs(requests[streams], part)
+                requests[own] = compiled.create_infer_request()
+                return _outputs(requests[own], part)
+        return _outputs(requests[own], part)
 
 
 def _outputs(request: Any, part: Float) -> tuple[Float, ...]:
@@ -101,17 +104,30 @@ def _outputs(request: Any, part: Float) -> tuple[Float, ...]:
 
 def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams: int) -> Any:
     """The module, compiled for so many images at the same time; the last few stay in this process."""
-    at = _name(key), precision, streams
+    generation = forks.generation()
+    at = generation, _name(key), precision, streams
     with _compiling:
         if at not in _in_process:
             hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
             if streams > 1:
                 hints |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
-            compiled = openvino.Core().compile_model(_translated(build, at[0]), "CPU", hints)
-            for oldest in list(_in_process)[: 1 - IN_PROCESS]:
+            if forks.forked():
+                hints |= {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+            compiled = openvino.Core().compile_model(_translated(build, at[1]), "CPU", hints)
+            for oldest in [one for one in _in_process if one[0] == generation][: 1 - IN_PROCESS]:
                 del _in_process[oldest]
             _in_process[at] = compiled
         return _in_process[at]
+
+
+def _after_fork() -> None:
+    """Another thread of the parent may have held these."""
+    global _compiling, _alone
+    _compiling, _alone = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def able(precision: str) -> bool:
@@ -163,9 +179,8 @@ def _read(place: Path) -> Any | None:
 
 
 def _keep(model: Any, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as name:
-        folder = Path(name) / "kept"
+    with scratch_folder(place.parent, place.name) as scratch:
+        folder = scratch / "kept"
         folder.mkdir()
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         (folder / "sha256").write_text(_digest(folder))

@@ -16,6 +16,7 @@ from torch import Tensor
 import faiss
 
 from offnominal.config import SearchIndex
+from offnominal.forks import native_threads
 from offnominal.memory.compiled import compiled
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, registers
 from offnominal.memory.upsampled import UpsampledBank, Upsampling
@@ -54,6 +55,7 @@ class NearestPatches:
     def __init__(self, bank: Tensor, index: SearchIndex = "auto") -> None:
         require(bank.ndim == 2 and len(bank) > 0, f"bank must be (M, D) with M > 0, got {tuple(bank.shape)}")
         require(index in get_args(SearchIndex), f"index must be one of {', '.join(get_args(SearchIndex))}, got {index}")
+        native_threads()
         self.bank = bank.float().contiguous()
         self._kind = index
         on_cpu = self.bank.device.type == "cpu"

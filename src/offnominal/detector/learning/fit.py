@@ -35,6 +35,7 @@ from offnominal.detector.learning.plan import Estimate, Rehearsal, plan_of
 from offnominal.detector.learning.survey import survey, usual_exposure
 from offnominal.detector.learnt import Learnt, LeftOut, StandIns, as_kept, usual_and_scores
 from offnominal.detector.model import NO_HEAD, HeadVerdict, Model, UsualDistance
+from offnominal.detector.model_checks import require_numbers
 from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
 from offnominal.features import ChannelStandard, channel_standard
@@ -241,7 +242,9 @@ class Fitting:
 
     def _features_of(self, batch: ImageBatch) -> list[tuple[ImageBatch, torch.Tensor, Float]]:
         maps = self._engine.maps(batch)
-        return [(batch, whole_patches(maps), whole_images(batch, maps))]
+        wholes = whole_images(batch, maps)
+        require_numbers(wholes)
+        return [(batch, whole_patches(maps), wholes)]
 
     def _coreset(self, patches: PatchRows, sampler: str | None = None) -> Coreset:
         started = perf_counter()
