@@ -156,6 +156,7 @@ class Inspection:
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")
         require(self.influence_map.shape == self.anomaly_map.shape, "influence_map and anomaly_map differ in shape")
+        require(bool(np.isfinite(self.score)), f"score must be a number, got {self.score}")
         require(0 < self.p_value <= 1, f"p_value must lie in (0, 1], got {self.p_value}")
         require(bool(self.regions) == self.anomalous, "an anomalous image has regions, a good one has none")
 

@@ -122,13 +122,20 @@ class Calibration:
         return self.threshold - below > APART * max(below - median, 0)
 
     def p_value(self, score: float) -> float:
-        """`(1 + #{calibration >= score}) / (n + 1)`, in (0, 1]."""
+        """`(1 + #{calibration >= score}) / (n + 1)`, in (0, 1]. Raises `ValueError` where the score is NaN."""
+        _require_number(score)
         above = self.count - int(np.searchsorted(self.scores, np.float32(score), side="left"))
         return (1 + above) / (self.count + 1)
 
     def anomalous(self, score: float) -> bool:
-        """Whether the image is flagged: `score > threshold`."""
+        """Whether the image is flagged: `score > threshold`. Raises `ValueError` where the score is NaN."""
+        _require_number(score)
         return float(np.float32(score)) > self.threshold
+
+
+def _require_number(score: float) -> None:
+    """NaN is neither above nor below any threshold, so every comparison would call it good."""
+    require(not np.isnan(score), "a score must be a number, got NaN")
 
 
 def images_needed(rate: float) -> int:

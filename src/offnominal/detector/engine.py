@@ -23,6 +23,7 @@ from offnominal.features import (
     make_runtime,
     parse_members,
 )
+from offnominal.forks import native_threads
 from offnominal.images import Geometry
 from offnominal.memory import NearestPatches, Upsampling
 from offnominal.noising import Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
@@ -57,6 +58,7 @@ class FeatureEngine:
     def __init__(
         self, settings: Settings, member: MemberName, weights: Path | None = None, *, pretrained: bool = True
     ) -> None:
+        native_threads()
         self.device = choose_device(settings.device, settings.runtime)
         backbone = load_backbone(member.backbone, settings.layers, weights, pretrained=pretrained)
         self.name = str(member)

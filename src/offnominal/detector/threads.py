@@ -10,12 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Barrier, BrokenBarrierError
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 
-from offnominal.errors import ImageError, SettingsError
+from offnominal.errors import ImageError, OffnominalError, SettingsError
 from offnominal.images import MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
 
 #: Fewer images than this are done before a network is ready for several at once.
@@ -29,7 +32,7 @@ Result = TypeVar("Result")
 
 def work_through(
     sources: Sequence[Source],
-    geometry: Geometry,
+    geometries: Sequence[Geometry],
     values: ValueRange,
     work: Callable[[ImageBatch], Iterable[Result]],
     size: Callable[[ImageBatch], int],
@@ -45,31 +48,93 @@ def work_through(
     With several threads an image at a time on each, whose results hold `size` bytes. With one in batches of `batch_size`, and
     a result is worked out when it is asked for.
 
+    An image that `work` fails with, whatever it raises, is passed to `failed` as one that cannot be read, and left out.
+
     Raises:
         SettingsError: a batch does not fit into the memory of the GPU.
     """
-    work = _with_room(work)
+    apart = _Apart(sources, work)
     if threads < 2:
-        for batch in batches(sources, geometry, values, batch_size=batch_size, failed=failed, keep=keep, memory=memory):
-            yield from work(batch)
-        return
-    alone = batches(sources, geometry, values, batch_size=1, failed=failed, workers=threads, keep=keep, memory=memory)
-    for results in side_by_side(lambda image: list(work(image)), alone, threads, size):
-        yield from results
+        alone: Iterable[ImageBatch] = batches(
+            sources, geometries, values, batch_size=batch_size, failed=failed, keep=keep, memory=memory
+        )
+        found: Iterable[Iterable[Result | _Failure]] = map(apart, alone)
+    else:
+        alone = batches(
+            sources, geometries, values, batch_size=1, failed=failed, workers=threads, keep=keep, memory=memory
+        )
+        found = side_by_side(lambda image: list(apart(image)), alone, threads, size)
+    for results in found:
+        for result in results:
+            if isinstance(result, _Failure):
+                failed(result.index, result.error)
+            else:
+                yield result
 
 
-def _with_room(work: Callable[[ImageBatch], Iterable[Result]]) -> Callable[[ImageBatch], Iterator[Result]]:
-    def worked(batch: ImageBatch) -> Iterator[Result]:
+@dataclass(frozen=True)
+class _Failure:
+    """An image that `work` could not be done with."""
+
+    index: int
+    error: ImageError
+
+
+class _Apart(Generic[Result]):
+    """`work`, so that an image that fails costs no other image: a batch that fails is gone through one by one.
+
+    `work` gives one result an image, in their order, or one of the whole batch.
+    """
+
+    def __init__(self, sources: Sequence[Source], work: Callable[[ImageBatch], Iterable[Result]]) -> None:
+        self._sources, self._work = sources, work
+
+    def __call__(self, batch: ImageBatch) -> Iterator[Result | _Failure]:
+        done = 0
         try:
-            yield from work(batch)
+            for result in self._work(batch):
+                yield result
+                done += 1
+            return
         except torch.cuda.OutOfMemoryError:
-            count, _, height, width = batch.pixels.shape
-            raise SettingsError(
-                f"{count} image{'' if count == 1 else 's'} of {width} x {height} do not fit into the memory of the GPU; use a "
-                "smaller --batch-size, fit with a smaller --image-size, or use --device cpu"
-            ) from None
+            raise _no_room(batch) from None
+        except Exception as error:
+            if isinstance(error, OffnominalError) and not isinstance(error, ImageError):
+                raise
+            if len(batch.index) == 1:
+                yield _Failure(batch.index[0], self._named(batch.index[0], error))
+                return
+        for at in range(done, len(batch.index)):
+            yield from self(_only(batch, at))
 
-    return worked
+    def _named(self, index: int, error: Exception) -> ImageError:
+        source = self._sources[index]
+        name = str(source) if isinstance(source, (str, Path)) else "image"
+        why = (str(error).splitlines() or [""])[0][:160]
+        kind = "" if why and isinstance(error, (ImageError, ValueError)) else f"{type(error).__name__}: "
+        found = ImageError(f"{name}: cannot be scored ({kind}{why})")
+        found.__cause__ = error
+        return found
+
+
+def _only(batch: ImageBatch, at: int) -> ImageBatch:
+    """The batch of one of its images."""
+    one = slice(at, at + 1)
+    return replace(
+        batch,
+        views=tuple(view[one] for view in batch.views),
+        index=batch.index[one],
+        original=batch.original[one],
+        decoded=batch.decoded[one],
+    )
+
+
+def _no_room(batch: ImageBatch) -> SettingsError:
+    count, _, height, width = max(batch.views, key=np.size).shape
+    return SettingsError(
+        f"{count} image{'' if count == 1 else 's'} of {width} x {height} do not fit into the memory of the GPU; use a "
+        "smaller --batch-size, fit with a smaller --image-size, or use --device cpu"
+    )
 
 
 def side_by_side(

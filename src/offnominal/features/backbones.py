@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -62,9 +61,8 @@ class Description:
     Attributes:
         name: as the user gave it.
         layers: names of the feature maps, finest first.
-        strides: network pixels per place of each map; not whole where a network sees the image larger (`joined`).
+        strides: network pixels per position of each map.
         channels: channels of each map.
-        emphasis: how much a feature of each map counts in a distance; 1, but less where the image is seen reduced (`joined`).
         whole: sides of the image that are multiples of so many pixels are whole places of every map.
         mean, std: input normalisation, three numbers each, for images from 0 to 1.
         digest: SHA-256 of the weights in use.
@@ -73,9 +71,8 @@ class Description:
 
     name: str
     layers: tuple[str, ...]
-    strides: tuple[int | Fraction, ...]
+    strides: tuple[int, ...]
     channels: tuple[int, ...]
-    emphasis: tuple[float, ...]
     whole: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -192,7 +189,6 @@ def _build(
         chosen,
         strides,
         channels,
-        emphasis=(1.0,) * len(strides),
         whole=math.lcm(*strides),
         mean=mean,
         std=std,

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 
-
-def cache_folder() -> Path | None:
-    """`offnominal` in the user's cache folder; None for a user who has no home."""
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offnominal"
-    except RuntimeError:
-        return None
+from offnominal.machine import cache_folder as cache_folder
+from offnominal.storage import scratch_folder
 
 
 def read_checked(place: Path) -> str | None:
@@ -27,9 +20,8 @@ def read_checked(place: Path) -> str | None:
 
 def write_checked(place: Path, text: str) -> None:
     """Put a text there with its digest, whole or not at all. Raises `OSError` where that cannot be."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as name:
-        file = Path(name) / "made"
+    with scratch_folder(place.parent, place.name) as folder:
+        file = folder / "made"
         file.write_text(f"{_digest(text)}\n{text}", "utf-8")
         file.replace(place)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from fractions import Fraction
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ class LocalMaps(nn.Module):
         mirrored: network pixels that are added around the image; 0 for a network that pads nothing.
     """
 
-    def __init__(self, network: nn.Module, strides: Sequence[int | Fraction], mirrored: int = MIRRORED) -> None:
+    def __init__(self, network: nn.Module, strides: Sequence[int], mirrored: int = MIRRORED) -> None:
         super().__init__()
         self.network = network
         self.strides = tuple(int(stride) for stride in strides)

@@ -12,7 +12,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -24,9 +23,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from offnominal import forks
 from offnominal.errors import BackboneError, SettingsError
 from offnominal.features.cache import cache_folder
 from offnominal.features.telemetry import without
+from offnominal.storage import scratch_folder
 from offnominal.types import Float
 
 with without("openvino_telemetry"):
@@ -36,7 +37,7 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 #: What a processor must be able to, by OpenVINO's names; one that is not would run float32 without a word.
 _ABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 #: Translations that stay in the cache folder, and compiled ones in the process; the oldest go.
-KEPT, IN_PROCESS = 4, 4
+KEPT, IN_PROCESS = 8, 8
 #: A batch is run a few images at a time, so that what is between two layers stays in the processor's cache: one for so many
 #: threads, which as yet work well on one image together.
 THREADS_AN_IMAGE = 2
@@ -44,7 +45,7 @@ THREADS_AN_IMAGE = 2
 TRACED = 128
 #: How far the features of OpenVINO may lie from those of torch, relative to the largest.
 TOLERANCE = 1e-3
-_in_process: dict[tuple[str, str, int], Any] = {}
+_in_process: dict[tuple[int, str, str, int], Any] = {}
 _compiling, _alone = threading.Lock(), threading.Lock()
 
 
@@ -55,7 +56,7 @@ class OpenVinoRuntime:
     such threads as torch had where this was made may run the module at once. Compiled for each when it is first needed.
 
     Args:
-        build: gives the module, (B, 3, H, W) -> segments; called where no translation is kept.
+        build: gives the module, (B, 3, H, W) -> (B, D, h, w); called where no translation is kept.
         precision: float32, bfloat16 or float16.
         key: what tells this module from all others, its weights among it; with the same key a translation is used again.
 
@@ -69,54 +70,69 @@ class OpenVinoRuntime:
         self._threads = torch.get_num_threads()
         self._own = threading.local()
 
-    def __call__(self, images: Float) -> list[torch.Tensor]:
-        """(B, 3, H, W) float32 -> segments (B, D, h, w)."""
-        streams = self._threads if torch.get_num_threads() == 1 else 1
-        at_once = max(1, self._threads // streams // THREADS_AN_IMAGE)
-        segments: list[torch.Tensor] = []
+    def __call__(self, images: Float) -> torch.Tensor:
+        """(B, 3, H, W) float32 -> (B, D, h, w)."""
+        threads = 1 if forks.forked() else self._threads
+        streams = threads if torch.get_num_threads() == 1 else 1
+        at_once = max(1, threads // streams // THREADS_AN_IMAGE)
+        maps = torch.empty(0)
         for start in range(0, len(images), at_once):
             part = np.ascontiguousarray(images[start : start + at_once])
             found = self._inferred(streams, part)
-            if not segments:
-                segments = [torch.empty((len(images), *values.shape[1:])) for values in found]
-            for segment, values in zip(segments, found, strict=True):
-                segment[start : start + len(part)] = torch.from_numpy(values)
-        return segments
+            if start == 0:
+                maps = torch.empty((len(images), *found.shape[1:]))
+            maps[start : start + len(part)] = torch.from_numpy(found)
+        return maps
 
-    def _inferred(self, streams: int, part: Float) -> tuple[Float, ...]:
+    def _inferred(self, streams: int, part: Float) -> Float:
         """The request is this thread's own, so that threads and detectors may work side by side.
 
         Its first inference goes alone: two threads that are both there for the first time in a process can wait for ever,
         one for a table that the other fills, the other for Python's lock, which the first one holds.
         """
-        requests: dict[int, Any] = self._own.__dict__.setdefault("requests", {})
-        if streams not in requests:
+        requests: dict[tuple[int, int], Any] = self._own.__dict__.setdefault("requests", {})
+        own = forks.generation(), streams  # the requests of a parent stay, since freeing them would wait for its threads
+        if own not in requests:
             compiled = _compiled(self._build, self._precision, self._key, streams)
             with _alone:
-                requests[streams] = compiled.create_infer_request()
-                return _outputs(requests[streams], part)
-        return _outputs(requests[streams], part)
+                requests[own] = compiled.create_infer_request()
+                return _output(requests[own], part)
+        return _output(requests[own], part)
 
 
-def _outputs(request: Any, part: Float) -> tuple[Float, ...]:
+def _output(request: Any, part: Float) -> Float:
     """Valid until the request's next inference."""
-    outputs: tuple[Float, ...] = request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
-    return outputs
+    (output,) = request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
+    maps: Float = output
+    return maps
 
 
 def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams: int) -> Any:
     """The module, compiled for so many images at the same time; the last few stay in this process."""
-    at = _name(key), precision, streams
+    generation = forks.generation()
+    at = generation, _name(key), precision, streams
     with _compiling:
         if at not in _in_process:
             hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
             if streams > 1:
                 hints |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
-            compiled = openvino.Core().compile_model(_translated(build, at[0]), "CPU", hints)
-            for oldest in list(_in_process)[: 1 - IN_PROCESS]:
+            if forks.forked():
+                hints |= {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
+            compiled = openvino.Core().compile_model(_translated(build, at[1]), "CPU", hints)
+            for oldest in [one for one in _in_process if one[0] == generation][: 1 - IN_PROCESS]:
                 del _in_process[oldest]
             _in_process[at] = compiled
         return _in_process[at]
+
+
+def _after_fork() -> None:
+    """Another thread of the parent may have held these."""
+    global _compiling, _alone
+    _compiling, _alone = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def able(precision: str) -> bool:
@@ -168,9 +184,8 @@ def _read(place: Path) -> Any | None:
 
 
 def _keep(model: Any, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as name:
-        folder = Path(name) / "kept"
+    with scratch_folder(place.parent, place.name) as scratch:
+        folder = scratch / "kept"
         folder.mkdir()
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         (folder / "sha256").write_text(_digest(folder))
@@ -199,26 +214,28 @@ def _translate(module: nn.Module) -> Any:
     side = multiple * math.ceil(TRACED / multiple)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        example, other = torch.rand(1, 3, side, side), torch.rand(1, 3, side + multiple, side)
+        random = torch.Generator().manual_seed(0)
+        example = torch.rand((1, 3, side, side), generator=random)
+        other = torch.rand((1, 3, side + multiple, side), generator=random)
         expected = module(other)
         try:
             traced = torch.jit.trace(module, example, check_trace=False, strict=False)
             model: Any = openvino.convert_model(traced, example_input=example)
             model.reshape({model.inputs[0].any_name: openvino.PartialShape([-1, 3, -1, -1])})
-            found = _single_inference(model, other)
+            off = _relative(_single_inference(model, other), expected)
         except Exception as error:  # noqa: BLE001 - networks fail in many ways, in tracing, conversion and inference
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
             raise BackboneError(f"OpenVINO cannot run this backbone at any size ({reason}); use --runtime torch") from None
-    off = max((_relative(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
     if not off <= TOLERANCE:
         raise BackboneError(f"OpenVINO gives other features than torch (off by {off:.1%}); use --runtime torch")
     return model
 
 
-def _single_inference(model: Any, images: torch.Tensor) -> list[torch.Tensor]:
+def _single_inference(model: Any, images: torch.Tensor) -> torch.Tensor:
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     with _alone:
-        return [torch.from_numpy(values.copy()) for values in compiled.create_infer_request().infer([images]).to_tuple()]
+        (maps,) = compiled.create_infer_request().infer([images]).to_tuple()
+        return torch.from_numpy(maps.copy())
 
 
 def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:

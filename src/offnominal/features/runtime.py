@@ -19,9 +19,9 @@ _SWITCH = Lock()
 
 
 class Runtime(Protocol):
-    """(B, 3, H, W) float32 images -> segments (B, D, h, w) float32."""
+    """(B, 3, H, W) float32 images -> (B, D, h, w) float32."""
 
-    def __call__(self, images: Float) -> list[torch.Tensor]: ...
+    def __call__(self, images: Float) -> torch.Tensor: ...
 
 
 def choose_device(device: str, runtime: str = "auto") -> torch.device:
@@ -69,11 +69,11 @@ class TorchRuntime:
         self._device = device
         self._dtype: torch.dtype | None = None if precision == "float32" else getattr(torch, precision)
 
-    def __call__(self, images: Float) -> list[torch.Tensor]:
-        """(B, 3, H, W) float32 -> segments (B, D, h, w) on the runtime's device."""
+    def __call__(self, images: Float) -> torch.Tensor:
+        """(B, 3, H, W) float32 -> (B, D, h, w) on the runtime's device."""
         with torch.inference_mode(), self._precision():
-            segments = self._module(torch.from_numpy(images).to(self._device))
-        return [segment.float() for segment in segments]
+            maps: torch.Tensor = self._module(torch.from_numpy(images).to(self._device))
+        return maps.float()
 
     @contextmanager
     def _precision(self) -> Iterator[None]:

@@ -1,6 +1,16 @@
 """Images: folder, manifest, array -> `ImageBatch` in network pixels, and the way back to original pixels."""
 
-from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, raise_unreadable, several
+from offnominal.images.batches import (
+    ImageBatch,
+    Prepared,
+    Source,
+    batches,
+    content_digest,
+    pixels_of,
+    prepare,
+    raise_unreadable,
+    several,
+)
 from offnominal.images.decode import MEMORY, Header, count_pages, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
@@ -49,6 +59,7 @@ __all__ = [
     "block_levels",
     "box_of",
     "brightness",
+    "content_digest",
     "count_pages",
     "count_unlabelled",
     "decode",

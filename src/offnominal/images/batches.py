@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from offnominal.errors import ImageError, InputError
 from offnominal.images.decode import MEMORY, Pixels, decode, from_array, from_pillow, planes
 from offnominal.images.exposure import Exposure
+from offnominal.images.frames import page_of
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.value_range import ValueRange
 from offnominal.types import Float, require
@@ -32,37 +34,42 @@ class ImageBatch:
     """Images of one network size.
 
     Attributes:
-        pixels: (B, 3, height, width) float32, about 0 to 1.
+        views: (B, 3, height, width) float32 each, about 0 to 1: the images resized for each geometry.
         index: where each stands in the input, B numbers.
         original: (H, W) of each original image.
         decoded: (H, W, 3) stored values of each, or None where they were not to be kept.
         exposure: how brightly the model's normal images are lit, None where each is to be seen as bright as it is.
     """
 
-    pixels: Float
+    views: tuple[Float, ...]
     index: tuple[int, ...]
     original: tuple[tuple[int, int], ...]
     decoded: tuple[Pixels | None, ...]
     exposure: Exposure | None = None
 
     def __post_init__(self) -> None:
-        require(self.pixels.ndim == 4 and self.pixels.shape[1] == 3, f"pixels must be (B, 3, H, W), got {self.pixels.shape}")
-        lengths = {len(self.pixels), len(self.index), len(self.original), len(self.decoded)}
-        require(len(lengths) == 1, "pixels, index, original and decoded differ in length")
+        for pixels in self.views:
+            require(pixels.ndim == 4 and pixels.shape[1] == 3, f"a view must be (B, 3, H, W), got {pixels.shape}")
+        lengths = {*map(len, self.views), len(self.index), len(self.original), len(self.decoded)}
+        require(len(lengths) == 1, "views, index, original and decoded differ in length")
 
-    @property
-    def seen(self) -> Float:
-        """(B, 3, height, width) float32, what the network sees of `pixels`."""
-        return self.pixels if self.exposure is None else self.exposure.evened(self.pixels)
+    def seen(self, view: int) -> Float:
+        """(B, 3, height, width) float32: a view as the network sees it, with its exposure corrected."""
+        return self.views[view] if self.exposure is None else self.exposure.evened(self.views[view])
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, ready for the network: (height, width, 3) float32, the original's (H, W), its stored values if kept."""
+    """One image, ready for the networks: (height, width, 3) float32 a view, the original's (H, W), its stored values if kept."""
 
-    pixels: Float
+    views: tuple[Float, ...]
     original: tuple[int, int]
     decoded: Pixels | None
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the views."""
+        return tuple(view.shape for view in self.views)
 
     @property
     def kept(self) -> int:
@@ -100,6 +107,27 @@ def _name(source: Source) -> str:
     return str(source) if isinstance(source, (str, Path)) else "image"
 
 
+def content_digest(source: Source) -> bytes:
+    """16 bytes that depend on the content of a source alone: of a file its bytes, of an array or Pillow image its pixels.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    with _as_image_error(source):
+        digest = blake2b(digest_size=16)
+        if isinstance(source, (str, Path)):
+            file, page = page_of(Path(source))
+            digest.update(f"{page} ".encode())
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+        else:
+            pixels = planes(pixels_of(source))
+            digest.update(f"{pixels.dtype} {pixels.shape} ".encode())
+            digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()
+
+
 def several(sources: Iterable[Source]) -> Sequence[Source]:
     """The sources as a sequence.
 
@@ -118,8 +146,10 @@ def several(sources: Iterable[Source]) -> Sequence[Source]:
     return sources if isinstance(sources, Sequence) else list(sources)
 
 
-def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: bool = False, memory: int = MEMORY) -> Prepared:
-    """The one way from any source to what the network sees: decode, clip to near the range of the values, resize, scale.
+def prepare(
+    source: Source, geometries: Sequence[Geometry], values: ValueRange, *, keep: bool = False, memory: int = MEMORY
+) -> Prepared:
+    """The one way from any source to what the networks see: decode, clip to near the range of values, resize, scale.
 
     Raises:
         ImageError: it cannot be read, it would take more than `memory` bytes, or its depth is not the model's.
@@ -127,10 +157,13 @@ def prepare(source: Source, geometry: Geometry, values: ValueRange, *, keep: boo
     with _as_image_error(source):
         pixels = pixels_of(source, memory)
         original = (int(pixels.shape[0]), int(pixels.shape[1]))
-        height, width = geometry.network_size(original)
-        seen = values.clipped(planes(pixels))
-        scaled = values.scale(resize(seen, (height, width)), _name(source)).reshape(height, width, -1)
-        return Prepared(np.broadcast_to(scaled, (height, width, 3)), original, pixels if keep else None)
+        clipped, name = values.clipped(planes(pixels)), _name(source)
+        views = []
+        for geometry in geometries:
+            height, width = geometry.network_size(original)
+            scaled = values.scale(resize(clipped, (height, width)), name).reshape(height, width, -1)
+            views.append(np.broadcast_to(scaled, (height, width, 3)))
+        return Prepared(tuple(views), original, pixels if keep else None)
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
@@ -140,7 +173,7 @@ def raise_unreadable(index: int, error: ImageError) -> None:
 
 def batches(
     sources: Iterable[Source],
-    geometry: Geometry,
+    geometries: Sequence[Geometry],
     values: ValueRange,
     *,
     batch_size: int,
@@ -149,18 +182,18 @@ def batches(
     keep: bool = False,
     memory: int = MEMORY,
 ) -> Iterator[ImageBatch]:
-    """Batches of one shape each, decoded in threads while the caller works on the batch before.
+    """Batches of images of the same shapes, resized for each geometry; decoded in threads while the caller works on the batch before.
 
     A source that cannot be read, or would take more than `memory` bytes, is passed to `failed(index, error)` and left out. The
     order inside a shape is kept; with several shapes the batches interleave, and `index` says which image is which. With `keep`
     the decoded pixels come along, for whoever draws on them; no more than about `MOST_KEPT` bytes of them wait.
     """
-    waiting: dict[tuple[int, ...], list[tuple[int, Prepared]]] = {}
-    for index, prepared in _prepared(sources, geometry, values, failed, batch_size + workers, workers, keep, memory):
-        group = waiting.setdefault(prepared.pixels.shape, [])
+    waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, Prepared]]] = {}
+    for index, prepared in _prepared(sources, geometries, values, failed, batch_size + workers, workers, keep, memory):
+        group = waiting.setdefault(prepared.shapes, [])
         group.append((index, prepared))
         if len(group) == batch_size:
-            yield _batch(waiting.pop(prepared.pixels.shape), values)
+            yield _batch(waiting.pop(prepared.shapes), values)
         elif sum(one.kept for group in waiting.values() for _, one in group) > MOST_KEPT:
             yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), values)
     for group in waiting.values():
@@ -169,7 +202,7 @@ def batches(
 
 def _prepared(
     sources: Iterable[Source],
-    geometry: Geometry,
+    geometries: Sequence[Geometry],
     values: ValueRange,
     failed: Callable[[int, ImageError], None],
     ahead: int,
@@ -179,7 +212,7 @@ def _prepared(
 ) -> Iterator[tuple[int, Prepared]]:
     if isinstance(sources, (list, tuple)) and len(sources) == 1:  # threads cost more than they save
         try:
-            yield 0, prepare(sources[0], geometry, values, keep=keep, memory=memory)
+            yield 0, prepare(sources[0], geometries, values, keep=keep, memory=memory)
         except ImageError as error:
             failed(0, error)
         return
@@ -200,7 +233,7 @@ def _prepared(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for index, source in enumerate(sources):
-                queue.append((index, pool.submit(prepare, source, geometry, values, keep=keep, memory=memory)))
+                queue.append((index, pool.submit(prepare, source, geometries, values, keep=keep, memory=memory)))
                 while len(queue) > ahead or (len(queue) > workers and len(queue) * largest > MOST_KEPT):
                     yield from take()
             while queue:
@@ -211,12 +244,14 @@ def _prepared(
 
 
 def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
-    height, width, channels = group[0][1].pixels.shape
-    pixels = np.empty((len(group), channels, height, width), np.float32)
-    for at, (_, prepared) in enumerate(group):
-        pixels[at] = prepared.pixels.transpose(2, 0, 1)
+    views = []
+    for view, (height, width, channels) in enumerate(group[0][1].shapes):
+        pixels = np.empty((len(group), channels, height, width), np.float32)
+        for at, (_, prepared) in enumerate(group):
+            pixels[at] = prepared.views[view].transpose(2, 0, 1)
+        views.append(pixels)
     return ImageBatch(
-        pixels,
+        tuple(views),
         tuple(index for index, _ in group),
         tuple(prepared.original for _, prepared in group),
         tuple(prepared.decoded for _, prepared in group),

@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offnominal.forks import native_threads
 from offnominal.memory.screening import MOST_FEATURES, ScreenedCentres, registers
 from offnominal.memory.store import PatchRows
 from offnominal.types import Index, require
@@ -72,6 +73,7 @@ def greedy_kcenter(patches: Any, n: int, *, start: int | None = None, seed: int 
     Raises:
         ValueError: a wrong shape, `n` or `start` outside the data, values that are not finite.
     """
+    native_threads()
     tensor = torch.as_tensor(patches).detach().cpu()
     require(tensor.ndim == 2 and len(tensor) > 0, f"patches must be (N, D) with N > 0, got {tuple(tensor.shape)}")
     require(1 <= n <= len(tensor), f"n must lie in 1 to {len(tensor)}, got {n}")

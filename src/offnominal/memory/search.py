@@ -12,6 +12,7 @@ from torch import Tensor
 # isort: split
 import faiss
 
+from offnominal.forks import native_threads
 from offnominal.memory.compiled import compiled
 from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, registers
 from offnominal.memory.upsampled import UpsampledBank, Upsampling
@@ -35,6 +36,7 @@ class NearestPatches:
 
     def __init__(self, bank: Tensor) -> None:
         require(bank.ndim == 2 and len(bank) > 0, f"bank must be (M, D) with M > 0, got {tuple(bank.shape)}")
+        native_threads()
         self.bank = bank.float().contiguous()
         on_cpu = self.bank.device.type == "cpu"
         self._index: Any = _flat(self.bank.numpy()) if on_cpu else None

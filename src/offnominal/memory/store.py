@@ -100,24 +100,22 @@ def _reserve(file: int, size: int) -> None:
 
 
 class PatchStore:
-    """(N, D) float32 patches. Use as a context manager: the temporary file goes when it closes."""
+    """(N, D) float32 patches. Use as a context manager: the temporary file goes when it closes.
+
+    The file has no name while it is in use, so that nothing stays of a process that is killed.
+    """
 
     def __init__(self, count: int, dimensions: int, limit: int) -> None:
         self.on_disk = count * dimensions * 4 > limit
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._mapped: mmap.mmap | None = None
         if self.on_disk:
-            path = Path(tempfile.gettempdir())
+            folder = Path(tempfile.gettempdir())
             try:
-                self._folder = tempfile.TemporaryDirectory(prefix="offnominal-")
-                path = Path(self._folder.name) / "patches"
-                with path.open("w+b") as file:
+                with tempfile.TemporaryFile(prefix="offnominal-", dir=folder) as file:
                     _reserve(file.fileno(), count * dimensions * 4)
                     self._mapped = mmap.mmap(file.fileno(), 0)
             except OSError as error:
-                if self._folder is not None:
-                    self._folder.cleanup()
-                raise unwritable(path, error) from None
+                raise unwritable(folder, error) from None
             self.patches: Tensor = torch.from_numpy(np.frombuffer(self._mapped, np.float32).reshape(count, dimensions))
         else:
             self.patches = torch.empty((count, dimensions), dtype=torch.float32)
@@ -135,5 +133,3 @@ class PatchStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.patches = torch.empty(0)
-        if self._folder is not None:
-            self._folder.cleanup()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from offnominal.forks import native_threads
 from offnominal.noising.neighbourhood import neighbourhood
 from offnominal.types import require
 
@@ -43,6 +44,7 @@ def influence(patches: Any, bank: Any, k: int = 9, *, method: Method = "closed_f
         ValueError: shapes that do not fit, or an unknown method.
     """
     require(method in ("closed_form", "autograd", "perturbation"), f"unknown method '{method}'")
+    native_threads()
     given, normal = torch.as_tensor(patches), torch.as_tensor(bank)
     require(given.ndim in (2, 3), f"patches must be (N, D) or (B, N, D), got {tuple(given.shape)}")
     require(
