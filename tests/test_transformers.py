@@ -1,4 +1,4 @@
-"""Vision transformers: equal to timm's own forward at every size, the same on both runtimes, and weights files of all layouts."""
+"""Vision transformers: equal to timm's own forward at every size and on both runtimes; weights files of all layouts."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_folder_as_weights_and_the_same_in_python(tmp_path: Path) -> None:
 
 
 def test_a_network_of_one_size_is_refused() -> None:
-    with pytest.raises(BackboneError, match="'swin_tiny_patch4_window7_224' takes images of one size only; choose another$"):
+    with pytest.raises(BackboneError, match=r"'swin_tiny_patch4_window7_224' takes images of one size only; choose another$"):
         load_backbone("swin_tiny_patch4_window7_224", pretrained=False)
 
 
@@ -208,4 +208,4 @@ def test_fit_save_load_inspect(parts: Path, tmp_path: Path) -> None:
         assert again.inspect(image).score == pytest.approx(detector.inspect(image).score, rel=1e-3, abs=1e-3)
     assert detector.inspect(bad).anomaly_map.shape == (96, 120)
     assert detector.inspect(bad).score > detector.inspect(good).score
-    assert detector.evaluate(parts).metrics()["n_defect"] == 5
+    assert detector.evaluate(parts).as_json()["n_defect"] == 5

@@ -117,7 +117,7 @@ def _rotary(rope: Any, height: int, width: int) -> Tensor:
 
 def _has_known_rotation(network: Any) -> bool:
     """Whether `_rotary` computes the rotary embedding of the network."""
-    rope = getattr(network, "rope", None)
+    rope: Any = getattr(network, "rope", None)
     if type(rope).__name__ == "RotaryEmbeddingDinoV3":
         return bool(rope.normalize_coords == "separate" and rope.grid_indexing == "ij")
     return rope is None or type(rope).__name__ == "RotaryEmbeddingCat"
