@@ -52,27 +52,18 @@ def fit(
     data: Annotated[str, typer.Argument(help="MVTec root, folder of good images, glob in quotes, or manifest.")],
     out: Annotated[Path, typer.Option(help="Model file to write (.safetensors).")],
     preset: Annotated[
-        str | None,
-        typer.Option(
-            help="What the settings below are where not given: fast, balanced, accurate, or auto (tried on some of the good "
-            "images with made defects). [default: balanced]"
-        ),
-    ] = None,
-    image_milliseconds: Annotated[
-        float | None, typer.Option(help="With --preset auto: time that an image may take, in milliseconds. [default: any]")
+        str | None, typer.Option(help="Defaults for the options below: fast, balanced or accurate. [default: balanced]")
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="efficientnet-lite0, -lite2 (-lite1 once installed), a timm name, several joined by +, or one that sees the "
-            "image enlarged, NAME@1.5, or reduced, NAME@0.5. [default: efficientnet-lite0+efficientnet-lite0@0.5]"
+            help="Members of the model, joined by +, each with a memory bank of its own: efficientnet-lite0, -lite2 (-lite1 "
+            "once installed) or a timm name; NAME@1.5 runs at 1.5 times the image size. [default: "
+            "efficientnet-lite0+efficientnet-lite0@1.5]"
         ),
     ] = None,
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Feature maps, comma-separated. [default: strides 8 and 16]")] = None,
-    aggregation: Annotated[
-        str | None, typer.Option(help="align, or concat-patches for the benchmark. [default: align]")
-    ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Reduce channels to this number by average pooling.")] = None,
     image_size: Annotated[
         str | None, typer.Option(help="Network pixels: the short side of usual images, or height x width. [default: 256]")
@@ -87,36 +78,24 @@ def fit(
     exposure: Annotated[
         str | None,
         typer.Option(
-            help="even out how brightly images are lit, as far as good ones differ in it, or keep what may be a defect. "
-            "[default: even]"
+            help="auto: correct the exposure if the lighting of the normal images varies; keep: never. [default: auto]"
         ),
     ] = None,
     bank: Annotated[
-        str | None, typer.Option(help="Share (0.01) or number (5000) of patches kept. [default: 1 %, and at least 1000]")
+        str | None,
+        typer.Option(help="Patches in each memory bank: a share (0.01) or a number (5000). [default: 1 %, at least 1000]"),
     ] = None,
     sampler: Annotated[str | None, typer.Option(help="greedy or random. [default: greedy]")] = None,
-    index: Annotated[
-        str | None,
-        typer.Option(
-            help="How the bank is searched: auto or flat (exact), fp16, sq8, ivf or hnsw (may miss neighbours; info says what "
-            "that costs). [default: auto]"
-        ),
-    ] = None,
     neighbors: Annotated[int | None, typer.Option(help="Neighbours of the influence. [default: 9]")] = None,
-    head: Annotated[
-        str | None,
-        typer.Option(
-            help="Head trained on noise: none, noise (kept where made defects are found better), auto. [default: none]"
-        ),
-    ] = None,
     false_alarm_rate: Annotated[
         float | None, typer.Option(help="Share of good images that may be flagged. [default: 0.01]")
     ] = None,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="split (exact; a fifth of the images only calibrates), leave-one-out (approximate; all images are learned "
-            "from), or auto by their number. [default: auto]"
+            help="How scores of normal images are held out: folds (the bank is chosen again without each fifth), leave-one-out "
+            "(faster, more approximate), split (exact; a fifth of the images only calibrates), or auto by their number. "
+            "[default: auto]"
         ),
     ] = None,
     contamination: Annotated[
@@ -144,7 +123,7 @@ def fit(
     """Learn what is normal from good images and write a model file."""
     not_settings = ("data", "out", "weights", "pages", "config", "json")
     options = {name: value for name, value in locals().items() if name not in (*not_settings, "not_settings")}
-    from offnominal.detector import Estimate, Plan
+    from offnominal.detector import Plan
     from offnominal.detector.model_file import require_writable
     from offnominal.detector.outputs.run import facts, warnings_of
     from offnominal.images import find_normal
@@ -155,28 +134,22 @@ def fit(
 
     def announce(plan: Plan) -> None:
         place = " on disk" if plan.on_disk else ""
-        say(
-            f"{plan.images} images -> {plan.patches:,} patches x {plan.dimensions} ({plan.bytes / 1e6:.0f} MB{place}), "
-            f"one every {plan.spacing:.0f} pixels, bank of {plan.bank:,}"
-        )
-
-    def foretell(rest: Estimate) -> None:
-        say(
-            f"{_about(rest.seconds)} to go, measured here: the features of {rest.measured} images took "
-            f"{1000 * rest.features:.0f} ms each, a trial of what follows {1000 * rest.scoring:.0f} ms an image"
-        )
+        say(f"{plan.images} images, {plan.bytes / 1e6:.0f} MB of patches{place}")
+        for member in plan.members:
+            say(
+                f"{member.name}: {member.patches:,} patches x {member.dimensions}, one every {member.spacing:.0f} pixels, "
+                f"bank of {member.bank:,}"
+            )
+        enlarged = max(plan.members, key=lambda member: member.enlarged)
+        if enlarged.enlarged > 1:
+            say(
+                f"note: {enlarged.name} enlarges the images {enlarged.enlarged:.1f} times, which takes time and may gain "
+                "nothing; compare with --preset fast or a smaller --image-size"
+            )
 
     detector = detector_from(options, config, weights)
     with progress_bars() as progress:
-        detector.fit(
-            data,
-            progress=progress,
-            announce=announce,
-            foretell=foretell,
-            partial=out.with_name(f"{out.name}.partial"),
-            tell=say,
-            pages=pages_from(pages),
-        )
+        detector.fit(data, progress=progress, announce=announce, tell=say, pages=pages_from(pages))
     detector.save(out)
     known = facts(detector.model)
     for warning in warnings_of(detector.model):
@@ -413,12 +386,6 @@ learning.register(app, fit)
 
 def _title(data: str) -> str:
     return Path(data).absolute().stem.replace("_", " ")
-
-
-def _about(seconds: float) -> str:
-    if seconds < 1:
-        return "less than a second"
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 def main() -> None:

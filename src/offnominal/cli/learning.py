@@ -28,11 +28,8 @@ _NOT_OF_AUDIT = (
     "json",
     "false_alarm_rate",
     "calibration",
-    "head",
     "thumbnails",
     "contamination",
-    "index",
-    "image_milliseconds",
 )
 
 
@@ -72,8 +69,6 @@ def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     from offnominal.images import find_normal, in_pages
 
     detector = detector_from(options, config, weights)
-    if detector.settings.preset == "auto":
-        raise errors.SettingsError("audit takes no preset auto, which fits to choose: give fast, balanced or accurate")
     normal = find_normal(data)
     items = in_pages(normal.items, pages)
     for note in normal.notes:

@@ -124,12 +124,16 @@ class Detector:
         self._inspector = Inspector(fitting.run(), engines)
         self._unready = None
         if fitting.copies:
-            tell(f"{_copies(fitting.copies, len(learn))}; copies of one file are held out together, but it is better to remove them")
+            tell(f"{_copies(fitting.copies, len(learn))}; copies of a file are held out together")
         self.seconds = fitting.seconds
         if len(held):
             started = perf_counter()
             model = calibrated_by_split(
-                self._inspector.model, self._inspector, [given[at].source for at in held], [given[at].name for at in held], progress
+                self._inspector.model,
+                self._inspector,
+                [given[at].source for at in held],
+                [given[at].name for at in held],
+                progress,
             )
             self._inspector = Inspector(model, engines)
             self.seconds["split calibration"] = perf_counter() - started
@@ -367,7 +371,7 @@ def _engines_of(model: Model, weights: Path | None, name: str) -> tuple[FeatureE
     engines = member_engines(model.settings, weights)
     named = [engine.name for engine in engines]
     if named != [member.name for member in model.members]:
-        raise ModelFileError(f"{name}: is inconsistent (its members are not those of its settings, {', '.join(named)}); fit again")
+        raise ModelFileError(f"{name}: is inconsistent (its settings name the members {', '.join(named)}); fit again")
     for engine, member in zip(engines, model.members, strict=True):
         if engine.identity.digest != member.backbone.digest:
             raise ModelFileError(

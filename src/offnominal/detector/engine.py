@@ -30,9 +30,7 @@ from offnominal.noising import Neighbourhood, from_differences, neighbourhood, n
 from offnominal.types import Float, interior, interior_shape
 
 
-def member_engines(
-    settings: Settings, weights: Path | None = None, *, pretrained: bool = True
-) -> tuple[FeatureEngine, ...]:
+def member_engines(settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> tuple[FeatureEngine, ...]:
     """The feature engines of all members that the setting `backbone` names.
 
     Raises
@@ -55,9 +53,7 @@ class FeatureEngine:
     It has no patch; maps made of patches are extended to the border (`scoring.to_grid`).
     """
 
-    def __init__(
-        self, settings: Settings, member: MemberName, weights: Path | None = None, *, pretrained: bool = True
-    ) -> None:
+    def __init__(self, settings: Settings, member: MemberName, weights: Path | None = None, *, pretrained: bool = True) -> None:
         native_threads()
         self.device = choose_device(settings.device, settings.runtime)
         backbone = load_backbone(member.backbone, settings.layers, weights, pretrained=pretrained)

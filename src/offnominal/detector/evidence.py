@@ -61,7 +61,7 @@ class _Grid:
             min(max(at, part.start), part.stop - 1) - part.start
             for at, part in zip(place_at(pixel, self.shape, self.original), interior(self.shape), strict=True)
         )
-        return row * interior_shape(self.shape)[1] + column
+        return int(row * interior_shape(self.shape)[1] + column)
 
     def box(self, row: int) -> tuple[int, int, int, int]:
         rows, columns = interior(self.shape)

@@ -122,9 +122,7 @@ class MemberScorer:
     def _result(self, network: tuple[int, int], patches: torch.Tensor, found: PatchSignals) -> MemberResult:
         settings = self._settings
         on_grid = to_grid(found.values, self.engine.grid(network))
-        anomaly = member_map(
-            on_grid, self.member.normal, settings.fusion.weights, network, settings.smoothing, settings.halo
-        )
+        anomaly = member_map(on_grid, self.member.normal, settings.fusion.weights, network, settings.smoothing, settings.halo)
         return MemberResult(network, patches, found, on_grid, anomaly)
 
 
@@ -202,9 +200,7 @@ class Inspector:
             ImageError: it cannot be read.
         """
         scorer = self.scorers[member]
-        (found,) = self._work_through(
-            [source], lambda batch: [scorer.explain(batch)], self._bytes_of_patches, raise_unreadable
-        )
+        (found,) = self._work_through([source], lambda batch: [scorer.explain(batch)], self._bytes_of_patches, raise_unreadable)
         return found
 
     def _bytes_of_patches(self, batch: ImageBatch) -> int:
@@ -231,9 +227,7 @@ class Inspector:
             memory=self.model.settings.memory,
         )
 
-    def _inspection(
-        self, original: tuple[int, int], found: Sequence[MemberResult], evidence: bool, maps: bool
-    ) -> Inspection:
+    def _inspection(self, original: tuple[int, int], found: Sequence[MemberResult], evidence: bool, maps: bool) -> Inspection:
         calibration = self.model.calibration
         anomaly = average_maps([one.anomaly for one in found])
         require_numbers(anomaly, *(one.on_grid for one in found))
@@ -264,15 +258,11 @@ class Inspector:
         explained: dict[int, Region] = {}
         for member, (scorer, one) in enumerate(zip(self.scorers, found, strict=True)):
             own = [at for at, lead in enumerate(leading) if lead == member]
-            made = scorer.evidence.regions(
-                tuple(regions[at] for at in own), one.patches, one.signals, one.network, original
-            )
+            made = scorer.evidence.regions(tuple(regions[at] for at in own), one.patches, one.signals, one.network, original)
             explained |= dict(zip(own, made, strict=True))
         return tuple(explained[at] for at in range(len(regions)))
 
-    def _further_maps(
-        self, found: Sequence[MemberResult], original: tuple[int, int]
-    ) -> tuple[Float, dict[str, Float]]:
+    def _further_maps(self, found: Sequence[MemberResult], original: tuple[int, int]) -> tuple[Float, dict[str, Float]]:
         """(H, W) root mean square of the proposed noise over features, and the share of each layer of each member."""
         noise, layers = [], {}
         several = len(found) > 1

@@ -115,9 +115,7 @@ def require_bank(
     require_positions(bank.image, bank.position, grids, "bank")
 
 
-def require_positions(
-    image: npt.NDArray[Any], position: npt.NDArray[Any], grids: Sequence[tuple[int, int]], name: str
-) -> None:
+def require_positions(image: npt.NDArray[Any], position: npt.NDArray[Any], grids: Sequence[tuple[int, int]], name: str) -> None:
     """(n,) images and (n, 2) rows and columns point at what is there. Raises `ValueError`."""
     require_indices(image, len(grids), f"{name}.image")
     sides = np.array(grids, dtype=np.int64).reshape(-1, 2)[image]

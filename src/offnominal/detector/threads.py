@@ -60,9 +60,7 @@ def work_through(
         )
         found: Iterable[Iterable[Result | _Failure]] = map(apart, alone)
     else:
-        alone = batches(
-            sources, geometries, values, batch_size=1, failed=failed, workers=threads, keep=keep, memory=memory
-        )
+        alone = batches(sources, geometries, values, batch_size=1, failed=failed, workers=threads, keep=keep, memory=memory)
         found = side_by_side(lambda image: list(apart(image)), alone, threads, size)
     for results in found:
         for result in results:

@@ -60,7 +60,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, ready for the networks: (height, width, 3) float32 a view, the original's (H, W), its stored values if kept."""
+    """One image for the networks: (height, width, 3) float32 a view, the original's (H, W), its stored values if kept."""
 
     views: tuple[Float, ...]
     original: tuple[int, int]
@@ -182,7 +182,7 @@ def batches(
     keep: bool = False,
     memory: int = MEMORY,
 ) -> Iterator[ImageBatch]:
-    """Batches of images of the same shapes, resized for each geometry; decoded in threads while the caller works on the batch before.
+    """Batches of images of the same shapes, a view for each geometry, decoded in threads while the caller works.
 
     A source that cannot be read, or would take more than `memory` bytes, is passed to `failed(index, error)` and left out. The
     order inside a shape is kept; with several shapes the batches interleave, and `index` says which image is which. With `keep`

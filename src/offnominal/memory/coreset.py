@@ -110,9 +110,7 @@ def farthest_from_mean(patches: Tensor | PatchRows) -> int:
     return row
 
 
-def kcenter(
-    patches: Tensor | PatchRows, n: int, start: int, *, tick: Callable[[int], None] = lambda done: None
-) -> Coreset:
+def kcenter(patches: Tensor | PatchRows, n: int, start: int, *, tick: Callable[[int], None] = lambda done: None) -> Coreset:
     """The greedy choice among (N, D) patches; `tick(done)` is called as it goes.
 
     Raises:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.memory.compiled import address, threads
-from offnominal.types import require, interior, interior_shape
+from offnominal.types import interior, interior_shape, require
 
 #: Bank patches of one part of a bank that is searched part by part, at most.
 MOST_AT_ONCE = 512

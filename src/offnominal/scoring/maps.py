@@ -96,4 +96,5 @@ def to_grid(values: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[Any]
         np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
         for inside, side in zip(interior(grid), grid, strict=True)
     )
-    return values.reshape(*interior_shape(grid), -1).take(rows, axis=0).take(columns, axis=1)
+    placed: npt.NDArray[Any] = values.reshape(*interior_shape(grid), -1).take(rows, axis=0).take(columns, axis=1)
+    return placed

@@ -112,9 +112,7 @@ def audit(
             device,
             lambda done, before=before: tick(before + done),  # type: ignore[misc]
         )
-        on_grids = [
-            to_grid(one, grid) for one, grid in zip(patches.by_image(values, units), patches.grids, strict=True)
-        ]
+        on_grids = [to_grid(one, grid) for one, grid in zip(patches.by_image(values, units), patches.grids, strict=True)]
         found.append((on_grids, patches.networks))
     maps = held_out_maps(found, settings)
     scores = np.array([image_score(one) for one in maps], dtype=np.float32)

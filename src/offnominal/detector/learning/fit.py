@@ -1,7 +1,7 @@
 """Normal images -> model: patches, memory banks, normal statistics, calibration; without the suspects of an audit if asked.
 
 An image is never scored against a bank that holds its own patches: each is held out, alone or with its fold. The held-out
-scores give the normal statistics and the calibration. The channel statistics are those of all images, which is an approximation.
+scores give the normal statistics and the calibration. Channel statistics are those of all images, an approximation.
 
 The order of the images does not matter: they are sorted by a digest of their content first.
 """
@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -110,8 +111,7 @@ class Fitting:
             units = self._units()
             method = choose_method(settings.calibration, len(self._images), settings.false_alarm_rate)
             fitted = tuple(
-                self._member(patches, coreset, units, size, method)
-                for patches, coreset in zip(members, coresets, strict=True)
+                self._member(patches, coreset, units, size, method) for patches, coreset in zip(members, coresets, strict=True)
             )
             thumbnails = self._thumbnails(pictures, shown, fitted) if settings.thumbnails else None
         started = perf_counter()
@@ -168,7 +168,7 @@ class Fitting:
         """The images that are held out together, as slices of `_images`."""
         numbers = np.array([image.unit for image in self._images])
         bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-        units = [slice(start, stop) for start, stop in zip(bounds, bounds[1:], strict=False)]
+        units = [slice(start, stop) for start, stop in pairwise(bounds)]
         if len(units) < FEWEST_IMAGES:
             raise InputError(
                 f"all {len(numbers)} images are copies of one image or of one group: a fit needs at least two to hold one out; "
@@ -238,9 +238,7 @@ class Fitting:
         self.seconds["features"] = perf_counter() - started
         return order
 
-    def _features_of(
-        self, batch: ImageBatch, members: Sequence[MemberPatches]
-    ) -> tuple[ImageBatch, list[torch.Tensor], Float]:
+    def _features_of(self, batch: ImageBatch, members: Sequence[MemberPatches]) -> tuple[ImageBatch, list[torch.Tensor], Float]:
         maps = [patches.engine.maps(batch.seen(patches.view)) for patches in members]
         wholes = whole_images(batch, maps[0])
         require_numbers(wholes)
@@ -261,24 +259,18 @@ class Fitting:
             coresets = [choose(one.readable(), len(had.indices), greedy) for one, had in zip(members, coresets, strict=True)]
         units = self._units()
         total = len(members) * len(units)
-        found = audit(
-            members, coresets, self._images, units, self._settings, lambda done: self._tell("audit", done, total)
-        )
+        found = audit(members, coresets, self._images, units, self._settings, lambda done: self._tell("audit", done, total))
         self.seconds["audit"] = perf_counter() - started
         return found
 
     def _coreset(self, patches: MemberPatches, size: int) -> Coreset:
         started = perf_counter()
-        coreset = choose(
-            patches.readable(), size, self._settings, lambda done: self._tell("memory bank", done, size)
-        )
+        coreset = choose(patches.readable(), size, self._settings, lambda done: self._tell("memory bank", done, size))
         self._tell("memory bank", size, size)
         self.seconds["coreset"] = self.seconds.get("coreset", 0.0) + perf_counter() - started
         return coreset
 
-    def _member(
-        self, patches: MemberPatches, coreset: Coreset, units: Sequence[slice], size: int, method: Method
-    ) -> Member:
+    def _member(self, patches: MemberPatches, coreset: Coreset, units: Sequence[slice], size: int, method: Method) -> Member:
         """Bank, held-out signals and statistics of a member."""
         settings, device, images = self._settings, patches.engine.device, len(self._images)
         started = perf_counter()
@@ -289,9 +281,7 @@ class Fitting:
         )
         values = patches.by_image(left_one_out, units)
         if method == FOLDS:
-            values = fold_signals(
-                patches, units, size, settings, scale, lambda done: self._tell("folds", done, images)
-            )
+            values = fold_signals(patches, units, size, settings, scale, lambda done: self._tell("folds", done, images))
         signals = [as_stored(to_grid(one, grid)) for one, grid in zip(values, patches.grids, strict=True)]
         self.seconds["held-out scores"] = self.seconds.get("held-out scores", 0.0) + perf_counter() - started
         assert patches.standard is not None

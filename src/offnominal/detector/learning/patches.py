@@ -69,7 +69,7 @@ class MemberPatches:
     @property
     def count(self) -> int:
         """Patches of all images."""
-        return self.rows[-1].stop
+        return int(self.rows[-1].stop)
 
     @property
     def all(self) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,5 +72,5 @@ def plan_of(
     return Plan(len(originals), members, size, on_disk=size > settings.memory)
 
 
-def _median(values: Collection[float] | object) -> float:
-    return float(np.median(list(values)))  # type: ignore[call-overload]
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))

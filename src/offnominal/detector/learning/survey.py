@@ -69,8 +69,8 @@ def survey(
     values = EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed, memory)
     if kept and not any(_has_contrast(sources[index], values, memory) for index in kept):
         raise InputError(
-            f"no image has contrast: once {values.low:g} to {values.high:g} is brought to 0 to 1, all {len(kept)} are constant, "
-            "so no defect could be seen; check exposure and depth of the images, and values that mean no data"
+            f"no image has contrast: scaled from {values.low:g} to {values.high:g} to 0 to 1, all {len(kept)} are constant, so "
+            "no defect could be seen; check exposure and depth of the images, and values that mean no data"
         )
     return values, kept
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from offnominal.decisions import SPLIT, Calibration, images_needed, judge_lot
-from offnominal.detector.learnt import usual_and_scores
+from offnominal.decisions import FOLDS, SPLIT, Calibration, images_needed, judge_lot
+from offnominal.detector.held_out_scores import held_out_scores
 from offnominal.detector.model import Model
 from offnominal.detector.model_file import write_whole
 from offnominal.errors import InputError
@@ -31,7 +31,8 @@ def calibration_facts(model: Model) -> dict[str, Any]:
         "smallest_alpha": calibration.smallest_rate,
         "marginal_rate": calibration.marginal_rate,
         "fpr_bound_95": calibration.bound_95,
-        "exact": calibration.exact,
+        "exact": calibration.exact and model.guaranteed,
+        "guaranteed": model.guaranteed,
         "rests_on": rests_on(model),
     }
 
@@ -44,10 +45,8 @@ def rests_on(model: Model) -> list[str]:
     calibration = model.calibration
     if calibration.method == SPLIT or not calibration.apart:
         return []
-    sources = model.bank.sources
-    networks = [model.geometry.network_size(source.size) for source in sources]
-    _, scores = usual_and_scores(model.learnt.signals, networks, model.settings, head=bool(model.heads))
-    return [sources[index].name for index in np.argsort(-scores, kind="stable")[: calibration.rank]]
+    scores = held_out_scores([(one.held_out.signals, model.networks(one)) for one in model.members], model.settings)
+    return [model.sources[index].name for index in np.argsort(-scores, kind="stable")[: calibration.rank]]
 
 
 def drift_facts(model: Model) -> dict[str, Any]:
@@ -60,18 +59,28 @@ def drift_facts(model: Model) -> dict[str, Any]:
     }
 
 
-def promise(calibration: Calibration) -> str:
+def promise(model: Model) -> str:
     """What is promised about false alarms, and how surely, in one sentence."""
+    calibration = model.calibration
     n = calibration.count
+    if model.settings.contamination != 0 or model.left_out:
+        return "no guarantee applies: suspects were left out by their scores, so the calibration images are a selection."
+    if model.threshold_removed:
+        return "no guarantee applies: an image that the threshold rested on was removed because of its score."
     numbers = (
         f"on average at most {calibration.marginal_rate:.2%} of good images are flagged, and with 95 % confidence at most "
-        f"{calibration.bound_95:.2%} of those to come"
+        f"{calibration.bound_95:.2%} of future ones"
     )
     if calibration.exact:
-        return f"{numbers}: proved for images that come about as the {n} calibration images did, which the bank does not hold."
+        return f"{numbers}: proved for images exchangeable with the {n} calibration images, which the bank does not hold."
+    if calibration.method == FOLDS:
+        return (
+            f"{numbers}: approximate, since each of the {n} images was scored by a bank chosen without its fold "
+            "(--calibration split is exact)."
+        )
     return (
         f"{numbers}: approximate, since each of the {n} images was held out of a bank that had been chosen with it "
-        "(--calibration split is exact)."
+        "(--calibration folds is closer, split is exact)."
     )
 
 
@@ -81,20 +90,17 @@ def calibration_warnings(model: Model) -> list[str]:
     found, split = [], model.calibration.method == SPLIT
     if not calibration.enough:
         found.append(
-            f"{calibration.count} good images {'held out to calibrate ' if split else ''}cannot carry a false-alarm rate of "
-            f"{calibration.asked:.2%}: the smallest they can is {calibration.rate:.2%}, which is used; "
-            f"{images_needed(calibration.asked)} are needed for the asked one"
-            + (", or leave-one-out, which calibrates on every image." if split else ".")
+            f"A false-alarm rate of {calibration.asked:.2%} needs at least {images_needed(calibration.asked)} images"
+            f"{' held out to calibrate' if split else ''}; with {calibration.count} the smallest attainable rate is "
+            f"{calibration.rate:.2%}, which is used" + ("; folds and leave-one-out calibrate on every image." if split else ".")
         )
-    if calibration.count > 1 and float(calibration.scores[-1]) == float(calibration.scores[0]):
-        found.append("All training images score the same, as if they were copies: give images that vary as the parts do.")
-    elif names := rests_on(model):
+    if names := rests_on(model):
         below = float(calibration.scores[calibration.count - calibration.rank - 1])
         listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
         found.append(
             f"The threshold of {calibration.threshold:.2f} rests on {listed} alone: all other images score up to {below:.2f}, "
-            f"so what lies between is not flagged. Look there: take out what is not good or was taken otherwise (offnominal "
-            "update --remove), and of what is good give more like it."
+            "so images that score between are not flagged. Look at it: if it is good, add more normal images like it. If it is "
+            "not good, or was taken under other conditions, leave it out and fit again."
         )
     return found
 

@@ -81,7 +81,7 @@ class ExtraWriter:
     def __init__(self, folder: Path, model: Model, extras: Extras) -> None:
         self._folder, self._model, self._extras = folder, model, extras
         self._coco = CocoMasks()
-        self._index = {source.name: at for at, source in enumerate(model.bank.sources)}
+        self._index = {source.name: at for at, source in enumerate(model.sources)}
         self._source = lru_cache(maxsize=512)(self._read_source)
 
     def add(self, index: int, stem: str, path: str, found: Inspection, picture: Picture) -> dict[str, Any]:
@@ -122,13 +122,13 @@ class ExtraWriter:
     def _read_source(self, name: str) -> SourcePicture:
         at = self._index[name]
         kept = self._model.thumbnails
-        return SourcePicture(None if kept is None else kept.picture(at), self._model.bank.sources[at].size)
+        return SourcePicture(None if kept is None else kept.picture(at), self._model.sources[at].size)
 
     def _maps(self, stem: str, found: Inspection) -> dict[str, Any]:
         kind = self._extras.map_format
         told: dict[str, dict[str, Any]] = {}
         for name, values, low, high in self._chosen(found):
-            file = f"maps/{stem}-{name.replace(':', '-')}.{kind}"  # joined backbones have a colon, which Windows does not
+            file = f"maps/{stem}-{name.replace(':', '-')}.{kind}"  # Windows allows no colon, which stands behind a member
             path = self._written(file, encode_map(values, kind, low, high))
             told[name] = {"path": path}
             if kind in LEVELS:
@@ -175,6 +175,7 @@ def region_row(region: Region) -> dict[str, Any]:
 def evidence_row(evidence: Evidence) -> dict[str, Any]:
     """Evidence as `results.jsonl` holds it; boxes are `[left, top, right, bottom]`, right and bottom exclusive."""
     return {
+        "member": evidence.member,
         "box": list(evidence.box),
         "nearest": [
             {"image": near.image, "box": list(near.box), "distance": near.distance, "distance_in_sd": near.distance_in_sd}

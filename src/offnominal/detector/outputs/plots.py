@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,13 +55,22 @@ def evaluation_charts(calibrated: Calibration, result: Evaluation) -> list[Chart
 
 
 def model_charts(model: Model) -> list[Chart]:
-    """Coverage of the bank in two dimensions, and its covering radius as it grew (greedy banks, which know the order; an
-    update mixes it)."""
-    bank = model.bank.patches.cpu().numpy()
-    charts = [bank_coverage(bank)] if len(bank) > 1 else []
-    greedy = model.settings.sampler == "greedy" and not model.learnt.added and not model.learnt.removed
-    if charts and greedy and model.bank.radius is not None:
-        charts.append(radius_growth(bank, model.bank.radius))
+    """Coverage of each member's bank in two dimensions, and its covering radius as it grew.
+
+    The radius needs the order of a greedy choice, which an update mixes.
+    """
+    charts: list[Chart] = []
+    greedy = model.settings.sampler == "greedy" and not model.added and not model.removed
+    for number, member in enumerate(model.members):
+        bank = member.bank.patches.cpu().numpy()
+        if len(bank) < 2:
+            continue
+        own = [bank_coverage(bank)]
+        if greedy and member.bank.radius is not None:
+            own.append(radius_growth(bank, member.bank.radius))
+        if len(model.members) > 1:
+            own = [replace(one, name=f"{one.name}-{number + 1}", title=f"{one.title}: {member.name}") for one in own]
+        charts += own
     return charts
 
 

@@ -106,7 +106,7 @@ class ReportWriter:
             if region.evidence is not None
             for near in region.evidence.nearest
         }
-        for at, source in enumerate(self._model.bank.sources):
+        for at, source in enumerate(self._model.sources):
             if kept is not None and source.name in named and kept.picture(at) is not None:
                 file = f"{PICTURES}/good-{at:05d}.jpg"
                 write_whole(self._folder / file, kept.stored(at))

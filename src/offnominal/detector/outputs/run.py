@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from offnominal.decisions import SPLIT
 from offnominal.detector import Detector, Evaluation
-from offnominal.detector.model import Model
+from offnominal.detector.model import Member, Model
 from offnominal.detector.model_file import write_whole
 from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, drift_facts, promise
 from offnominal.detector.outputs.drift_watch import DriftWatch
@@ -28,77 +27,53 @@ from offnominal.images import Exposure, Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
 from offnominal.reports import overlay
 from offnominal.reports.plots import Chart
+from offnominal.scoring import SIGNALS
 from offnominal.types import Float, Inspection, Progress
 
 
 def facts(model: Model) -> dict[str, Any]:
     """What a model was fitted on, with what, and what it promises; `offnominal info --json` prints it."""
     return {
-        "images": len(model.bank.sources),
+        "images": len(model.sources),
         "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
         "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
         "left_out": [asdict(entry) for entry in model.left_out],
-        "learnt": {"added": model.learnt.added, "removed": model.learnt.removed},
-        "backbone": {"name": model.backbone.name, "layers": list(model.backbone.layers), "sha256": model.backbone.digest},
-        "bank": {
-            "patches": int(model.bank.patches.shape[0]),
-            "dimensions": int(model.bank.patches.shape[1]),
-            "radius": model.bank.radius,
-        },
-        "head": {
-            "kept": model.head.kept,
-            "reason": model.head.reason,
-            "gain_on_pseudo_anomalies": model.head.gain,
-        },
-        "preset": preset_facts(model),
-        "search": {
-            "index": model.settings.index,
-            "exact": model.search_error is None,
-            "distance_error": None if model.search_error is None else asdict(model.search_error),
-        },
-        "input": {"resize": model.geometry.resize, "size": list(model.geometry.size), "values": asdict(model.values)},
+        "updates": {"added": model.added, "removed": model.removed},
+        "preset": model.settings.preset,
+        "members": [member_facts(member) for member in model.members],
+        "fused": {name: weight for name, weight in zip(SIGNALS, model.settings.fusion.weights, strict=True) if weight},
+        "values": asdict(model.values),
         "calibration": calibration_facts(model),
-        "promise": promise(model.calibration),
+        "promise": promise(model),
         "drift": drift_facts(model),
         "settings": model.settings.model_dump(mode="json"),
         "versions": model.versions,
     }
 
 
-def preset_facts(model: Model) -> dict[str, Any]:
-    """The preset in use; where it was chosen, why and what was tried: time an image, gain on made defects, its error."""
-    if model.choice is None:
-        return {"asked": model.settings.preset, "used": model.settings.preset, "reason": "given", "tried": []}
+def member_facts(member: Member) -> dict[str, Any]:
+    """An entry of `members` in `info --json`."""
+    backbone, bank = member.backbone, member.bank
     return {
-        "asked": "auto",
-        "used": model.choice.chosen,
-        "reason": model.choice.reason,
-        "tried": [asdict(one) for one in model.choice.tried],
+        "name": member.name,
+        "backbone": {"name": backbone.name, "layers": list(backbone.layers), "sha256": backbone.digest},
+        "input": {"resize": member.geometry.resize, "size": list(member.geometry.size)},
+        "bank": {"patches": int(bank.patches.shape[0]), "dimensions": int(bank.patches.shape[1]), "radius": bank.radius},
     }
 
 
 def warnings_of(model: Model) -> list[str]:
     """What a user of the model must know, one sentence each."""
     found = calibration_warnings(model)
-    if model.search_error is not None:
-        error = model.search_error
-        exact = "the threshold is that of an exact search" if model.calibration.method != SPLIT else "the threshold knows it"
-        found.append(
-            f"The index {model.settings.index} may miss neighbours: the mean distance of held-out patches of {error.images} "
-            f"images came out {error.mean:.2%} too large on average and {error.most:.1%} at most, the largest of an image by "
-            f"up to {error.peak:.1%}; with noise, to be odd, by {error.odd_mean:.2%}, {error.odd_most:.1%} and "
-            f"{error.odd_peak:.1%}; {exact}."
-        )
     if model.left_out:
         worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
         found.append(
-            f"{len(model.left_out)} of {of} images were left out as suspects, the worst "
-            f"{worst.name} (score {worst.score:.2f}); the false-alarm rate is promised for parts like those that were kept."
+            f"{len(model.left_out)} of {of} images were left out as suspects, the worst {worst.name} (score {worst.score:.2f})."
         )
-    if model.learnt.added or model.learnt.removed:
+    if model.added or model.removed:
         found.append(
-            f"Since the fit {model.learnt.added} images were added and {model.learnt.removed} removed: held-out scores of the "
-            "others and channel means are those from before."
+            f"{model.added} images were added and {model.removed} removed since the fit; held-out scores of the other images "
+            "and channel statistics are those of the fit."
         )
     if model.skipped:
         found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
@@ -268,23 +243,31 @@ def _write_report(
 
 
 def _readable_facts(model: Model) -> dict[str, str]:
-    calibration, bank = model.calibration, model.bank
+    calibration = model.calibration
+    several = len(model.members) > 1
+    members = {}
+    for number, member in enumerate(model.members, 1):
+        name = f"Member {number}" if several else "Backbone"
+        size, bank = member.geometry.size, member.bank.patches
+        members[name] = (
+            f"{member.name} ({', '.join(member.backbone.layers)}) at {size[0]} x {size[1]} ({member.geometry.resize}), "
+            f"bank of {len(bank)} patches with {bank.shape[1]} features"
+        )
     return {
-        "Fitted on": f"{len(bank.sources)} good images",
-        "Backbone": f"{model.backbone.name} ({', '.join(model.backbone.layers)})",
-        "Memory bank": f"{len(bank.patches)} patches of {bank.patches.shape[1]} features",
-        "Input": f"{model.geometry.resize} {model.geometry.size[0]} x {model.geometry.size[1]}, {model.values.depth}, "
-        f"values {model.values.low:g} to {model.values.high:g}, {_brightness(model.values.exposure)}",
-        "False-alarm rate": f"{calibration.rate:.2%} (asked: {calibration.asked:.2%}), "
+        "Fitted on": f"{len(model.sources)} good images",
+        **members,
+        "Input": f"{model.values.depth}, values {model.values.low:g} to {model.values.high:g}, "
+        f"{_exposure(model.values.exposure)}",
+        "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.asked:.2%}), "
         f"from {calibration.count} good images held out ({calibration.method})",
-        "Promise": promise(calibration),
+        "Promise": promise(model),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
 
 
-def _brightness(exposure: Exposure | None) -> str:
-    return "as bright as it is" if exposure is None else f"brightness evened out by up to {exposure.most - 1:.0%}"
+def _exposure(exposure: Exposure | None) -> str:
+    return "exposure as it is" if exposure is None else f"exposure corrected by up to {exposure.most - 1:.0%}"
 
 
 def _row(found: Inspection) -> dict[str, Any]:
