@@ -41,6 +41,9 @@ WRONG = (
     "fit parts --out m --layers nope",
     "fit parts --out m",
     "fit parts --out m --contamination much",
+    "fit parts --out m --pages some",
+    "fit columns.csv --out m",
+    "inspect nowhere columns.csv --out o --pages 2",
     "audit nowhere --out o",
     "audit parts --out o --contamination 0.6",
     "update nowhere --remove a.png",
@@ -87,6 +90,7 @@ def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     for name in ("a.png", "b.png"):
         (tmp_path / "parts" / name).write_bytes(b"")
     (tmp_path / "parts.csv").write_text("part_no,label\na.png,good\n")
+    (tmp_path / "columns.csv").write_text("path,verdict\na.png,ok\nb.png,ng\n")
     (tmp_path / "typo.toml").write_text("bannk = 50\n")
     (tmp_path / "broken.toml").write_text("bank =\n")
     (tmp_path / "text.safetensors").write_text("a model, honestly")

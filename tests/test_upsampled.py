@@ -17,7 +17,7 @@ from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
 from offnominal.memory.upsampled import MOST_AT_ONCE, UpsampledBank, nearest
-from offnominal.types import whole
+from offnominal.types import interior
 
 pytestmark = pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]

@@ -116,7 +116,7 @@ def fit(
             help="Keep small pictures of the training images in the model file, to show them beside a finding. [default: yes]",
         ),
     ] = None,
-    pages: PagesOption = "one",
+    pages: PagesOption = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with any of these settings; options win.")] = None,
     json: Json = False,
 ) -> None:
@@ -207,7 +207,7 @@ def inspect(
     false_warning_rate: Annotated[
         float, typer.Option(help="Probability that the watch ever warns although nothing changed.")
     ] = 0.01,
-    pages: PagesOption = "one",
+    pages: PagesOption = None,
     memory: MemoryOption = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
@@ -286,7 +286,7 @@ def evaluate(
             "--evidence/--no-evidence", help="Say in the report what stands behind each region; costs some ms_per_image."
         ),
     ] = True,
-    pages: PagesOption = "one",
+    pages: PagesOption = None,
     memory: MemoryOption = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,

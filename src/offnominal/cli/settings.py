@@ -34,21 +34,19 @@ BatchOption = Annotated[
     typer.Option(help="Images in a batch; more pay on a GPU; on a CPU, where there are many, each has a thread. [default: 4]"),
 ]
 PagesOption = Annotated[
-    str,
-    typer.Option(
-        "--pages", help="all: each page or frame of a file is an image, named stack.tif#2. [default: such files are refused]"
-    ),
+    str | None,
+    typer.Option(help="all: read each page of a file as an image, named stack.tif#2; one: refuse such files. [default: one]"),
 ]
 MemoryOption = Annotated[
     str | None, typer.Option(help="Memory of one image, and of maps before they go to disk. [default: that of the fit]")
 ]
 
 
-def pages_from(value: str) -> Pages:
-    """`one` or `all`. Raises `SettingsError` for another word."""
+def pages_from(value: str | None) -> Pages:
+    """`one`, also where nothing is given, or `all`. Raises `SettingsError` for another word."""
     from offnominal.errors import SettingsError
 
-    if value not in ("one", "all"):
+    if value not in (None, "one", "all"):
         raise SettingsError(f"--pages {value}: give all or one")
     return "all" if value == "all" else "one"
 

@@ -90,6 +90,8 @@ def image_range(pixels: npt.NDArray[Any]) -> tuple[float, float]:
             first += 1
         elif values[last] - values[last - 1] > values[last - 1] - values[first]:
             last -= 1
+        elif min(values[first + 1] - values[first], values[last] - values[last - 1]) > values[last - 1] - values[first + 1]:
+            first, last = first + 1, last - 1
         else:
             break
     values, below = values[first : last + 1], np.cumsum(counts[first : last + 1])
