@@ -13,6 +13,7 @@ from offnominal import __version__, errors
 from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
 from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
+from offnominal.stopping import stoppable
 
 app = typer.Typer(
     help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
@@ -299,10 +300,11 @@ def evaluate(
     from offnominal.detector.outputs.run import begin_evaluation, write_evaluation
 
     begin_evaluation(out, plots)
+    undrawn: list[str] = []
     detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
     with progress_bars() as progress:
         result = detector.evaluate(data, evidence=evidence, progress=progress)
-        metrics = write_evaluation(detector, result, out, _title(data), plots)
+        metrics = write_evaluation(detector, result, out, _title(data), plots, undrawn.append)
     if json:
         emit(metrics)
     else:
@@ -312,9 +314,9 @@ def evaluate(
             say(f"note: defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out")
         if result.unlabelled:
             say(f"note: rows of {data} left out for want of a label: {result.unlabelled}")
-    if result.unreadable:
-        for _, reason in result.unreadable:
-            say(f"unreadable: {reason}")
+    for reason in (*(reason for _, reason in result.unreadable), *undrawn):
+        say(f"unreadable: {reason}")
+    if result.unreadable or undrawn:
         raise typer.Exit(errors.SOME_UNREADABLE)
 
 
@@ -394,7 +396,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
     try:
-        app()
+        with stoppable():
+            app()
     except errors.OffnominalError as error:
         say(f"offnominal: {error}")
         sys.exit(errors.WRONG_INPUT)
@@ -403,6 +406,9 @@ def main() -> None:
             raise
         say(f"offnominal: {error.filename}: cannot be used ({error.strerror}); check the path and your access to it")
         sys.exit(errors.WRONG_INPUT)
+    except KeyboardInterrupt:  # a second one, while the first was seen to
+        say("offnominal: stopped")
+        sys.exit(errors.STOPPED)
     except SystemExit as stop:
         if stop.code == errors.STOPPED:  # typer has made that of Ctrl-C
             say("offnominal: stopped")

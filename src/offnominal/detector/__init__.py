@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -245,7 +245,7 @@ class Detector:
         failed: Callable[[int, ImageError], None],
         evidence: bool = False,
         maps: bool = False,
-    ) -> Iterator[tuple[int, Inspection, Pixels]]:
+    ) -> Generator[tuple[int, Inspection, Pixels]]:
         """As `inspect_many`, each with the (H, W, 3) stored values of its image, so that drawing need not decode it anew."""
         for index, inspection, pixels in self._inspected(sources, failed, keep=True, evidence=evidence, maps=maps):
             assert pixels is not None
