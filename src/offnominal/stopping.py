@@ -48,5 +48,12 @@ def unstopped() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+def stopped() -> None:
+    """The process has been stopped and is about to end: another signal would only disturb that."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt

@@ -13,7 +13,8 @@ from offnominal import __version__, errors
 from offnominal.cli import learning
 from offnominal.cli.console import emit, progress_bars, say
 from offnominal.cli.settings import BatchOption, DeviceOption, Json, PrecisionOption, RuntimeOption, Weights, detector_from
-from offnominal.stopping import stoppable
+from offnominal.machine import kernel_facts, kernel_lines, kernels
+from offnominal.stopping import stoppable, stopped
 
 app = typer.Typer(
     help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
@@ -26,13 +27,18 @@ app = typer.Typer(
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        print(f"offnominal {__version__}")
+        print("\n".join([f"offnominal {__version__}", *kernel_lines(kernels())]))
         raise typer.Exit
 
 
 @app.callback(help=app.info.help)
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version and the kernels in use, and exit."
+        ),
+    ] = False,
 ) -> None:
     """What stands before every command."""
 
@@ -132,7 +138,7 @@ def fit(
     options = {name: value for name, value in locals().items() if name not in ("data", "out", "weights", "config", "json")}
     from offnominal.detector import Estimate, Plan
     from offnominal.detector.model_file import require_writable
-    from offnominal.detector.outputs.run import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
 
     require_writable(out)
 
@@ -142,6 +148,8 @@ def fit(
             f"{plan.images} images -> {plan.patches:,} patches x {plan.dimensions} ({plan.bytes / 1e6:.0f} MB{place}), "
             f"one every {plan.spacing:.0f} pixels, bank of {plan.bank:,}"
         )
+        for line in kernel_lines(used):
+            say(line)
 
     def foretell(rest: Estimate) -> None:
         say(
@@ -150,6 +158,7 @@ def fit(
         )
 
     detector = detector_from(options, config, weights)
+    used = kernels_of(detector.settings)
     with progress_bars() as progress:
         detector.fit(
             data,
@@ -164,7 +173,7 @@ def fit(
     for warning in warnings_of(detector.model):
         say(f"note: {warning}")
     if json:
-        emit({**known, "seconds": detector.seconds, "model": str(out)})
+        emit({**known, "kernels": kernel_facts(used), "seconds": detector.seconds, "model": str(out)})
     else:
         promised = known["calibration"]
         say(f"{out}: threshold {promised['threshold']:.3f} at {promised['alpha']:.2%} false alarms")
@@ -347,10 +356,11 @@ def info(
 ) -> None:
     """Say what a model was fitted on, with what, and what it promises."""
     from offnominal.detector import load_model
-    from offnominal.detector.outputs.run import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
 
     loaded = load_model(model)
-    known: dict[str, Any] = facts(loaded)
+    used = kernels_of(loaded.settings)
+    known: dict[str, Any] = {**facts(loaded), "kernels": kernel_facts(used)}
     if plots is not None:
         from offnominal.detector.outputs.plots import model_charts, write_charts
 
@@ -360,6 +370,9 @@ def info(
         emit({**known, "notes": warnings_of(loaded)})
         return
     for name, value in known.items():
+        if name == "kernels":
+            print("kernels: " + ", ".join(kernel_lines(used)))
+            continue
         inside = value.items() if isinstance(value, dict) else [("", value)]
         print(f"{name}: " + ", ".join(f"{key} {entry}".strip() for key, entry in inside))
     for warning in warnings_of(loaded):
@@ -407,9 +420,11 @@ def main() -> None:
         say(f"offnominal: {error.filename}: cannot be used ({error.strerror}); check the path and your access to it")
         sys.exit(errors.WRONG_INPUT)
     except KeyboardInterrupt:  # a second one, while the first was seen to
+        stopped()
         say("offnominal: stopped")
         sys.exit(errors.STOPPED)
     except SystemExit as stop:
         if stop.code == errors.STOPPED:  # typer has made that of Ctrl-C
+            stopped()
             say("offnominal: stopped")
         raise

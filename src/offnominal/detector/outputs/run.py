@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from offnominal.config import Settings
 from offnominal.decisions import SPLIT
 from offnominal.detector import Detector, Evaluation
 from offnominal.detector.model import Model
@@ -26,9 +27,11 @@ from offnominal.detector.outputs.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.outputs.plots import evaluation_charts, write_charts
 from offnominal.detector.outputs.report_files import ReportWriter, as_text, make_folder, picture_name, write_picture
 from offnominal.detector.outputs.result_rows import ResultRows, error_row
-from offnominal.errors import ImageError, raise_unless_of_one_image, reason_of
+from offnominal.errors import ImageError, SettingsError, raise_unless_of_one_image, reason_of
+from offnominal.features import choose_device
 from offnominal.images import Exposure, Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
+from offnominal.machine import Kernel, kernels
 from offnominal.reports import overlay
 from offnominal.reports.plots import Chart
 from offnominal.stopping import unstopped
@@ -68,6 +71,15 @@ def facts(model: Model) -> dict[str, Any]:
         "settings": model.settings.model_dump(mode="json"),
         "versions": model.versions,
     }
+
+
+def kernels_of(settings: Settings) -> dict[str, Kernel]:
+    """What a detector with these settings runs on, on this machine."""
+    try:
+        device = choose_device(settings.device, settings.runtime).type
+    except SettingsError:  # fitted on a GPU, looked at where there is none
+        device = "cpu"
+    return kernels(settings.runtime, device)
 
 
 def preset_facts(model: Model) -> dict[str, Any]:
