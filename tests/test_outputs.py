@@ -16,7 +16,7 @@ from PIL import Image
 from conftest import texture
 from offnominal import Detector
 from offnominal.detector.outputs.audit import begin_audit
-from offnominal.detector.outputs.earlier_run import remove_inspection
+from offnominal.detector.outputs.earlier_run import own, remove_inspection
 from offnominal.detector.outputs.extras import Extras
 from offnominal.detector.outputs.report_files import picture_name, write_picture
 from offnominal.detector.outputs.run import write_inspections
@@ -98,8 +98,10 @@ def test_a_full_disk_is_one_line_wherever_pictures_wait(monkeypatch: pytest.Monk
 
 def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Path) -> None:
     items = any_images([parts / "test"])
-    (tmp_path / "report_files").mkdir()
-    (tmp_path / "report_files" / "old.jpg").write_bytes(b"of an earlier run")
+    write_inspections(detector, items[-1:] + items[:-1], tmp_path, silent, report="Earlier")
+    (tmp_path / "report_files" / "mine.jpg").write_bytes(b"somebody's own")
+    old = own(tmp_path, "report_files/old.jpg", "inspect")
+    old.write_bytes(b"of an earlier run")
     _, rows = write_inspections(detector, items, tmp_path, silent, Extras(evidence=True, receipts=True), report="Parts")
     page = (tmp_path / "report.html").read_text("utf-8")
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
@@ -120,7 +122,8 @@ def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Pat
     receipts = [image["regions"][0]["receipt"] for image in data["images"] if image["regions"]]
     assert receipts
     assert all((tmp_path / unquote(address)).is_file() for address in receipts)
-    assert not (tmp_path / "report_files" / "old.jpg").exists()
+    assert not old.exists()
+    assert (tmp_path / "report_files" / "mine.jpg").exists()
 
 
 def test_what_is_too_long_for_a_jpeg_is_drawn_smaller(tmp_path: Path) -> None:

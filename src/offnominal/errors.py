@@ -57,6 +57,25 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
+def raise_unless_of_one_image(error: Exception) -> None:
+    """Raise what ends the whole run: the disk, the output folder, a setting. All else costs the image that it was raised at.
+
+    Raises:
+        Exception: `error` itself.
+    """
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if full or (isinstance(error, OffnominalError) and not isinstance(error, ImageError)):
+        raise error
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one short line; with its kind, unless it was raised for a person to read."""
+    why = (str(error).splitlines() or [""])[0][:160]
+    if why and isinstance(error, (OffnominalError, ValueError)):
+        return why
+    return f"{type(error).__name__}: {why}" if why else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str], listed: str | None = None) -> str:
     """`did you mean 'x'?`, or what is known: all of it, or what is `listed` where that is too much."""
     known = sorted(known)

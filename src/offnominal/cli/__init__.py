@@ -24,6 +24,8 @@ from offnominal.cli.settings import (
     detector_from,
     pages_from,
 )
+from offnominal.machine import kernel_facts, kernel_lines, kernels
+from offnominal.stopping import stoppable, stopped
 
 app = typer.Typer(
     help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
@@ -36,13 +38,18 @@ app = typer.Typer(
 
 def _say_version(wanted: bool) -> None:
     if wanted:
-        print(f"offnominal {__version__}")
+        print("\n".join([f"offnominal {__version__}", *kernel_lines(kernels())]))
         raise typer.Exit
 
 
 @app.callback(help=app.info.help)
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_say_version, is_eager=True, help="Show the version and the kernels in use, and exit."
+        ),
+    ] = False,
 ) -> None:
     """What stands before every command."""
 
@@ -125,7 +132,7 @@ def fit(
     options = {name: value for name, value in locals().items() if name not in (*not_settings, "not_settings")}
     from offnominal.detector import Plan
     from offnominal.detector.model_file import require_writable
-    from offnominal.detector.outputs.run import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
     from offnominal.images import find_normal
 
     require_writable(out)
@@ -146,8 +153,11 @@ def fit(
                 f"note: {enlarged.name} enlarges the images {enlarged.enlarged:.1f} times, which takes time and may gain "
                 "nothing; compare with --preset fast or a smaller --image-size"
             )
+        for line in kernel_lines(used):
+            say(line)
 
     detector = detector_from(options, config, weights)
+    used = kernels_of(detector.settings)
     with progress_bars() as progress:
         detector.fit(data, progress=progress, announce=announce, tell=say, pages=pages_from(pages))
     detector.save(out)
@@ -155,7 +165,7 @@ def fit(
     for warning in warnings_of(detector.model):
         say(f"note: {warning}")
     if json:
-        emit({**known, "seconds": detector.seconds, "model": str(out)})
+        emit({**known, "kernels": kernel_facts(used), "seconds": detector.seconds, "model": str(out)})
     else:
         promised = known["calibration"]
         say(f"{out}: threshold {promised['threshold']:.3f} at {promised['alpha']:.2%} false alarms")
@@ -301,6 +311,7 @@ def evaluate(
     from offnominal.images import find_labelled
 
     begin_evaluation(out, plots)
+    undrawn: list[str] = []
     detector = load(
         model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size, memory=memory
     )
@@ -308,7 +319,7 @@ def evaluate(
         say(f"note: {note}")
     with progress_bars() as progress:
         result = detector.evaluate(data, evidence=evidence, progress=progress, pages=pages_from(pages))
-        metrics = write_evaluation(detector, result, out, _title(data), plots)
+        metrics = write_evaluation(detector, result, out, _title(data), plots, undrawn.append)
     if json:
         emit(metrics)
     else:
@@ -318,9 +329,9 @@ def evaluate(
             say(f"note: defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out")
         if result.unlabelled:
             say(f"note: rows of {data} left out for want of a label: {result.unlabelled}")
-    if result.unreadable:
-        for _, reason in result.unreadable:
-            say(f"unreadable: {reason}")
+    for reason in (*(reason for _, reason in result.unreadable), *undrawn):
+        say(f"unreadable: {reason}")
+    if result.unreadable or undrawn:
         raise typer.Exit(errors.SOME_UNREADABLE)
 
 
@@ -351,10 +362,11 @@ def info(
 ) -> None:
     """Say what a model was fitted on, with what, and what it promises."""
     from offnominal.detector import load_model
-    from offnominal.detector.outputs.run import facts, warnings_of
+    from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
 
     loaded = load_model(model)
-    known: dict[str, Any] = facts(loaded)
+    used = kernels_of(loaded.settings)
+    known: dict[str, Any] = {**facts(loaded), "kernels": kernel_facts(used)}
     if plots is not None:
         from offnominal.detector.outputs.plots import model_charts, write_charts
 
@@ -364,6 +376,9 @@ def info(
         emit({**known, "notes": warnings_of(loaded)})
         return
     for name, value in known.items():
+        if name == "kernels":
+            print("kernels: " + ", ".join(kernel_lines(used)))
+            continue
         inside = value.items() if isinstance(value, dict) else [("", value)]
         print(f"{name}: " + ", ".join(f"{key} {entry}".strip() for key, entry in inside))
     for warning in warnings_of(loaded):
@@ -394,7 +409,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
     try:
-        app()
+        with stoppable():
+            app()
     except errors.OffnominalError as error:
         say(f"offnominal: {error}")
         sys.exit(errors.WRONG_INPUT)
@@ -403,7 +419,12 @@ def main() -> None:
             raise
         say(f"offnominal: {error.filename}: cannot be used ({error.strerror}); check the path and your access to it")
         sys.exit(errors.WRONG_INPUT)
+    except KeyboardInterrupt:  # a second one, while the first was seen to
+        stopped()
+        say("offnominal: stopped")
+        sys.exit(errors.STOPPED)
     except SystemExit as stop:
         if stop.code == errors.STOPPED:  # typer has made that of Ctrl-C
+            stopped()
             say("offnominal: stopped")
         raise

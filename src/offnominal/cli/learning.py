@@ -77,7 +77,8 @@ def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     with progress_bars() as progress:
         found = detector.audit(data, progress=progress, tell=say, pages=pages)
     share = detector.settings.contamination or ("auto" if options["contamination"] is None else 0.0)
-    rows = write_audit(found, [item.path for item in items], out, share)
+    undrawn: list[str] = []
+    rows = write_audit(found, [item.path for item in items], out, share, undrawn.append)
     suspects = sum(row["suspect"] for row in rows)
     if json:
         skipped = [{"image": name, "reason": reason} for name, reason in found.skipped]
@@ -85,9 +86,9 @@ def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     else:
         worst = f"; the worst: {rows[0]['path']} (score {rows[0]['score']:.2f})" if suspects else ""
         say(f"{out / 'audit.csv'}: {suspects} of {len(rows)} images are suspect{worst}")
-    for _, reason in found.skipped:
+    for reason in (*(reason for _, reason in found.skipped), *undrawn):
         say(f"unreadable: {reason}")
-    if found.skipped:
+    if found.skipped or undrawn:
         raise typer.Exit(errors.SOME_UNREADABLE)
 
 

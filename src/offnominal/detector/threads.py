@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 
-from offnominal.errors import ImageError, OffnominalError, SettingsError
+from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
 from offnominal.images import MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
 
 #: Fewer images than this are done before a network is ready for several at once.
@@ -108,9 +108,7 @@ class _Apart(Generic[Result]):
     def _named(self, index: int, error: Exception) -> ImageError:
         source = self._sources[index]
         name = str(source) if isinstance(source, (str, Path)) else "image"
-        why = (str(error).splitlines() or [""])[0][:160]
-        kind = "" if why and isinstance(error, (ImageError, ValueError)) else f"{type(error).__name__}: "
-        found = ImageError(f"{name}: cannot be scored ({kind}{why})")
+        found = ImageError(f"{name}: cannot be scored ({reason_of(error)})")
         found.__cause__ = error
         return found
 

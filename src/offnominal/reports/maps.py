@@ -75,6 +75,11 @@ class CocoMasks:
                 }
             )
 
+    def remove(self, image: int) -> None:
+        """Take an image out again, with its regions."""
+        self._images = [one for one in self._images if one["id"] != image]
+        self._annotations = [one for one in self._annotations if one["image_id"] != image]
+
     def as_json(self) -> dict[str, Any]:
         """The whole of the file, images in the order of their numbers."""
         return {

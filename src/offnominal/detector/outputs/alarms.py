@@ -12,8 +12,9 @@ import numpy as np
 from offnominal.decisions import FOLDS, SPLIT, Calibration, images_needed, judge_lot
 from offnominal.detector.held_out_scores import held_out_scores
 from offnominal.detector.model import Model
-from offnominal.detector.model_file import write_whole
+from offnominal.detector.outputs.earlier_run import own
 from offnominal.errors import InputError
+from offnominal.storage import write_whole
 
 #: Images that a sentence names.
 MOST_NAMED = 3
@@ -149,5 +150,5 @@ def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: flo
                 f"with {calibration.count} calibration images a part of a lot of {len(read)} can be pulled at a false "
                 f"discovery rate of {fdr:g} only together with others: at least {lot.fewest} must stand out"
             )
-    write_whole(folder / "lot.json", (json.dumps(found, indent=2) + "\n").encode())
+    write_whole(own(folder, "lot.json", "inspect"), (json.dumps(found, indent=2) + "\n").encode())
     return found

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from offnominal.detector.learning.audit import Audit
-from offnominal.detector.model_file import write_whole
+from offnominal.detector.outputs.earlier_run import own, remove_own
 from offnominal.detector.outputs.report_files import as_text, make_folder, picture_name, write_picture
+from offnominal.errors import raise_unless_of_one_image, reason_of
 from offnominal.images import Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
+from offnominal.storage import write_whole
 
 #: Where the pictures of suspects lie.
 SUSPECTS = "suspects"
@@ -26,18 +29,21 @@ def begin_audit(folder: Path) -> None:
         OutputError: it cannot be made.
     """
     make_folder(folder)
-    if (folder / "audit.csv").is_file():
-        for path in (folder / SUSPECTS).glob("[0-9][0-9][0-9]-*.jpg"):
-            path.unlink(missing_ok=True)
-    write_whole(folder / "audit.csv", b"")  # whose pictures those are can be told however this audit ends
+    remove_own(folder, lambda name, command: command == "audit")
+    write_whole(own(folder, "audit.csv", "audit"), b"")
 
 
 def write_audit(
-    found: Audit, sources: list[Source], folder: Path, contamination: float | Literal["auto"]
+    found: Audit,
+    sources: list[Source],
+    folder: Path,
+    contamination: float | Literal["auto"],
+    failed: Callable[[str], None] = lambda reason: None,
 ) -> list[dict[str, Any]]:
     """Write `audit.csv` and `suspects/`; returns the rows, worst first: path, score, p_value, suspect, picture (or None).
 
-    In the pictures what lies above the lowest score of a suspect is outlined.
+    In the pictures what lies above the lowest score of a suspect is outlined. `failed(reason)` is called for each suspect that
+    cannot be drawn.
 
     Raises:
         OutputError: the place cannot be written.
@@ -49,12 +55,16 @@ def write_audit(
     for at in np.argsort(-found.scores, kind="stable"):
         picture = None
         if suspect[at]:
-            source = sources[found.sources[at]]
-            picture = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', found.names[at])}.jpg"
-            pixels = pixels_of(source)
-            map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
-            drawn = overlay(displayed(pixels, found.values), map_, level)
-            write_picture(folder / picture, drawn)
+            try:
+                pixels = pixels_of(sources[found.sources[at]])
+                map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
+                drawn = overlay(displayed(pixels, found.values), map_, level)
+                name = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', found.names[at])}.jpg"
+                write_picture(own(folder, name, "audit"), drawn)
+                picture = name
+            except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this picture alone
+                raise_unless_of_one_image(error)
+                failed(f"{found.names[at]}: cannot be drawn ({reason_of(error)})")
         rows.append(
             {
                 "path": found.names[at],

@@ -22,8 +22,9 @@ import numpy as np
 
 from offnominal.decisions import LIKENESS, Appearance, DriftTest
 from offnominal.detector.model import Model
-from offnominal.detector.model_file import write_whole
+from offnominal.detector.outputs.earlier_run import own
 from offnominal.errors import InputError, OutputError
+from offnominal.storage import write_whole
 from offnominal.types import Float
 
 FORMAT, VERSION = "offnominal-drift", 1
@@ -212,7 +213,7 @@ def report_drift(watch: DriftWatch | None, folder: Path) -> list[str]:
         lines = [f"note: {note}" for note in watch.notes]
         if found["warning"]:
             lines.append(f"warning: {found['message']}")
-    write_whole(folder / "drift.json", (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+    write_whole(own(folder, "drift.json", "inspect"), (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
     return lines
 
 

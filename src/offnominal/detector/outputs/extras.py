@@ -13,10 +13,11 @@ import numpy as np
 
 from offnominal.decisions import region_masks
 from offnominal.detector.model import Model
-from offnominal.detector.model_file import write_whole
+from offnominal.detector.outputs.earlier_run import own
 from offnominal.detector.outputs.report_files import write_file, write_picture
 from offnominal.errors import SettingsError, nearest
 from offnominal.reports import LEVELS, CocoMasks, MapFormat, Picture, SourcePicture, encode_map, encode_mask, receipt
+from offnominal.storage import write_whole
 from offnominal.types import Evidence, Float, Inspection, Region
 
 #: Maps that can be written, and forms of masks.
@@ -99,24 +100,28 @@ class ExtraWriter:
             added["maps"] = self._maps(stem, found)
         if self._extras.masks:
             masks = region_masks(found.anomaly_map, found.threshold, found.regions)
-            if "coco" in self._extras.masks:
-                self._coco.add(index, path, found.anomaly_map.shape, found.regions, masks)
             if "png" in self._extras.masks:
                 whole = np.logical_or.reduce([np.zeros(found.anomaly_map.shape, np.bool_), *masks])
                 added["mask"] = self._written(f"masks/{stem}.png", encode_mask(whole))
+            if "coco" in self._extras.masks:
+                self._coco.add(index, path, found.anomaly_map.shape, found.regions, masks)
         return added
+
+    def forget(self, index: int) -> None:
+        """Leave an image out of what `finish` writes."""
+        self._coco.remove(index)
 
     def finish(self) -> None:
         """Write `masks.json` where COCO was asked for."""
         if "coco" in self._extras.masks:
-            write_whole(self._folder / "masks.json", (json.dumps(self._coco.as_json()) + "\n").encode())
+            write_whole(own(self._folder, "masks.json", "inspect"), (json.dumps(self._coco.as_json()) + "\n").encode())
 
     def _receipt(self, stem: str, found: Inspection, picture: Picture) -> str:
         """The picture of the leading region, whose peak is the image's score; the others' evidence stands in the row."""
         sources = {near.image: self._source(near.image) for near in found.evidence(found.regions[0]).nearest}
         drawn = receipt(picture, found, 0, sources)
         name = f"receipts/{stem}.jpg"
-        write_picture(self._folder / name, drawn, _QUALITY)
+        write_picture(own(self._folder, name, "inspect"), drawn, _QUALITY)
         return name
 
     def _read_source(self, name: str) -> SourcePicture:
@@ -156,7 +161,7 @@ class ExtraWriter:
                     yield f"layer-{layer}", values, 0.0, 1.0
 
     def _written(self, name: str, content: bytes) -> str:
-        write_file(self._folder / name, content)
+        write_file(own(self._folder, name, "inspect"), content)
         return name
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import heapq
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +14,11 @@ from urllib.parse import quote
 import cv2
 
 from offnominal.detector.model import Model
-from offnominal.detector.model_file import write_whole
-from offnominal.errors import OutputError, unwritable
-from offnominal.reports import Entry, SourceFile, attention, pictures_of, report
+from offnominal.detector.outputs.earlier_run import PICTURES, REPORT, own, own_folder, remove_own
+from offnominal.errors import ImageError, unwritable
+from offnominal.reports import Entry, SourceFile, attention, pictures_of, report, shrink
 from offnominal.reports.plots import Chart
+from offnominal.storage import write_whole
 from offnominal.types import Inspection, Mask
 
 #: JPEG knows no longer side; what is longer is drawn smaller.
@@ -26,20 +27,26 @@ LONGEST_JPEG = 65_500
 #: Bytes of an image's name that its pictures bear: a file name has at most 255 on most systems.
 LONGEST_STEM = 120
 
+#: Errors that are of one file's name, and not of the folder or the disk.
+OF_A_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)
+
 #: Most images with pictures in a report; scores beyond count and are drawn in the plots.
 MOST_PICTURES = 1000
-PICTURES = "report_files"
 
 
 class ReportWriter:
-    """Takes inspected images one by one and keeps what the page needs: numbers of all, pictures of the `most` worst."""
+    """Takes inspected images one by one and keeps what the page needs: numbers of all, pictures of the `most` worst.
 
-    def __init__(self, folder: Path, model: Model, most: int = MOST_PICTURES) -> None:
-        self._folder, self._model, self._most = folder, model, most
+    Its files are recorded as those of `command`; pictures of an earlier report in the folder are removed.
+    """
+
+    def __init__(self, folder: Path, model: Model, most: int = MOST_PICTURES, command: str = "evaluate") -> None:
+        self._folder, self._model, self._most, self._command = folder, model, most, command
         self._entries: dict[int, Entry] = {}
         self._shown: list[tuple[tuple[bool, float], int]] = []
-        shutil.rmtree(folder / PICTURES, ignore_errors=True)  # pictures of an earlier run
-        make_folder(folder / PICTURES)
+        make_folder(folder)
+        remove_own(folder, lambda name, _: name.startswith(f"{PICTURES}/"))
+        own_folder(folder, PICTURES, command)
 
     def wants(self, index: int, found: Inspection, good: bool | None) -> bool:
         """Whether pictures of this image would be kept, so that it need not be decoded for nothing."""
@@ -73,7 +80,7 @@ class ReportWriter:
             drawn = {"image": made.image, "influence": made.influence, **({} if heat else {"heat": made.heat})}
             for kind, content in drawn.items():
                 files[kind] = f"{PICTURES}/{index:05d}-{kind}.jpg"
-                write_picture(self._folder / files[kind], content)
+                write_picture(own(self._folder, files[kind], self._command), content)
             files.update({"heat": _address(heat)} if heat else {})
             thumb, thumb_size = made.thumb, made.thumb_size
             heapq.heappush(self._shown, self._rank(found, good, index))
@@ -109,7 +116,7 @@ class ReportWriter:
         for at, source in enumerate(self._model.sources):
             if kept is not None and source.name in named and kept.picture(at) is not None:
                 file = f"{PICTURES}/good-{at:05d}.jpg"
-                write_whole(self._folder / file, kept.stored(at))
+                write_whole(own(self._folder, file, self._command), kept.stored(at))
                 found[source.name] = SourceFile(file, source.size)
         return found
 
@@ -135,7 +142,7 @@ class ReportWriter:
             charts=charts,
             sources=self._sources(),
         )
-        write_whole(self._folder / "report.html", as_text(page))
+        write_whole(own(self._folder, REPORT, self._command), as_text(page))
 
     def _rank(self, found: Inspection, good: bool | None, index: int) -> tuple[tuple[bool, float], int]:
         return attention(found.score, found.anomalous, good, found.threshold), -index
@@ -175,21 +182,30 @@ def make_folder(folder: Path) -> None:
 
 
 def write_picture(path: Path, picture: Any, quality: int = 90) -> None:
-    """Write an (H, W, 3) picture as the kind of file that its ending says. Raises `OutputError`."""
-    longest = max(picture.shape[:2])
-    if longest > LONGEST_JPEG:
-        scale = LONGEST_JPEG / longest
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    """Write an (H, W, 3) picture as the kind of file that its ending says.
+
+    Raises:
+        ImageError: it cannot be encoded, or no file can have its name.
+        OutputError: the place cannot be written.
+    """
+    picture = shrink(picture, LONGEST_JPEG)
     done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise OutputError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
+        raise ImageError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
     write_file(path, content.tobytes())
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, and its folder; faster than `write_whole`, and not safe against a crash. Raises `OutputError`."""
+    """Write a file, and its folder; faster than `write_whole`, and not safe against a crash.
+
+    Raises:
+        ImageError: no file can have its name.
+        OutputError: the place cannot be written.
+    """
     make_folder(path.parent)
     try:
         path.write_bytes(content)
     except OSError as error:
+        if error.errno in OF_A_NAME:
+            raise ImageError(f"{path}: no file can have this name ({error.strerror}); rename the image") from None
         raise unwritable(path, error) from None

@@ -6,28 +6,36 @@ import csv
 import io
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from offnominal.config import Settings
 from offnominal.detector import Detector, Evaluation
 from offnominal.detector.model import Member, Model
-from offnominal.detector.model_file import write_whole
 from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, drift_facts, promise
 from offnominal.detector.outputs.drift_watch import DriftWatch
-from offnominal.detector.outputs.earlier_run import RESULTS, remove_inspection
+from offnominal.detector.outputs.earlier_run import own, own_folder, remove_inspection, remove_own
 from offnominal.detector.outputs.extras import Extras, ExtraWriter, region_row
 from offnominal.detector.outputs.plots import evaluation_charts, write_charts
 from offnominal.detector.outputs.report_files import ReportWriter, as_text, make_folder, picture_name, write_picture
+from offnominal.detector.outputs.result_rows import ResultRows, error_row
+from offnominal.errors import ImageError, SettingsError, raise_unless_of_one_image, reason_of
+from offnominal.features import choose_device
 from offnominal.images import Exposure, Item, displayed, pixels_of
 from offnominal.images.decode import Pixels
+from offnominal.machine import Kernel, kernels
 from offnominal.reports import overlay
 from offnominal.reports.plots import Chart
 from offnominal.scoring import SIGNALS
+from offnominal.stopping import unstopped
+from offnominal.storage import write_whole
 from offnominal.types import Float, Inspection, Progress
 
 
@@ -49,6 +57,15 @@ def facts(model: Model) -> dict[str, Any]:
         "settings": model.settings.model_dump(mode="json"),
         "versions": model.versions,
     }
+
+
+def kernels_of(settings: Settings) -> dict[str, Kernel]:
+    """What a detector with these settings runs on, on this machine."""
+    try:
+        device = choose_device(settings.device, settings.runtime).type
+    except SettingsError:  # fitted on a GPU, looked at where there is none
+        device = "cpu"
+    return kernels(settings.runtime, device)
 
 
 def member_facts(member: Member) -> dict[str, Any]:
@@ -106,68 +123,69 @@ def write_inspections(
     """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
 
     In that order `watch` takes them, too. `report` is the title of a `report.html` that is written as well. What an earlier
-    inspection left in the folder is removed. Ctrl-C ends with the results of the images that were done.
+    inspection left in the folder is removed. An image that cannot be read, scored or drawn has a row that says why. Rows are
+    on disk as soon as their images are done, and Ctrl-C ends with those.
     """
     extras = extras or Extras()
+    make_folder(folder)
     remove_inspection(folder)
     writer = ExtraWriter(folder, detector.model, extras)
-    rows: dict[int, dict[str, Any]] = {}
     appearances: dict[int, Float] = {}
-    pictures = folder / "overlays"
-    make_folder(pictures)
-    write_whole(folder / RESULTS, b"")  # whose pictures these are can be told however this run ends
-    page = None if report is None else ReportWriter(folder, detector.model)
+    rows = ResultRows(folder, [str(item.path) for item in items])
+    own_folder(folder, "overlays", "inspect")
+    page = None if report is None else ReportWriter(folder, detector.model, command="inspect")
 
     def failed(index: int, error: Exception) -> None:
-        rows[index] = {
-            **dict.fromkeys(("score", "p_value", "anomalous", "threshold", "whole_p_value")),
-            "regions": [],
-            "map": None,
-            "error": str(error),
-        }
+        rows.add(index, error_row(str(error)))
 
-    inspected = detector.inspect_with_pixels(
-        [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
-    )
-
-    def draw(index: int, found: Inspection, pixels: Pixels) -> dict[str, Any]:
+    def draw(index: int, found: Inspection, pixels: Pixels) -> None:
         stem = picture_name(f"{index:05d}", items[index].path.name)
-        target = pictures / f"{stem}.jpg"
-        shown = displayed(pixels, detector.model.values)
-        write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
-        added = writer.add(index, stem, str(items[index].path), found, shown)
-        row = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
-        if page is not None:
-            receipts = {0: added["receipt"]} if added.get("receipt") else {}
-            page.add(index, items[index].name, found, shown, heat=row["map"], receipts=receipts)
-        return row
+        try:
+            target = own(folder, f"overlays/{stem}.jpg", "inspect")
+            shown = displayed(pixels, detector.model.values)
+            write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
+            added = writer.add(index, stem, str(items[index].path), found, shown)
+            row = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
+            if page is not None:
+                receipts = {0: added["receipt"]} if added.get("receipt") else {}
+                page.add(index, items[index].name, found, shown, heat=row["map"], receipts=receipts)
+            rows.add(index, row)
+        except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this image alone
+            raise_unless_of_one_image(error)
+            remove_own(folder, lambda name, command: f"/{index:05d}-" in name and command == "inspect")
+            writer.forget(index)
+            failed(index, ImageError(f"{items[index].path}: cannot be drawn ({reason_of(error)})"))
 
     def take() -> None:
-        index, drawn = drawing.popleft()
-        rows[index] = drawn.result()
-        progress("inspect", len(rows), len(items))
+        drawing.popleft().result()
+        progress("inspect", len(rows.rows), len(items))
 
-    drawing: deque[tuple[int, Future[dict[str, Any]]]] = deque()
-    try:
-        with ThreadPoolExecutor(1) as painter:  # pictures are drawn while the next images are scored
+    drawing: deque[Future[None]] = deque()
+    painter = ThreadPoolExecutor(1)  # pictures are drawn while the next images are scored
+    with closing(
+        detector.inspect_with_pixels(
+            [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
+        )
+    ) as inspected:
+        try:
             for index, found, pixels in inspected:
                 appearances[index] = found.appearance
-                drawing.append((index, painter.submit(draw, index, found, pixels)))
+                drawing.append(painter.submit(draw, index, found, pixels))
                 if len(drawing) > MOST_WAITING:
                     take()
             while drawing:
                 take()
-    finally:
-        while drawing and drawing[0][1].done() and drawing[0][1].exception() is None:
-            take()
-        writer.finish()
-        ordered = [{"path": str(items[index].path), **rows[index]} for index in sorted(rows)]
-        write_whole(folder / RESULTS, "".join(json.dumps(row) + "\n" for row in ordered).encode())
+        finally:
+            with unstopped():
+                painter.shutdown()
+                ordered = rows.finish()
+                writer.finish()
     if watch is not None:
-        read = sorted(appearances)
+        read = [index for index in sorted(appearances) if rows.rows[index]["error"] is None]
         if read:
             watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
-    unreadable = [(items[index].name, rows[index]["error"]) for index in sorted(rows) if rows[index]["error"] is not None]
+    errors = {index: rows.rows[index]["error"] for index in sorted(rows.rows)}
+    unreadable = [(items[index].name, reason) for index, reason in errors.items() if reason is not None]
     if page is not None and report is not None:
         page.write(report, _readable_facts(detector.model), warnings_of(detector.model), unreadable)
     done = len(ordered) - len(unreadable)
@@ -197,9 +215,16 @@ def begin_evaluation(folder: Path, plots: Path | None = None) -> None:
 
 
 def write_evaluation(
-    detector: Detector, result: Evaluation, folder: Path, title: str, plots: Path | None = None
+    detector: Detector,
+    result: Evaluation,
+    folder: Path,
+    title: str,
+    plots: Path | None = None,
+    failed: Callable[[str], None] = lambda reason: None,
 ) -> dict[str, Any]:
     """Write `metrics.json`, `scores.csv` and `report.html`, and the plots as files where a folder is given for them.
+
+    `failed(reason)` is called for each image that cannot be drawn; it stands in the report without pictures.
 
     Returns the metrics.
     """
@@ -221,19 +246,30 @@ def write_evaluation(
     charts = evaluation_charts(detector.model.calibration, result)
     if plots is not None:
         write_charts(charts, plots)
-    _write_report(detector.model, result, folder, title, metrics, charts)
+    _write_report(detector.model, result, folder, title, metrics, charts, failed)
     return metrics
 
 
 def _write_report(
-    model: Model, result: Evaluation, folder: Path, title: str, metrics: dict[str, Any], charts: Sequence[Chart]
+    model: Model,
+    result: Evaluation,
+    folder: Path,
+    title: str,
+    metrics: dict[str, Any],
+    charts: Sequence[Chart],
+    failed: Callable[[str], None],
 ) -> None:
     page = ReportWriter(folder, model)
     for index, image in enumerate(result.images):
         item, found = image.item, image.inspection
-        # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
-        shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
-        page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask)
+        add = partial(page.add, index, item.name, found, label=item.label, good=item.good, mask=image.mask)
+        try:
+            # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
+            add(displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None)
+        except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this image alone
+            raise_unless_of_one_image(error)
+            failed(f"{item.path}: cannot be drawn ({reason_of(error)})")
+            add(None)
     notes = warnings_of(model)
     if result.without_mask:
         notes.append(f"Defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out.")
