@@ -281,7 +281,17 @@ class Fitting:
         )
         values = patches.by_image(left_one_out, units)
         if method == FOLDS:
-            values = fold_signals(patches, units, size, settings, scale, lambda done: self._tell("folds", done, images))
+            values = fold_signals(
+                patches.readable(),
+                patches.rows,
+                units,
+                size,
+                settings,
+                scale,
+                device,
+                [patches.engine.upsampling(network) for network in patches.networks],
+                lambda done: self._tell("folds", done, images),
+            )
         signals = [as_stored(to_grid(one, grid)) for one, grid in zip(values, patches.grids, strict=True)]
         self.seconds["held-out scores"] = self.seconds.get("held-out scores", 0.0) + perf_counter() - started
         assert patches.standard is not None
