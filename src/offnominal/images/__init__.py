@@ -1,9 +1,10 @@
 """Images: folder, manifest, array -> `ImageBatch` in network pixels, and the way back to original pixels."""
 
 from offnominal.images.batches import ImageBatch, Prepared, Source, batches, pixels_of, prepare, raise_unreadable, several
-from offnominal.images.decode import MEMORY, Header, count_pages, decode, depth_of, from_array, from_pillow, read_header
+from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, brightness, exposure_of, levels
+from offnominal.images.files import MEMORY, count_pages
 from offnominal.images.folders import RUN_FOLDERS
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.items import GOOD, Item

@@ -79,7 +79,7 @@ class Fitting:
         self._geometry = engine.geometry(self._originals.values())
         if settings.exposure == "even":
             kept = [sources[index] for index in self._originals]
-            exposure = usual_exposure(kept, self._geometry, self._values, settings.seed, self._tell)
+            exposure = usual_exposure(kept, self._geometry, self._values, settings.seed, self._tell, settings.memory)
             self._values = replace(self._values, exposure=exposure)
         self.plan = plan_of(self._originals.values(), self._geometry, settings, engine)
 

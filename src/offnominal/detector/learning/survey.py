@@ -86,7 +86,12 @@ def _has_contrast(source: Source, values: ValueRange, memory: int) -> bool:
 
 
 def usual_exposure(
-    sources: Sequence[Source], geometry: Geometry, values: ValueRange, seed: int = 0, progress: Progress = silent
+    sources: Sequence[Source],
+    geometry: Geometry,
+    values: ValueRange,
+    seed: int = 0,
+    progress: Progress = silent,
+    memory: int = MEMORY,
 ) -> Exposure | None:
     """How brightly these images are lit: of `LOOKED_AT` evenly spaced ones, without those that cannot be read.
 
@@ -97,7 +102,7 @@ def usual_exposure(
     asked = half if len(half) >= LOOKED_AT else np.arange(len(sources))
     some = [sources[asked[at]] for at in sorted({at * len(asked) // LOOKED_AT for at in range(LOOKED_AT)})]
     found = []
-    for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None):
+    for batch in batches(some, geometry, values, batch_size=1, failed=lambda index, error: None, memory=memory):
         found.append(levels(batch.pixels))
         progress("brightness", len(found), len(some))
     return exposure_of(found)

@@ -12,7 +12,7 @@ import numpy as np
 from offnominal.detector.learning.audit import Audit
 from offnominal.detector.model_file import write_whole
 from offnominal.detector.outputs.report_files import as_text, make_folder, picture_name, write_picture
-from offnominal.images import Source, displayed, pixels_of, to_original
+from offnominal.images import MEMORY, Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
 
 #: Where the pictures of suspects lie.
@@ -33,7 +33,7 @@ def begin_audit(folder: Path) -> None:
 
 
 def write_audit(
-    found: Audit, sources: list[Source], folder: Path, contamination: float | Literal["auto"]
+    found: Audit, sources: list[Source], folder: Path, contamination: float | Literal["auto"], memory: int = MEMORY
 ) -> list[dict[str, Any]]:
     """Write `audit.csv` and `suspects/`; returns the rows, worst first: path, score, p_value, suspect, picture (or None).
 
@@ -51,7 +51,7 @@ def write_audit(
         if suspect[at]:
             source = sources[found.sources[at]]
             picture = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', found.names[at])}.jpg"
-            pixels = pixels_of(source)
+            pixels = pixels_of(source, memory)
             map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
             drawn = overlay(displayed(pixels, found.values), map_, level)
             write_picture(folder / picture, drawn)

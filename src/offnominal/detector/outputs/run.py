@@ -257,7 +257,11 @@ def _write_report(
     for index, image in enumerate(result.images):
         item, found = image.item, image.inspection
         # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
-        shown = displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None
+        shown = (
+            displayed(pixels_of(item.path, model.settings.memory), model.values)
+            if page.wants(index, found, item.good)
+            else None
+        )
         page.add(index, item.name, found, shown, label=item.label, good=item.good, mask=image.mask)
     notes = warnings_of(model)
     if result.without_mask:
