@@ -78,7 +78,7 @@ def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
         found = detector.audit(data, progress=progress, tell=say, pages=pages)
     share = detector.settings.contamination or ("auto" if options["contamination"] is None else 0.0)
     undrawn: list[str] = []
-    rows = write_audit(found, [item.path for item in items], out, share, undrawn.append)
+    rows = write_audit(found, [item.path for item in items], out, share, undrawn.append, detector.settings.memory)
     suspects = sum(row["suspect"] for row in rows)
     if json:
         skipped = [{"image": name, "reason": reason} for name, reason in found.skipped]

@@ -320,7 +320,7 @@ class Detector:
         images = []
         for index, inspection in sorted(found.items()):
             try:
-                mask = _mask(items[index], inspection)
+                mask = _mask(items[index], inspection, self.settings.memory)
                 images.append(Evaluated(items[index], inspection, None if mask is None else store.keep(mask)))
             except ImageError as error:
                 unreadable[index] = str(error)
@@ -425,8 +425,8 @@ def _unused_number(model: Model) -> int:
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
-def _mask(item: Item, inspection: Inspection) -> Mask | None:
-    return None if item.mask is None else read_mask(item.mask, inspection.anomaly_map.shape)
+def _mask(item: Item, inspection: Inspection, memory: int) -> Mask | None:
+    return None if item.mask is None else read_mask(item.mask, inspection.anomaly_map.shape, memory)
 
 
 def _judged(image: Evaluated) -> Judged:

@@ -11,9 +11,10 @@ from offnominal.images.batches import (
     raise_unreadable,
     several,
 )
-from offnominal.images.decode import MEMORY, Header, count_pages, decode, depth_of, from_array, from_pillow, read_header
+from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
+from offnominal.images.files import MEMORY, count_pages
 from offnominal.images.folders import RUN_FOLDERS
 from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
 from offnominal.images.items import GOOD, Item

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from offnominal.errors import ImageError, InputError
-from offnominal.images.decode import MEMORY, Pixels, decode, from_array, from_pillow, planes
+from offnominal.images.decode import Pixels, decode, from_array, from_pillow, planes
 from offnominal.images.exposure import Exposure
+from offnominal.images.files import MEMORY
 from offnominal.images.frames import page_of
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.value_range import ValueRange

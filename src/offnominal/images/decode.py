@@ -7,9 +7,6 @@ What holds fewer pixels than its header promises, several pages, or more pixels 
 
 from __future__ import annotations
 
-import io
-import os
-import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,18 +18,20 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from offnominal.errors import ImageError
-from offnominal.images.completeness import missing, strict
-from offnominal.images.frames import full_frames, page_of
+from offnominal.images.completeness import strict
+from offnominal.images.files import (
+    MEMORY,
+    content_behind,
+    damaged,
+    frames_of,
+    opened_image,
+    read_content,
+    require_memory,
+    require_whole,
+    seek_page,
+)
 from offnominal.types import Depth
 
-#: Pillow by itself opens nothing much larger.
-MAX_PIXELS = 178_000_000
-#: Bytes that one image may take where nothing else is said: the default of the setting `memory`.
-MEMORY = 2_000_000_000
-#: An image may always take so many, however little memory the patches may.
-LEAST_MEMORY = 256_000_000
-#: Bytes a pixel that decoding, inspecting and drawing take at most, measured with images of 100 megapixels.
-BYTES_A_PIXEL: dict[Depth, int] = {"8-bit": 20, "16-bit": 26, "float": 32}
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp"})
 
 Pixels = npt.NDArray[Any]
@@ -41,8 +40,6 @@ _WIDE_MODES = ("I", "F", "I;16", "I;16B", "I;16L")
 _PNG = b"\x89PNG"
 _WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
 _TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
-#: What Pillow may open; others of its formats start programs or bound nothing.
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 #: Pixels that are copied from Pillow at once.
 _COPIED_AT_ONCE = 4_000_000
 #: Where a PNG file may say how it is turned: in a chunk of its own, in text, in XMP.
@@ -70,22 +67,12 @@ def read_header(path: Path, memory: int = MEMORY) -> Header:
     Raises:
         ImageError: missing, empty, not an image, of several pages, or larger than `MAX_PIXELS` or `memory` allow.
     """
-    content = _content(path, memory)
-    with strict(), _opened(content, path) as image:
-        _seek_page(image, path)
+    content = read_content(path, memory)
+    with strict(), opened_image(content, path) as image:
+        seek_page(image, path)
         depth, (height, width) = _depth_and_size(image, content, path, memory)
         turned = _orientation(image, content) in (5, 6, 7, 8)
         return Header((width, height) if turned else (height, width), depth)
-
-
-def count_pages(path: Path) -> int:
-    """How many pages a file has; previews and thumbnails are none.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    with strict(), _opened(_content(path, MEMORY), path) as image:
-        return len(_frames(image, path))
 
 
 def decode(path: Path, memory: int = MEMORY) -> Pixels:
@@ -94,20 +81,20 @@ def decode(path: Path, memory: int = MEMORY) -> Pixels:
     Raises:
         ImageError: missing, empty, truncated, not an image, of several pages, or too large for `memory` bytes.
     """
-    content = _content(path, memory)
-    with strict(), _opened(content, path) as image:
-        frame = _seek_page(image, path)
+    content = read_content(path, memory)
+    with strict(), opened_image(content, path) as image:
+        frame = seek_page(image, path)
         depth, _ = _depth_and_size(image, content, path, memory)
         if depth == "8-bit":
             _load(image, path)
-            _require_whole(content, image, path, frame)
+            require_whole(content, image, path, frame)
             return _decode_8bit(image, path)
         # OpenCV turns TIFF files upright by itself, and leaves PNG files as they lie; of damaged ones it decodes what it can.
         orientation = 1
         if content.startswith(_PNG):
             _load(image, path)
             orientation = _orientation(image, content)
-        _require_whole(content, image, path, frame)
+        require_whole(content, image, path, frame)
     return _upright(_decode_wide(content, path, frame, memory), orientation)
 
 
@@ -129,7 +116,7 @@ def from_array(array: Any, name: str = "array", memory: int = MEMORY) -> Pixels:
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise ImageError(f"{name}: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {pixels.shape}")
     wide: Depth = "8-bit" if pixels.dtype.itemsize == 1 else "16-bit" if pixels.dtype == np.uint16 else "float"
-    _require_memory(name, pixels.shape[1], pixels.shape[0], wide, memory)
+    require_memory(name, pixels.shape[1], pixels.shape[0], wide, memory)
     if pixels.strides[2] == 0:
         pixels = pixels[:, :, :1]
     if pixels.dtype == np.bool_:
@@ -157,40 +144,25 @@ def from_pillow(image: Image.Image, name: str = "image", memory: int = MEMORY) -
 
 def _from_pillow(image: Image.Image, name: str, memory: int) -> Pixels:
     depth: Depth = "8-bit" if image.mode not in _WIDE_MODES else "float" if image.mode == "F" else "16-bit"
-    _require_memory(name, image.width, image.height, depth, memory)
+    require_memory(name, image.width, image.height, depth, memory)
     if getattr(image, "n_frames", 1) > 1:
         at = image.tell()
-        frames = _frames(image, name, 2)
+        frames = frames_of(image, name, 2)
         image.seek(at)
         if len(frames) > 1:
             raise ImageError(f"{name}: has several pages or frames; give a copy of each: image.seek(page), then image.copy()")
-    content = _content_of(image)
+    content = content_behind(image)
     _load(image, name)
     if content:
-        _require_whole(content, image, name, image.tell())
+        require_whole(content, image, name, image.tell())
     if depth == "8-bit":
         return _decode_8bit(image, name)
     try:
         wide = np.asarray(image)
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
     pixels = from_array(_from_integers(wide, name) if image.mode == "I" else wide, name, memory)
     return _upright(pixels, _orientation(image, b""))
-
-
-def _content_of(image: Image.Image) -> bytes:
-    """The file behind a Pillow image that is not loaded yet, empty where there is none; it stays where it is read."""
-    file = getattr(image, "fp", None)
-    if file is None or not getattr(image, "tile", None):
-        return b""
-    try:
-        at = file.tell()
-        file.seek(0)
-        content = bytes(file.read())
-        file.seek(at)
-    except Exception:  # noqa: BLE001 - a file of one's own kind may do anything
-        return b""
-    return content
 
 
 def _from_tensor(array: Any) -> Any:
@@ -201,110 +173,15 @@ def _from_tensor(array: Any) -> Any:
     return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
 
 
-def _content(path: Path, memory: int) -> bytes:
-    file, _ = page_of(path)
-    try:
-        if file.is_dir():
-            raise ImageError(f"{path}: is a folder; give the images in it")
-        # A pipe or a device would be waited for without end.
-        descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as opened:
-            about, memory = os.fstat(descriptor), max(memory, LEAST_MEMORY)
-            if not stat.S_ISREG(about.st_mode):
-                raise ImageError(f"{path}: is no file but a pipe, a socket or a device; give an image file")
-            if about.st_size > memory:
-                raise ImageError(
-                    f"{path}: {_gigabytes(about.st_size)} are more than the limit of {_gigabytes(memory)}; {_REMEDY}"
-                )
-            content = opened.read()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # such as a NUL byte
-        raise ImageError(f"{str(path)!r}: is not the path of a file ({error})") from None
-    if not content:
-        raise ImageError(f"{path}: the file is empty (0 bytes); copy it again")
-    return content
-
-
-def _opened(content: bytes, path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(content), formats=_FORMATS)
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: has more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first") from None
-    except Exception:  # noqa: BLE001 - a damaged header raises almost anything
-        raise ImageError(f"{path}: is not a readable image (damaged, or not PNG, JPEG, BMP, TIFF or WebP)") from None
-
-
-def _frames(image: Image.Image, path: Path | str, most: int | None = None) -> list[int]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return full_frames(image, most)
-    except Exception as error:  # noqa: BLE001 - a damaged page raises almost anything
-        raise _damaged(path, error) from None
-
-
-def _seek_page(image: Image.Image, path: Path) -> int:
-    """Go to the page that the path names; returns the number of its frame. Raises `ImageError` where there are several."""
-    file, page = page_of(path)
-    frames = _frames(image, path, page or 2)
-    if page is None and len(frames) > 1:
-        raise ImageError(
-            f"{path}: has several pages or frames; --pages all (pages='all') reads each as an image, '{file.name}#1' the first"
-        )
-    if page is not None and page > len(frames):
-        raise ImageError(f"{path}: the file has {len(frames)} page{'' if len(frames) == 1 else 's'}")
-    frame = frames[(page or 1) - 1]
-    if frame != image.tell():
-        try:
-            image.seek(frame)
-        except Exception as error:  # noqa: BLE001 - a damaged page raises almost anything
-            raise _damaged(path, error) from None
-    return frame
-
-
-def _require_whole(content: bytes, image: Image.Image, name: Path | str, frame: int) -> None:
-    """Raises `ImageError` where pixels are missing that a decoder would make up."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            lacking = missing(content, image, frame)
-    except Exception as error:  # noqa: BLE001 - what cannot be followed is damaged
-        raise _damaged(name, error) from None
-    if lacking is not None:
-        raise _damaged(name, ValueError(lacking))
-
-
-_REMEDY = "raise --memory (memory), or shrink or crop it first"
-
-
-def _require_memory(name: Path | str, width: int, height: int, depth: Depth, memory: int) -> None:
-    """Raises `ImageError` where an image would take more memory than it may."""
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"
-        )
-    needed, memory = width * height * BYTES_A_PIXEL[depth], max(memory, LEAST_MEMORY)
-    if needed > memory:
-        limit = f"more than the limit of {_gigabytes(memory)}"
-        raise ImageError(f"{name}: {width} x {height} takes about {_gigabytes(needed)}, {limit}; {_REMEDY}")
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.2g} GB"
-
-
 def _depth_and_size(image: Image.Image, content: bytes, path: Path, memory: int) -> tuple[Depth, tuple[int, int]]:
     """Depth and (H, W) as stored; nothing of the pixels is read."""
     tags = getattr(image, "tag_v2", {})  # of TIFF files, whose size newer releases of Pillow turn already
     width, height = tags.get(_WIDTH, image.size[0]), tags.get(_HEIGHT, image.size[1])
     depth = _stored_depth(image, content)
-    _require_memory(path, width, height, depth, memory)
+    require_memory(path, width, height, depth, memory)
     tile = _number(tags.get(_TILE_WIDTH, 1)), _number(tags.get(_TILE_HEIGHT, 1))
     if tile[0] * tile[1] > width * height:  # decoders make room for whole tiles
-        _require_memory(path, *tile, depth, memory)
+        require_memory(path, *tile, depth, memory)
     return depth, (height, width)
 
 
@@ -359,7 +236,7 @@ def _load(image: Image.Image, name: Path | str) -> None:
             warnings.simplefilter("ignore")
             image.load()
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
 
 
 def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
@@ -371,7 +248,7 @@ def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
             upright = image if _orientation(image, b"") == 1 else ImageOps.exif_transpose(image)
             return _thrice(_pixels_of(upright)) if upright.mode == "L" else _pixels_of(_to_rgb(upright))
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
-        raise _damaged(name, error) from None
+        raise damaged(name, error) from None
 
 
 def _pixels_of(image: Image.Image) -> Pixels:
@@ -384,12 +261,6 @@ def _pixels_of(image: Image.Image) -> Pixels:
         bottom = min(image.height, top + rows)
         pixels[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
     return pixels
-
-
-def _damaged(name: Path | str, error: Exception) -> ImageError:
-    return ImageError(
-        f"{name}: is damaged or truncated ({(str(error) or type(error).__name__).splitlines()[0][:80]}); copy it again"
-    )
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -411,7 +282,7 @@ def _decode_wide(content: bytes, path: Path, frame: int, memory: int) -> Pixels:
             _, found = cv2.imdecodemulti(stored, cv2.IMREAD_UNCHANGED, range=(frame, frame + 1))
             pixels = found[0] if len(found) == 1 else None
     except cv2.error as error:
-        raise _damaged(path, error) from None
+        raise damaged(path, error) from None
     if pixels is None:
         raise ImageError(
             f"{path}: is damaged, truncated or of an unusual kind of more than 8 bits; save it as 16-bit PNG or TIFF"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from offnominal.errors import ImageError
-from offnominal.images.decode import count_pages
+from offnominal.images.files import count_pages
 from offnominal.images.frames import a_page, page_of
 from offnominal.images.items import Item
 

@@ -14,7 +14,7 @@ from offnominal.detector.learning.audit import Audit
 from offnominal.detector.outputs.earlier_run import own, remove_own
 from offnominal.detector.outputs.report_files import as_text, make_folder, picture_name, write_picture
 from offnominal.errors import raise_unless_of_one_image, reason_of
-from offnominal.images import Source, displayed, pixels_of, to_original
+from offnominal.images import MEMORY, Source, displayed, pixels_of, to_original
 from offnominal.reports import overlay
 from offnominal.storage import write_whole
 
@@ -39,6 +39,7 @@ def write_audit(
     folder: Path,
     contamination: float | Literal["auto"],
     failed: Callable[[str], None] = lambda reason: None,
+    memory: int = MEMORY,
 ) -> list[dict[str, Any]]:
     """Write `audit.csv` and `suspects/`; returns the rows, worst first: path, score, p_value, suspect, picture (or None).
 
@@ -56,7 +57,7 @@ def write_audit(
         picture = None
         if suspect[at]:
             try:
-                pixels = pixels_of(sources[found.sources[at]])
+                pixels = pixels_of(sources[found.sources[at]], memory)
                 map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
                 drawn = overlay(displayed(pixels, found.values), map_, level)
                 name = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', found.names[at])}.jpg"

@@ -265,7 +265,8 @@ def _write_report(
         add = partial(page.add, index, item.name, found, label=item.label, good=item.good, mask=image.mask)
         try:
             # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
-            add(displayed(pixels_of(item.path), model.values) if page.wants(index, found, item.good) else None)
+            wanted = page.wants(index, found, item.good)
+            add(displayed(pixels_of(item.path, model.settings.memory), model.values) if wanted else None)
         except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this image alone
             raise_unless_of_one_image(error)
             failed(f"{item.path}: cannot be drawn ({reason_of(error)})")
