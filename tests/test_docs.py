@@ -40,6 +40,6 @@ def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: 
     left = {path.name + "/" * path.is_dir() for folder in ("i", "e") for path in (tmp_path / folder).iterdir()}
     assert left <= NAMED, left - NAMED
     assert left == {  # and nothing is named that is not written
-        "results.jsonl", "overlays/", "report.html", "report_files/", "receipts/", "maps/", "masks/", "masks.json",
-        "metrics.json", "scores.csv",
+        ".offnominal.jsonl", "results.jsonl", "overlays/", "report.html", "report_files/", "receipts/", "maps/", "masks/",
+        "masks.json", "metrics.json", "scores.csv",
     }  # fmt: skip

@@ -166,11 +166,16 @@ def test_patches_on_disk_have_no_name(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_signal_waits_for_what_must_be_done() -> None:
-    done = False
-    with pytest.raises(KeyboardInterrupt), stoppable(), unstopped():
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGHUP)
-        done = True
+    done = []
+
+    def work() -> None:
+        with stoppable(), unstopped():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            done.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert done
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup

@@ -1,0 +1,279 @@
+"""One image that cannot be scored or drawn, whatever raises it: a row that says so, and the others are done."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from conftest import damaged, texture
+from offnominal import Detector
+from offnominal.detector import threads
+from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.learning.audit import Audit
+from offnominal.detector.outputs import audit as audited
+from offnominal.detector.outputs import extras, report_files, run
+from offnominal.detector.outputs.earlier_run import RECORD, own, remove_inspection, remove_own
+from offnominal.detector.outputs.extras import Extras
+from offnominal.detector.outputs.run import write_evaluation, write_inspections
+from offnominal.errors import ImageError, OutputError
+from offnominal.images import any_images
+from offnominal.types import silent
+
+EVERYTHING = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)
+
+
+@pytest.fixture
+def lot(tmp_path: Path) -> Path:
+    folder = tmp_path / "lot"
+    folder.mkdir()
+    for number in range(5):
+        cv2.imwrite(str(folder / f"{number}.png"), damaged(number)[0] if number % 2 else texture(number))
+    return folder
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, error: Exception, at: int) -> None:
+    """The call of this number (from 0) raises."""
+    whole, calls = getattr(where, name), iter(range(10**6))
+
+    def called(*given: Any, **named: Any) -> Any:
+        if next(calls) == at:
+            raise error
+        return whole(*given, **named)
+
+    monkeypatch.setattr(where, name, called)
+
+
+def errors_of(folder: Path) -> dict[str, str | None]:
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    return {Path(row["path"]).name: row["error"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Padding size should be less than the input"),
+        MemoryError(),
+        cv2.error("resize"),
+        KeyError("x"),
+        ImageError("odd"),
+    ],
+)
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_an_image_that_cannot_be_scored(
+    error: Exception, side_by_side: bool, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = FeatureEngine.maps
+
+    def maps(self: FeatureEngine, batch: Any) -> Any:
+        if 2 in batch.index:
+            raise error
+        return whole(self, batch)
+
+    monkeypatch.setattr(FeatureEngine, "maps", maps)
+    monkeypatch.setattr(threads, "FEWEST", 2 if side_by_side else 100)
+    done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", silent, EVERYTHING, report="Lot")
+    assert (done.done, done.unreadable) == (4, 1)
+    assert [Path(row["path"]).name for row in rows] == [f"{number}.png" for number in range(5)]
+    said = errors_of(tmp_path / "o")
+    assert [name for name, reason in said.items() if reason] == ["2.png"]
+    assert "2.png: cannot be scored (" in str(said["2.png"])
+    with pytest.raises(ImageError, match="cannot be scored"):
+        list(detector.inspect_many([texture(seed) for seed in range(3)], failed=_raise))
+
+
+def _raise(index: int, error: ImageError) -> None:
+    raise error
+
+
+def test_a_fit_leaves_out_what_the_network_fails_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = FeatureEngine.maps
+
+    def maps(self: FeatureEngine, batch: Any) -> Any:
+        found = whole(self, batch)
+        for at, index in enumerate(batch.index):
+            if index == 3 and len(batch.original) == len(batch.decoded):
+                found[0][at] = float("inf")
+        return found
+
+    monkeypatch.setattr(FeatureEngine, "maps", maps)
+    model = Detector(image_size=96, bank=60).fit([texture(seed) for seed in range(6)]).model
+    ((name, reason),) = model.skipped
+    assert name == "array 3"
+    assert "not finite" in reason
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "error"),
+    [
+        (run, "overlay", cv2.error("overlay")),
+        (run, "write_picture", ImageError("no file can have this name")),
+        (extras, "encode_mask", AssertionError()),
+        (extras, "encode_map", ValueError("values beyond")),
+        (report_files, "pictures_of", ZeroDivisionError()),
+        (Path, "write_bytes", OSError(errno.ENAMETOOLONG, "File name too long")),
+        (Path, "write_bytes", OSError(errno.EILSEQ, "Invalid or incomplete multibyte character")),
+    ],
+)
+def test_an_image_that_cannot_be_drawn(
+    where: Any, name: str, error: Exception, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, where, name, error, 1)
+    done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", silent, EVERYTHING, report="Lot")
+    assert (done.done, done.unreadable) == (4, 1)
+    (bad,) = [at for at, row in enumerate(rows) if row["error"]]
+    assert rows[bad]["anomalous"] is rows[bad]["map"] is None
+    assert "cannot be drawn" in rows[bad]["error"]
+    left = [path.name for path in (tmp_path / "o").rglob("*") if path.is_file()]
+    assert not [one for one in left if one.startswith(f"{bad:05d}-")]  # nothing of it stays behind
+    coco = json.loads((tmp_path / "o" / "masks.json").read_text())
+    assert bad not in {image["id"] for image in coco["images"]}
+    assert bad not in {region["image_id"] for region in coco["annotations"]}
+
+
+@pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (2, 70_000), (1, 1)])
+def test_images_of_odd_shapes_beside_a_good_one(size: tuple[int, int], detector: Detector, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    (tmp_path / "lot").mkdir()
+    cv2.imwrite(str(tmp_path / "lot/0.png"), rng.integers(0, 255, (*size, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "lot/1.png"), texture(5))
+    done, rows = write_inspections(detector, any_images([tmp_path / "lot"]), tmp_path / "o", silent, EVERYTHING, report="Lot")
+    assert len(rows) == 2
+    assert rows[1]["error"] is None
+    assert done.done + done.unreadable == 2
+    assert rows[0]["error"] is None or "cannot be" in rows[0]["error"]
+
+
+def test_suspects_and_reports_that_cannot_be_drawn(
+    detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, report_files, "pictures_of", cv2.error("thin"), 2)
+    said: list[str] = []
+    result = detector.evaluate(parts)
+    write_evaluation(detector, result, tmp_path / "e", "Parts", failed=said.append)
+    assert len(said) == 1
+    assert "cannot be drawn" in said[0]
+    page = (tmp_path / "e" / "report.html").read_text("utf-8")
+    assert all(image.item.name in page for image in result.images)
+    items = any_images([parts / "train/good"])
+    found: Audit = Detector(image_size=96).audit(parts)
+    monkeypatch.setattr(audited, "overlay", lambda *_: 1 / 0)
+    rows = audited.write_audit(found, [item.path for item in items], tmp_path / "a", 0.2, said.append)
+    assert len(said) == 1 + sum(row["suspect"] for row in rows)
+    assert all(row["picture"] is None for row in rows)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
+def test_what_all_images_need_ends_the_run(
+    number: int, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, Path, "write_bytes", OSError(number, os.strerror(number)), 2)
+    with pytest.raises(OutputError):
+        write_inspections(detector, any_images([lot]), tmp_path / "o", silent)
+    assert len(errors_of(tmp_path / "o")) >= 2  # the rows so far
+
+
+# What is not a run's own stays.
+
+
+def users(folder: Path, *names: str) -> list[Path]:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("somebody's own")
+    return [folder / name for name in names]
+
+
+FILES = (
+    "masks/00001-mine.png",
+    "overlays/00000-mine.jpg",
+    "maps/00002-anomaly.npy",
+    "receipts/00003-x.jpg",
+    "report_files/00000-image.jpg",
+    "report_files/deep/notes.txt",
+    "suspects/001-mine.jpg",
+    "lot.json",
+    "masks.json",
+    "report.html",
+)
+
+
+def row_naming(name: str) -> str:
+    row = {"path": "x", "score": 1.0, "p_value": 0.5, "anomalous": False, "threshold": 2.0, "regions": [], "error": None}
+    return json.dumps({**row, "map": name, "receipt": name, "mask": name, "maps": {"anomaly": {"path": name}}}) + "\n"
+
+
+@pytest.mark.parametrize(
+    "results",
+    ["", row_naming("lot.json"), row_naming("../outside.txt"), "".join(map(row_naming, FILES)), "no JSON\n", None],
+    ids=["empty", "names", "outside", "all", "foreign", "none"],
+)
+@pytest.mark.parametrize("command", ["inspect", "audit"])
+def test_files_of_a_user_stay(command: str, results: str | None, detector: Detector, lot: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kept = [*users(out, *FILES), *users(tmp_path, "outside.txt")]
+    for name in ("results.jsonl", "audit.csv"):
+        if results is not None:
+            (out / name).write_text(results)
+    if command == "inspect":
+        write_inspections(detector, any_images([lot / "0.png"]), out, silent)
+    else:
+        audited.begin_audit(out)
+    assert [path.read_text() for path in kept] == ["somebody's own"] * len(kept)
+
+
+def test_a_report_removes_its_own_pictures_alone(detector: Detector, lot: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kept = users(out, "report_files/mine.jpg", "report_files/00000-other.jpg", "maps/notes.txt")
+    write_inspections(detector, any_images([lot]), out, silent, EVERYTHING, report="Lot")
+    write_inspections(detector, any_images([lot / "1.png"]), out, silent)
+    left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    own_files = [RECORD, "overlays/00000-1.jpg", "results.jsonl"]
+    assert left == sorted([*own_files, *(path.relative_to(out).as_posix() for path in kept)])
+
+
+def test_links_are_not_followed_to_delete(detector: Detector, lot: Path, tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    write_inspections(detector, any_images([lot]), out, silent, Extras(masks=("png",)))
+    names = sorted(path.name for path in (out / "overlays").iterdir())
+    (out / "overlays").rename(elsewhere)
+    (out / "overlays").symlink_to(elsewhere)
+    target = tmp_path / "precious.txt"
+    target.write_text("somebody's own")
+    mask = sorted((out / "masks").iterdir())[0]
+    mask.unlink()
+    mask.symlink_to(target)
+    remove_inspection(out)
+    assert sorted(path.name for path in elsewhere.iterdir()) == names
+    assert target.read_text() == "somebody's own"
+    assert [path.name for path in (out / "masks").iterdir()] == [mask.name]
+    write_inspections(detector, any_images([lot]), out, silent, Extras(masks=("png",)))
+    assert target.read_text() == "somebody's own"  # nor to write
+
+
+@pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "a/../../outside.txt", "", ".", "\0", "link/outside.txt"])
+def test_a_record_that_somebody_changed_reaches_nothing_outside(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "link").symlink_to(tmp_path)
+    outside = users(tmp_path, "outside.txt")[0]
+    (out / RECORD).write_text(json.dumps({"command": "inspect", "file": name}) + '\n{"comm')
+    before = Path("/etc/hostname").exists()
+    remove_inspection(out)
+    assert outside.exists()
+    assert Path("/etc/hostname").exists() == before
+
+
+def test_what_evaluate_wrote_since_stays(tmp_path: Path) -> None:
+    wanted: Callable[[str, str], bool] = lambda name, command: command == "inspect"  # noqa: E731
+    for command in ("inspect", "evaluate"):
+        own(tmp_path, "report.html", command).write_text(command)
+    own(tmp_path, "overlays/a.jpg", "inspect").write_text("")
+    remove_own(tmp_path, wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "report.html"]
