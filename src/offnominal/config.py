@@ -88,12 +88,15 @@ Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 
 
 class Fusion(BaseModel):
-    """Weights of the signals in the patch score; each signal is standardised on held-out normal patches first."""
+    """Weights of the signals in the patch score; each signal is standardised on held-out normal patches first.
+
+    By default the distance alone counts: influence gained nothing on sets that it was not tuned on.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    distance: float = Field(4.0, ge=0, le=MOST_WEIGHT)
-    influence: float = Field(1.0, ge=0, le=MOST_WEIGHT)
+    distance: float = Field(1.0, ge=0, le=MOST_WEIGHT)
+    influence: float = Field(0.0, ge=0, le=MOST_WEIGHT)
     response: float = Field(0.0, ge=0, le=MOST_WEIGHT)
 
     @model_validator(mode="after")

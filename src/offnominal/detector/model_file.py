@@ -266,7 +266,9 @@ def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: lis
     return Member(
         name=stored["name"],
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
-        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
+        geometry=Geometry(
+            tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"], geometry["scale"]
+        ),
         standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
         bank=bank,
         distance_scale=DistanceScale(**stored["distance_scale"]),
