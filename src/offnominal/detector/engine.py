@@ -70,7 +70,8 @@ class FeatureEngine:
         height, width = settings.image_size
         if backbone.default_size is not None and "image_size" not in settings.model_fields_set:
             height, width = backbone.default_size
-        self._geometry = Geometry((height, width), settings.resize, self._extractor.multiple, scale=member.scale)
+        size = max(64, round(height * member.scale)), max(64, round(width * member.scale))
+        self._geometry = Geometry(size, settings.resize, self._extractor.multiple)
 
     def geometry(self, originals: Collection[tuple[int, int]]) -> Geometry:
         """How a model of images of these (H, W) resizes images for this member."""

@@ -97,7 +97,6 @@ def require_geometry(geometry: Geometry, values: ValueRange) -> None:
     shortest, longest = min(geometry.size), max(geometry.size)
     require(1 <= shortest <= LONGEST_NETWORK and longest <= 2**40, f"size {geometry.size} is absurd")
     require(1 <= geometry.multiple <= COARSEST, f"multiple {geometry.multiple} is absurd")
-    require(0.1 <= geometry.scale <= 10, f"scale {geometry.scale} is absurd")
     require(1 <= geometry.longest <= LONGEST_NETWORK, f"longest {geometry.longest} is absurd")
     width = np.float32(values.high) - np.float32(values.low)
     require(bool(np.isfinite(width) and width > 0), f"values from {values.low} to {values.high} are no range")

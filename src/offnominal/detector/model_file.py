@@ -266,9 +266,7 @@ def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: lis
     return Member(
         name=stored["name"],
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
-        geometry=Geometry(
-            tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"], geometry["scale"]
-        ),
+        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
         standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
         bank=bank,
         distance_scale=DistanceScale(**stored["distance_scale"]),

@@ -159,14 +159,11 @@ def prepare(
         pixels = pixels_of(source, memory)
         original = (int(pixels.shape[0]), int(pixels.shape[1]))
         clipped, name = values.clipped(planes(pixels)), _name(source)
-        resized: dict[tuple[int, int], Float] = {}
         views = []
         for geometry in geometries:
-            first, (height, width) = geometry.resized_size(original), geometry.network_size(original)
-            if first not in resized:
-                resized[first] = values.scale(resize(clipped, first), name)
-            view = resize(resized[first], (height, width)).reshape(height, width, -1)
-            views.append(np.broadcast_to(view, (height, width, 3)))
+            height, width = geometry.network_size(original)
+            scaled = values.scale(resize(clipped, (height, width)), name).reshape(height, width, -1)
+            views.append(np.broadcast_to(scaled, (height, width, 3)))
         return Prepared(tuple(views), original, pixels if keep else None)
 
 

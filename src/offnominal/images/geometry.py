@@ -24,15 +24,12 @@ class Geometry:
         resize: `squash` gives every image `size`. The others keep the aspect (to the nearest `multiple`): with `keep` the
             smaller number of `size` is the short side, with `area` an image gets as many pixels as `size` has.
         multiple: sides are rounded to a multiple of this, the coarsest stride of the backbone.
-        longest: no side exceeds this before it is scaled.
-        scale: the resized image is enlarged (or shrunk) by this; enlarging adds no detail, but finds smaller defects.
     """
 
     size: tuple[int, int]
     resize: Resize
     multiple: int = 32
     longest: int = 4096
-    scale: float = 1.0
 
     def suited_to(self, originals: Collection[tuple[int, int]]) -> Geometry:
         """With `area`: as many pixels as an image of the median aspect of these (H, W) has with the short side of `size`.
@@ -48,11 +45,6 @@ class Geometry:
 
     def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of the original -> (height, width) that the network sees."""
-        height, width = self.resized_size(original)
-        return self._rounded(self.scale * height), self._rounded(self.scale * width)
-
-    def resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the original -> (height, width) before it is scaled."""
         if self.resize == "squash":
             return self._rounded(self.size[0]), self._rounded(self.size[1])
         scale = sqrt(prod(self.size) / prod(original)) if self.resize == "area" else min(self.size) / min(original)

@@ -74,7 +74,7 @@ def member_facts(member: Member) -> dict[str, Any]:
     return {
         "name": member.name,
         "backbone": {"name": backbone.name, "layers": list(backbone.layers), "sha256": backbone.digest},
-        "input": {"resize": member.geometry.resize, "size": list(member.geometry.size), "scale": member.geometry.scale},
+        "input": {"resize": member.geometry.resize, "size": list(member.geometry.size)},
         "bank": {"patches": int(bank.patches.shape[0]), "dimensions": int(bank.patches.shape[1]), "radius": bank.radius},
     }
 
