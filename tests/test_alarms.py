@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scipy.stats import beta, betabinom
 
 from conftest import damaged, texture
 from offnominal import Detector, load
-from offnominal.decisions import LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
+from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
 from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
 from offnominal.errors import ImageError, InputError, SettingsError
@@ -66,12 +67,20 @@ def test_a_split_is_chosen_where_its_bound_is_below_twice_the_rate() -> None:
         assert calibrate(np.arange(held, dtype=np.float32), rate, SPLIT).bound_95 < 2 * rate
     assert choose_method("split", 3, 0.01) == SPLIT
     assert choose_method("leave-one-out", 10**6, 0.1) == LEAVE_ONE_OUT
+    assert choose_method("folds", 10**6, 0.1) == FOLDS
+
+
+@given(st.integers(2, 5000), st.floats(0.002, 0.5))
+def test_of_few_images_folds_are_chosen_and_of_more_one_is_left_out(images: int, rate: float) -> None:
+    split = rate * (max(1, round(0.2 * images)) + 1) >= 5 - 1e-9
+    right = SPLIT if split else FOLDS if images <= 100 else LEAVE_ONE_OUT
+    assert choose_method("auto", images, rate) == right
 
 
 def test_split_calibration_inspects_images_that_were_not_learned_from(parts: Path, tmp_path: Path) -> None:
     images = [texture(seed) for seed in range(15)]
     fitted = Detector(image_size=96, bank=100, calibration="split", false_alarm_rate=0.3).fit(images)
-    names = {source.name for source in fitted.model.bank.sources}
+    names = {source.name for source in fitted.model.sources}
     held = [place for place in range(15) if f"array {place}" not in names]
     assert (len(held), fitted.model.calibration.count, fitted.model.calibration.method) == (3, 3, SPLIT)
     assert np.sort(fitted.score_samples([images[place] for place in held])) == pytest.approx(
@@ -81,9 +90,13 @@ def test_split_calibration_inspects_images_that_were_not_learned_from(parts: Pat
     assert load(tmp_path / "m").model.calibration.method == SPLIT
     one = Detector(image_size=96, bank=100, calibration="split").fit(images[:4])
     (note,) = calibration_warnings(one.model)
-    assert note.startswith("1 good images held out to calibrate cannot carry a false-alarm rate of 1.00%")
-    assert "99 are needed for the asked one, or leave-one-out" in note
-    assert promise(fitted.model.calibration) != promise(calibrate(fitted.model.calibration.scores, 0.3))
+    assert note.startswith("A false-alarm rate of 1.00% needs at least 99 images held out to calibrate; with 1 ")
+    assert "the smallest attainable rate is 50.00%, which is used; folds and leave-one-out calibrate on every image" in note
+    assert "proved" in promise(fitted.model)
+    for method, says in ((FOLDS, "without its fold"), (LEAVE_ONE_OUT, "--calibration folds is closer")):
+        other = replace(fitted.model, calibration=calibrate(fitted.model.calibration.scores, 0.3, method))
+        assert "approximate" in promise(other)
+        assert says in promise(other)
     with pytest.raises(InputError, match="a split needs at least 3"):
         Detector(calibration="split").fit(images[:2])
     with pytest.raises(SettingsError, match="calibration"):
@@ -121,9 +134,9 @@ def test_regions_and_verdict_agree_on_images(detector: Detector) -> None:
 def test_what_is_promised_is_told(detector: Detector) -> None:
     told = calibration_facts(detector.model)
     assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(told)
-    assert (told["n"], told["method"], told["exact"]) == (12, LEAVE_ONE_OUT, False)
+    assert (told["n"], told["method"], told["exact"], told["guaranteed"]) == (12, FOLDS, False, True)
     assert told["fpr_bound_95"] == pytest.approx(1 - 0.05 ** (1 / 12))
-    assert "approximate" in promise(detector.model.calibration)
+    assert "approximate" in promise(detector.model)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +177,13 @@ def test_the_image_that_the_threshold_rests_on_is_named(tmp_path: Path) -> None:
     odd.save(tmp_path / "m")
     assert calibration_facts(load(tmp_path / "m").model)["rests_on"] == ["array 7"]
     before = odd.model.calibration.threshold
+    odd.update(remove=["array 8"])
+    assert odd.model.guaranteed, "another image was removed"
     odd.update(remove=["array 7"])
     assert odd.model.calibration.threshold < before
+    assert not odd.model.guaranteed
+    assert promise(odd.model).startswith("no guarantee applies: an image that the threshold rested on was removed")
+    assert not calibration_facts(odd.model)["guaranteed"]
     assert calibration_facts(odd.model)["rests_on"] == []
 
 

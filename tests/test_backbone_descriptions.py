@@ -40,7 +40,7 @@ def test_the_second_time_nothing_is_built_until_the_network_is_asked_for(built: 
     first, second = load_backbone(NAME), load_backbone(NAME)
     assert len(built) == 1
     assert {**vars(first), "make": None} == {**vars(second), "make": None}
-    assert PatchExtractor(second).grids((96, 128)) == ((12, 16),)
+    assert PatchExtractor(second).grid((96, 128)) == (12, 16)
     assert len(built) == 1
     images = torch.rand(1, 3, 64, 64)
     assert all(torch.equal(a, b) for a, b in zip(first.network(images), second.network(images), strict=True))

@@ -1,4 +1,4 @@
-"""Greedy k-center against the naive loop: in memory, from disk, and stopped on the way."""
+"""Greedy k-center against the naive loop: in memory, from disk, of the rows outside a fold; and where it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offnominal.errors import OutputError
-from offnominal.memory import PatchRows, PatchStore, Unfinished, compiled, coreset, greedy_kcenter, kcenter, store
+from offnominal.memory import (
+    PatchRows,
+    PatchStore,
+    RemainingRows,
+    compiled,
+    coreset,
+    farthest_from_mean,
+    greedy_kcenter,
+    kcenter,
+    store,
+)
 
 
 def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
@@ -116,24 +126,23 @@ def test_the_choice_of_many_is_the_naive_one(many: int) -> None:
 @pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coreset, "registers", lambda: 1)
-    monkeypatch.setattr(coreset, "KEPT_EVERY", -1.0)
     rng = np.random.default_rng(2)
     patches = np.r_[100 * rng.normal(size=(60, 8)), 1e-3 * rng.normal(size=(900, 8))].astype(np.float32)
-    rows, kept = PatchRows(torch.from_numpy(patches)), list[Unfinished]()
     right = naive(patches, 640, 0).tolist()
-    assert kcenter(rows, 640, 0, keep=kept.append).indices.tolist() == right
-    greedy = coreset._Greedy(rows, 600, 0, kept[-1])
-    assert greedy.screen is None, "given up at once"
+    greedy = coreset._Greedy(PatchRows(torch.from_numpy(patches)), 640, 0)
+    greedy.n = 600
+    assert greedy.run(lambda done: None).indices.tolist() == right[:600]
     greedy.screen = coreset.ScreenedCentres(greedy.centres, 400.0)
     greedy.screen.add(0, 600)
     about = torch.full((5, 8), 5.0) + torch.arange(5.0)[:, None]  # nearer to all that are alike than to the others
     near = greedy._nearest(about, about.square().sum(1), 0)
     centres = greedy.centres[:600].double()
     assert np.allclose(near, (about[:, None].double() - centres[None]).square().sum(2).amin(1), rtol=1e-4)
+    assert greedy.screen is None, "given up"
+    greedy.n = 640
+    found = greedy.run(lambda done: None)
     assert greedy.screen is None
-    found = greedy.run(lambda done: None, None)
-    assert greedy.screen is None
-    assert found.indices.tolist() == right[:600]
+    assert found.indices.tolist() == right
     assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
 
 
@@ -142,7 +151,7 @@ def test_many_features_and_float64_are_multiplied(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(coreset, "registers", lambda: 1)
     wide, double = torch.zeros(3, coreset.MOST_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
     for patches in (wide, double):
-        assert coreset._Greedy(PatchRows(patches), 2, 0, None).screen is None
+        assert coreset._Greedy(PatchRows(patches), 2, 0).screen is None
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -217,45 +226,79 @@ def test_rows_of_a_file_are_those_written(window: int, monkeypatch: pytest.Monke
             assert torch.cat(blocks).numpy().tolist() == patches[:100].tolist()
 
 
+@pytest.mark.parametrize("disk", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 4), st.integers(0, 2**32 - 1), st.data())
+def test_remaining_rows_are_a_copy_without_the_others(
+    disk: bool, count: int, dimensions: int, seed: int, data: st.DataObject
+) -> None:
+    patches = np.random.default_rng(seed).normal(size=(count, dimensions)).astype(np.float32)
+    start = data.draw(st.integers(0, count - 1))
+    stop = data.draw(st.integers(start, count if start else count - 1))
+    copied = np.delete(patches, slice(start, stop), axis=0)
+    with PatchStore(count, dimensions, 0 if disk else 10**6) as kept:
+        kept.patches.copy_(torch.from_numpy(patches))
+        rows = RemainingRows(kept.rows(count), start, stop)
+        assert (len(rows), rows.shape, rows.dtype) == (len(copied), copied.shape, torch.float32)
+        asked = data.draw(st.lists(st.integers(0, len(copied) - 1), max_size=9))
+        assert rows[torch.tensor(asked, dtype=torch.int64)].tolist() == copied[asked].tolist()
+        first, last = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
+        assert rows[first:last].tolist() == copied[first:last].tolist()
+        blocks = [block.tolist() for block in rows.blocks(data.draw(st.integers(1, count)))]
+        assert [patch for block in blocks for patch in block] == copied.tolist()
+        if len(copied) > 1:
+            n = data.draw(st.integers(1, len(copied)))
+            found, right = kcenter(rows, n, 0), kcenter(torch.from_numpy(copied), n, 0)
+            assert found.indices.tolist() == right.indices.tolist()
+            assert found.radius == right.radius
+
+
+@pytest.mark.parametrize("name", [name for name, patches in cases().items() if len(patches) > 1])
+def test_remaining_rows_are_chosen_from_as_a_copy_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WINDOW", 5000)
+    patches = cases()[name].astype(np.float32)
+    start, stop = len(patches) // 5, len(patches) // 2
+    copied = np.delete(patches, slice(start, stop), axis=0)
+    with on_disk(patches) as kept:
+        rows = RemainingRows(kept.rows(len(patches)), start, stop)
+        first = farthest_from_mean(rows)
+        assert first == farthest_from_mean(torch.from_numpy(copied))
+        assert kcenter(rows, 60, first).indices.tolist() == naive(copied, 60, first).tolist()
+
+
+def naive_farthest(patches: np.ndarray) -> int:
+    points = patches.astype(np.float64)
+    away = ((points - points.mean(0)) ** 2).sum(1)
+    return int(np.flatnonzero(away >= away.max() * (1 - 1e-9))[0])
+
+
+@pytest.mark.parametrize("disk", [False, True])
 @pytest.mark.parametrize("name", cases())
-def test_a_run_that_was_stopped_goes_on_to_the_same_choice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "WORTH_KEEPING", -1.0)
-    patches = torch.from_numpy(cases()[name].astype(np.float32))
-    n = min(len(patches), 60)
-    whole = kcenter(patches, n, 0)
-    kept: list[Unfinished] = []
-
-    def stop(done: int) -> None:
-        if done > (len(kept[-1].indices) if kept else 1):
-            raise KeyboardInterrupt
-
-    while True:  # stopped at every tick that chose something
-        try:
-            found = kcenter(patches, n, 0, tick=stop, resume=kept[-1] if kept else None, keep=kept.append)
-            break
-        except KeyboardInterrupt:
-            state = kept[-1]
-            assert state.indices.tolist() == whole.indices[: len(state.indices)].tolist()
-            free = state.bound >= 0
-            assert (state.bound >= to_centres(patches.numpy(), state.indices) * (1 - 1e-10))[free].all()
-    assert len(kept) > 0 or n == 1
-    assert found.indices.tolist() == whole.indices.tolist()
-    assert found.radius == pytest.approx(whole.radius, abs=1e-12)
+def test_the_start_is_the_patch_farthest_from_the_mean(name: str, disk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "WINDOW", 5000)
+    patches = cases()[name].astype(np.float32)
+    with on_disk(patches) as kept:
+        found = farthest_from_mean(kept.rows(len(patches)) if disk else torch.from_numpy(patches))
+    assert found == naive_farthest(patches)
 
 
-def test_a_kept_state_serves_other_sizes_and_refuses_other_patches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "KEPT_EVERY", -1.0)
-    patches = np.random.default_rng(5).normal(size=(500, 6)).astype(np.float32)
-    kept: list[Unfinished] = []
-    kcenter(torch.from_numpy(patches), 40, 3, keep=kept.append)
-    for n in (1, 20, 40, 70):
-        found = kcenter(torch.from_numpy(patches), n, 3, resume=kept[-1])
-        assert found.indices.tolist() == naive(patches, n, 3).tolist()
-    with pytest.raises(ValueError, match="a state of 500"):
-        kcenter(torch.from_numpy(patches[:400]), 40, 3, resume=kept[-1])
-    with pytest.raises(ValueError, match="start is 4"):
-        kcenter(torch.from_numpy(patches), 40, 4, resume=kept[-1])
-    state = kept[-1]
-    for broken in ({"indices": state.indices - 500}, {"indices": state.indices * 0}, {"seen": state.seen + 500}):
-        with pytest.raises(ValueError, match=r"index|centres"):
-            Unfinished(**{**vars(state), **broken})
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 120), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_of_patches_as_far_the_first_is_the_start_in_any_order(count: int, dimensions: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patches = rng.integers(0, 3, (count, dimensions)).astype(np.float32)
+    assert farthest_from_mean(torch.from_numpy(patches)) == naive_farthest(patches)
+    other = rng.permutation(count)
+    away = ((patches - patches.astype(np.float64).mean(0)) ** 2).sum(1)
+    found = other[farthest_from_mean(torch.from_numpy(patches[other]))]
+    assert away[found] == pytest.approx(away.max(), rel=1e-9)
+
+
+def test_the_choice_from_the_start_does_not_depend_on_the_order_of_the_patches() -> None:
+    rng = np.random.default_rng(6)
+    patches = torch.from_numpy(rng.normal(size=(500, 6)).astype(np.float32))
+    chosen = []
+    for _ in range(3):
+        some = patches[torch.from_numpy(rng.permutation(500))]
+        chosen.append(some[kcenter(some, 40, farthest_from_mean(some)).indices].tolist())
+    assert chosen[0] == chosen[1] == chosen[2]

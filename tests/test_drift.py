@@ -216,7 +216,7 @@ def watched() -> Model:
 
 
 def appearances(model: Model, images: list[np.ndarray]) -> np.ndarray:
-    from offnominal.detector.engine import FeatureEngine
+    from offnominal.detector.engine import member_engines
     from offnominal.detector.inspector import Inspector
 
     found = {}
@@ -224,7 +224,7 @@ def appearances(model: Model, images: list[np.ndarray]) -> np.ndarray:
     def fail(index: int, error: Exception) -> None:
         raise error
 
-    for index, inspection, _ in Inspector(model, FeatureEngine(model.settings)).inspect(images, fail):
+    for index, inspection, _ in Inspector(model, member_engines(model.settings)).inspect(images, fail):
         found[index] = inspection.appearance
     return np.stack([found[index] for index in range(len(images))])
 

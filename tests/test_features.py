@@ -44,17 +44,15 @@ def test_weights_in_a_package_that_is_not_there_say_how_to_get_it(monkeypatch: p
         load_backbone("efficientnet-lite1")
 
 
-@pytest.mark.parametrize("aggregation", ["align", "concat-patches"])
+@pytest.mark.parametrize("dimensions", [None, 64])
 @pytest.mark.parametrize("size", [(128, 128), (96, 224)])
-def test_runtimes_agree(aggregation: str, size: tuple[int, int]) -> None:
-    dimensions = None if aggregation == "align" else 64
-    extractor = PatchExtractor(load_backbone("efficientnet-lite0"), aggregation, dimensions).eval()
+def test_runtimes_agree(dimensions: int | None, size: tuple[int, int]) -> None:
+    extractor = PatchExtractor(load_backbone("efficientnet-lite0"), dimensions).eval()
     images = np.random.default_rng(0).random((2, 3, *size), dtype=np.float32)
     ours = make_runtime(extractor.with_network, "torch", "float32", CPU, "key")(images)
-    theirs = make_runtime(extractor.with_network, "openvino", "float32", CPU, repr(size) + aggregation)(images)
-    assert [tuple(m.shape[2:]) for m in ours] == list(extractor.grids(size))
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.allclose(a, b, atol=2e-2 * float(a.abs().mean()) + 1e-3)
+    theirs = make_runtime(extractor.with_network, "openvino", "float32", CPU, repr((size, dimensions)))(images)
+    assert tuple(ours.shape[2:]) == extractor.grid(size)
+    assert torch.allclose(ours, theirs, atol=2e-2 * float(ours.abs().mean()) + 1e-3)
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto", "regnetx_002", "tf_efficientnet_b0"])
@@ -63,8 +61,8 @@ def test_runtimes_agree_on_other_backbones(name: str) -> None:
     ours, theirs = (make_runtime(extractor.with_network, runtime, "float32", CPU, name) for runtime in ("torch", "openvino"))
     for size in ((128, 128), (96, 224)):
         images = np.random.default_rng(0).random((2, 3, *size), dtype=np.float32)
-        (a,), (b,) = ours(images), theirs(images)
-        assert tuple(a.shape[2:]) == extractor.grids(size)[0]
+        a, b = ours(images), theirs(images)
+        assert tuple(a.shape[2:]) == extractor.grid(size)
         assert float((a - b).abs().max() / a.abs().max()) < 1e-3
 
 
@@ -72,7 +70,7 @@ def test_the_reference_configuration_has_its_shapes() -> None:
     backbone = load_backbone("wide_resnet50_2", pretrained=False)
     assert (backbone.layers, backbone.channels) == (("layer2", "layer3"), (512, 1024))
     extractor = PatchExtractor(backbone, dimensions=1024).eval()
-    (patches,) = make_runtime(extractor.with_network, "torch", "auto", CPU, "key")(np.zeros((1, 3, 256, 256), np.float32))
+    patches = make_runtime(extractor.with_network, "torch", "auto", CPU, "key")(np.zeros((1, 3, 256, 256), np.float32))
     assert patches.shape == (1, 1024, 32, 32)
 
 
@@ -110,12 +108,11 @@ def test_align_and_reduce_against_plain_ones() -> None:
     assert torch.allclose(reduced[:, 0], joined[:, :2].mean(1))
 
 
-@pytest.mark.parametrize(("aggregation", "dimensions"), [("align", None), ("align", 30), ("concat-patches", 40)])
-def test_the_share_inside_is_that_of_the_neighbourhood(aggregation: str, dimensions: int | None) -> None:
-    extractor = PatchExtractor(load_backbone("efficientnet-lite0"), aggregation, dimensions)
-    segments = extractor.inside((96, 128))
-    assert [tuple(segment.shape) for segment in segments] == [(1, extractor.channels, *g) for g in extractor.grids((96, 128))]
-    share = segments[0]
+@pytest.mark.parametrize("dimensions", [None, 30])
+def test_the_share_inside_is_that_of_the_neighbourhood(dimensions: int | None) -> None:
+    extractor = PatchExtractor(load_backbone("efficientnet-lite0"), dimensions)
+    share = extractor.inside((96, 128))
+    assert tuple(share.shape) == (1, extractor.channels, *extractor.grid((96, 128)))
     fine = slice(0, 40 if dimensions is None else 1)  # channels of the finest layer alone
     neighbours = torch.nn.functional.conv2d(torch.ones(1, 1, 12, 16), torch.ones(1, 1, 3, 3), padding=1) / 9
     assert torch.allclose(share[:, fine], neighbours.expand_as(share[:, fine]))

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from offnominal.config import settings_from
 from offnominal.detector.engine import SignalEngine
 from offnominal.detector.learning.hold_out import held_out_signals
-from offnominal.detector.model import UsualDistance
+from offnominal.detector.model import DistanceScale
 from offnominal.memory import HeldOutBanks, kcenter
-from offnominal.noising import Head
 
 CPU = torch.device("cpu")
 
@@ -31,7 +30,7 @@ def some_banks(seed: int, sizes: list[int], k: int, radius: float) -> tuple[Held
     return banks, patches, image, centres
 
 
-def naive_stand_ins(patches: np.ndarray, image: np.ndarray, centres: np.ndarray, one: int, radius: float) -> np.ndarray:
+def naive_replacements(patches: np.ndarray, image: np.ndarray, centres: np.ndarray, one: int, radius: float) -> np.ndarray:
     """Farthest first among the others' patches that a bank patch of the image is nearest to, as many as it has of these."""
     away = np.linalg.norm(patches[:, None].astype(np.float64) - patches[None, centres], axis=2)
     own = image[centres] == one
@@ -63,14 +62,14 @@ def test_neighbours_are_the_nearest_bank_patches_of_other_images(sizes: list[int
 
 @trials(deadline=None, max_examples=60)
 @given(sizes_of_images, st.integers(1, 4), st.sampled_from([0.3, 1.0, float("nan")]), st.integers(0, 2**32 - 1))
-def test_as_many_stand_in_as_the_image_had(sizes: list[int], k: int, radius: float, seed: int) -> None:
+def test_as_many_replace_as_the_image_had(sizes: list[int], k: int, radius: float, seed: int) -> None:
     banks, patches, image, centres = some_banks(seed, sizes, k, radius)
     for one in range(len(sizes)):
-        right = naive_stand_ins(patches, image, centres, one, radius)
-        assert sorted(banks.stand_ins(one).tolist()) == sorted(right.tolist())
+        right = naive_replacements(patches, image, centres, one, radius)
+        assert sorted(banks.replacements(one).tolist()) == sorted(right.tolist())
 
 
-def test_of_thousands_that_one_image_alone_covers_some_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_thousands_that_one_image_alone_covers_some_replace(monkeypatch: pytest.MonkeyPatch) -> None:
     """All images are copies and the bank is the first one's: its own copies are what it must meet, not ten thousand of each."""
     monkeypatch.setattr("offnominal.memory.held_out.LEFT", 10)
     image = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
@@ -79,10 +78,10 @@ def test_of_thousands_that_one_image_alone_covers_some_stand_in(monkeypatch: pyt
     for one in range(50):
         squared, _ = banks.neighbours(one, 1)
         assert squared.shape[1] == (one > 0)
-    stand_ins = banks.stand_ins(0)
-    assert 10 <= len(stand_ins) <= 20
-    assert len(stand_ins.unique(dim=0)) == len(stand_ins)
-    assert all(len(banks.stand_ins(one)) == 0 for one in range(1, 50))
+    replacements = banks.replacements(0)
+    assert 10 <= len(replacements) <= 20
+    assert len(replacements.unique(dim=0)) == len(replacements)
+    assert all(len(banks.replacements(one)) == 0 for one in range(1, 50))
 
 
 def test_only_those_left_farthest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,15 +97,15 @@ def test_only_those_left_farthest_are_looked_at(monkeypatch: pytest.MonkeyPatch)
         own = image[centres] == one
         covered = np.flatnonzero((image != one) & own[away.argmin(1)])
         farthest = covered[np.argsort(-away[covered][:, ~own].min(1))][: own.sum()]
-        assert banks.stand_in_rows(one).tolist() == sorted(farthest.tolist())
+        assert banks.replacement_rows(one).tolist() == sorted(farthest.tolist())
 
 
 def test_asking_again_for_neighbours_changes_nothing() -> None:
     banks, *_ = some_banks(0, [9] * 8, 2, 1.0)
-    before = [banks.stand_in_rows(one).tolist() for one in range(8)]
+    before = [banks.replacement_rows(one).tolist() for one in range(8)]
     for one in (3, 1, 3):
         banks.neighbours(one, 2)
-    assert [banks.stand_in_rows(one).tolist() for one in range(8)] == before
+    assert [banks.replacement_rows(one).tolist() for one in range(8)] == before
     assert any(before)
 
 
@@ -137,8 +136,8 @@ def test_it_comes_near_a_bank_built_without_the_image(dims: int, between: float,
 
 
 def without(banks: HeldOutBanks, owner: np.ndarray, image: int) -> torch.Tensor:
-    """The bank less the image's own patches, with what stands in for them; `owner` is the image of every bank patch."""
-    return torch.cat([banks.bank[torch.from_numpy(owner != image)], banks.stand_ins(image)])
+    """The bank less the image's own patches, with their replacements; `owner` is the image of every bank patch."""
+    return torch.cat([banks.bank[torch.from_numpy(owner != image)], banks.replacements(image)])
 
 
 @trials(deadline=None, max_examples=60)
@@ -146,10 +145,10 @@ def without(banks: HeldOutBanks, owner: np.ndarray, image: int) -> torch.Tensor:
 def test_signals_are_those_of_a_bank_built_without_the_image(sizes: list[int], k: int, radius: float, seed: int) -> None:
     banks, _, image, centres = some_banks(seed, sizes, k, radius)
     settings = settings_from(neighbors=k, distance_neighbors=2, fusion={"response": 1})
-    usual = UsualDistance(1.0, 0.5)
-    found = held_out_signals(banks, len(sizes), settings, usual, CPU)
+    scale = DistanceScale(1.0, 0.5)
+    found = held_out_signals(banks, len(sizes), settings, scale, CPU)
     for one in range(len(sizes)):
-        naive = SignalEngine(without(banks, image[centres], one), settings, usual, CPU)(banks.patches(one)).values
+        naive = SignalEngine(without(banks, image[centres], one), settings, scale, CPU)(banks.patches(one)).values
         # Distances; where neighbours tie, influence and response may take either of them.
         assert found[one][:, 0] == pytest.approx(naive[:, 0], abs=2e-3)
         assert found[one].shape == naive.shape
@@ -158,19 +157,17 @@ def test_signals_are_those_of_a_bank_built_without_the_image(sizes: list[int], k
 def test_signals_without_ties_are_equal_in_all() -> None:
     rng = np.random.default_rng(3)
     patches = torch.from_numpy(rng.normal(size=(300, 12)).astype(np.float32))
-    patches[71] = patches[10] = 30  # alike and rare: the one stands in for the other
+    patches[71] = patches[10] = 30  # alike and rare: the one replaces the other
     starts = np.arange(0, 300, 50)
     centres = np.arange(0, 300, 5)
     banks = HeldOutBanks(patches, starts, centres, 4.0, CPU)
     settings = settings_from(fusion={"response": 1})
-    usual = UsualDistance(1.0, 0.5)
-    draws = torch.Generator().manual_seed(0)
-    heads = [Head(torch.randn(4, 24, generator=draws), torch.zeros(4), torch.ones(4), torch.zeros(1)) for _ in range(2)]
-    found = held_out_signals(banks, 6, settings, usual, CPU, heads=heads)
-    assert sum(len(banks.stand_ins(one)) for one in range(6)) > 0
+    scale = DistanceScale(1.0, 0.5)
+    found = held_out_signals(banks, 6, settings, scale, CPU)
+    assert sum(len(banks.replacements(one)) for one in range(6)) > 0
     for one in range(6):
-        meets = SignalEngine(without(banks, centres // 50, one), settings, usual, CPU, heads)
-        naive = meets(banks.patches(one), fold=one % 2).values
+        meets = SignalEngine(without(banks, centres // 50, one), settings, scale, CPU)
+        naive = meets(banks.patches(one)).values
         assert found[one] == pytest.approx(naive, rel=1e-4, abs=1e-4)
 
 
@@ -185,7 +182,7 @@ def test_no_patch_of_the_image_is_left_and_the_others_stay(radius: float) -> Non
     for image, end in enumerate([10, 30, 40]):
         rows = banks.neighbours(image, 3)[1]
         assert not np.isin(centres[rows], np.arange(starts[image], end)).any()
-        assert not np.isin(banks.stand_in_rows(image), np.arange(starts[image], end)).any()
+        assert not np.isin(banks.replacement_rows(image), np.arange(starts[image], end)).any()
     assert np.isin(banks.neighbours(0, 3)[1].numpy(), [1, 2]).all()
     with pytest.raises(ValueError, match="another"):
         HeldOutBanks(patches, np.array([0]), centres, radius, CPU)
@@ -197,9 +194,9 @@ def test_a_rare_patch_that_two_images_share_does_not_look_alone() -> None:
     common[5] = common[25] = 100.0
     common[25, 0] += 0.1
     banks = HeldOutBanks(torch.from_numpy(common), np.array([0, 20, 40]), np.array([0, 5, 41]), 5.0, CPU)
-    assert len(banks.stand_ins(0)) == 0  # nothing was asked yet, and what is found later counts
+    assert len(banks.replacements(0)) == 0  # nothing was asked yet, and what is found later counts
     for image in range(3):
         banks.neighbours(image, 1)
-    away = torch.linalg.vector_norm(banks.stand_ins(0) - torch.from_numpy(common[5]), dim=1)
+    away = torch.linalg.vector_norm(banks.replacements(0) - torch.from_numpy(common[5]), dim=1)
     assert len(away) == 2
     assert float(away.min()) == pytest.approx(0.1, abs=1e-3)

@@ -17,12 +17,14 @@ from offnominal.detector.outputs.report_files import PICTURES
 from offnominal.errors import ImageError, InputError
 from offnominal.images import (
     RUN_FOLDERS,
+    Exposure,
     Geometry,
     ImageBatch,
     Source,
     ValueRange,
     any_images,
     batches,
+    content_digest,
     count_unlabelled,
     decode,
     displayed,
@@ -91,13 +93,14 @@ def test_grey_is_one_plane_and_prepared_as_its_three_copies_would_be(kind: type,
         cv2.imwrite(str(tmp_path / "a.png"), grey)
         sources += [tmp_path / "a.png", Image.fromarray(grey)]
     colour = np.repeat(grey[:, :, None], 3, axis=2)
-    right = prepare(colour, Geometry(size, "squash"), values)
+    right = prepare(colour, [Geometry(size, "squash")], values)
     for source in sources:
         pixels = pixels_of(source)
         assert pixels.strides[2] == 0
         assert np.array_equal(pixels, colour)
         assert np.array_equal(displayed(pixels, values), displayed(colour, values))
-        assert np.allclose(prepare(source, Geometry(size, "squash"), values).pixels, right.pixels, rtol=0, atol=1e-6)
+        found = prepare(source, [Geometry(size, "squash")], values)
+        assert np.allclose(found.views[0], right.views[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -261,11 +264,11 @@ def test_batches_group_shapes_and_set_failures_aside(tmp_path: Path) -> None:
     sources = [texture(0), tmp_path / "missing.png", texture(1, (60, 200)), texture(2), np.zeros((3,))]
     failures: dict[int, ImageError] = {}
     found = list(
-        batches(sources, Geometry((64, 64), "keep"), ValueRange("8-bit", 0, 255), batch_size=2, failed=failures.__setitem__)
+        batches(sources, [Geometry((64, 64), "keep")], ValueRange("8-bit", 0, 255), batch_size=2, failed=failures.__setitem__)
     )
     assert sorted(index for batch in found for index in batch.index) == [0, 2, 3]
     assert sorted(failures) == [1, 4]
-    assert {batch.pixels.shape for batch in found} == {(2, 3, 64, 96), (1, 3, 64, 224)}
+    assert {batch.views[0].shape for batch in found} == {(2, 3, 64, 96), (1, 3, 64, 224)}
 
 
 def test_one_image_comes_as_it_would_among_others(tmp_path: Path) -> None:
@@ -273,16 +276,67 @@ def test_one_image_comes_as_it_would_among_others(tmp_path: Path) -> None:
     failures: dict[int, ImageError] = {}
 
     def alone(source: Source) -> list[ImageBatch]:
-        return list(batches([source], geometry, values, batch_size=2, failed=failures.__setitem__, keep=True))
+        return list(batches([source], [geometry], values, batch_size=2, failed=failures.__setitem__, keep=True))
 
     (one,) = alone(texture(2))
-    (two,) = batches([texture(0), texture(2)], geometry, values, batch_size=2, failed=failures.__setitem__, keep=True)
+    (two,) = batches([texture(0), texture(2)], [geometry], values, batch_size=2, failed=failures.__setitem__, keep=True)
     assert one.index == (0,)
     assert one.original == two.original[1:]
-    assert np.array_equal(one.pixels[0], two.pixels[1])
+    assert np.array_equal(one.views[0][0], two.views[0][1])
     assert np.array_equal(one.decoded[0], two.decoded[1])
     assert alone(tmp_path / "missing.png") == []
     assert list(failures) == [0]
+
+
+def test_a_view_of_an_image_is_what_its_geometry_alone_would_give() -> None:
+    """Images are decoded once for all views, and batched by the shapes of all of them."""
+    geometries = [Geometry((64, 64), "keep"), Geometry((96, 160), "squash"), Geometry((128, 128), "area")]
+    values = ValueRange("8-bit", 0, 255)
+    sources = [texture(0), texture(1, (60, 200)), texture(2), texture(3, (60, 201))]
+    found = list(batches(sources, geometries, values, batch_size=4, failed=lambda at, error: pytest.fail(str(error))))
+    assert sorted(index for batch in found for index in batch.index) == [0, 1, 2, 3]
+    for batch in found:
+        assert len(batch.views) == 3
+        for view, geometry in enumerate(geometries):
+            assert np.array_equal(batch.seen(view), batch.views[view])
+            for at, index in enumerate(batch.index):
+                (alone,) = batches([sources[index]], [geometry], values, batch_size=1, failed=lambda at, error: None)
+                assert np.array_equal(batch.views[view][at], alone.views[0][0])
+
+
+def test_exposure_is_corrected_in_what_a_network_sees_and_not_in_the_pixels() -> None:
+    exposure = Exposure(0.3, 0.5)
+    geometries = [Geometry((64, 64), "keep"), Geometry((96, 96), "keep")]
+    values = ValueRange("8-bit", 0, 255, exposure)
+    (batch,) = batches([texture(0)], geometries, values, batch_size=1, failed=lambda at, error: pytest.fail(str(error)))
+    plain = prepare(texture(0), geometries, values)
+    for view in (0, 1):
+        assert np.array_equal(batch.views[view][0], plain.views[view].transpose(2, 0, 1))
+        assert np.array_equal(batch.seen(view), exposure.evened(batch.views[view]))
+        assert batch.seen(view).mean() == pytest.approx(0.3, rel=1e-3)
+
+
+def test_views_of_a_batch_must_fit_each_other() -> None:
+    view = np.zeros((2, 3, 8, 8), np.float32)
+    for views, says in (((view, view[:1]), "differ in length"), ((view, view[:, :2]), r"must be \(B, 3, H, W\)")):
+        with pytest.raises(ValueError, match=says):
+            ImageBatch(views, (0, 1), ((8, 8),) * 2, (None,) * 2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp"])
+def test_a_content_digest_is_that_of_the_content_alone(tmp_path: Path, suffix: str) -> None:
+    one, other = texture(0), texture(1)
+    for name, image in (("a", one), ("b", one), ("c", other)):
+        cv2.imwrite(str(tmp_path / f"{name}.{suffix}"), image)
+    a, b, c = (content_digest(tmp_path / f"{name}.{suffix}") for name in "abc")
+    assert a == b != c
+    assert content_digest(str(tmp_path / f"a.{suffix}")) == a
+    arrays = [content_digest(source) for source in (one, np.asfortranarray(one), Image.fromarray(one))]
+    assert len({*arrays}) == 1
+    assert content_digest(other) not in arrays
+    assert content_digest(one.reshape(-1, one.shape[1] // 2, 3)) not in arrays, "the shape counts too"
+    with pytest.raises(ImageError, match="missing"):
+        content_digest(tmp_path / "missing.png")
 
 
 def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import SignalEngine
-from offnominal.detector.model import UsualDistance
+from offnominal.detector.model import DistanceScale
 from offnominal.noising import influence, nearest, neighbourhood, noise_response, propose_noise
 
 
@@ -138,7 +138,7 @@ def test_several_images_at_once_are_as_each_alone(with_noise: bool) -> None:
     draw = torch.Generator().manual_seed(0)
     images, bank = torch.randn((3, 50, 12), generator=draw), torch.randn((40, 12), generator=draw)
     images[1, :5] = bank[:5]  # worked out from differences
-    engine = SignalEngine(bank, settings_from(), UsualDistance(3.0, 0.5), torch.device("cpu"))
+    engine = SignalEngine(bank, settings_from(), DistanceScale(3.0, 0.5), torch.device("cpu"))
     together = engine(images.flatten(0, 1), with_noise=with_noise).split(3)
     for image, found in zip(images, together, strict=True):
         alone = engine(image, with_noise=with_noise)

@@ -29,7 +29,7 @@ def test_floors(name: str, image: float, pixel: float, precision: float) -> None
     assert figures["false_alarm_rate"] <= rate + 4 * (rate * (1 - rate) / count) ** 0.5
 
 
-def test_without_halo_defects_are_outlined_better_and_scored_alike() -> None:
+def test_with_leakage_suppressed_defects_are_outlined_better_and_scored_alike() -> None:
     data = REAL_DATA / "mvtec_leather_mini"
     before, after = (Detector(halo=halo).fit(data).evaluate(data).figures for halo in (0.0, 2.0))
     assert before["image_auroc"] == after["image_auroc"]

@@ -286,7 +286,8 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_search_is_the_same_with_and_without(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     patches, bank = made(kind)
-    flat_squared, flat_rows = NearestPatches(bank, "flat")(patches, 9)
+    monkeypatch.setattr(search, "screens", lambda count, dimensions: False)
+    flat_squared, flat_rows = NearestPatches(bank)(patches, 9)
     monkeypatch.setattr(search, "screens", lambda count, dimensions: True)
     screened = NearestPatches(bank)
     assert screened._screened is not None

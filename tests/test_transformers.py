@@ -17,7 +17,7 @@ from torch import nn
 
 from offnominal import Detector, load
 from offnominal.config import Settings, settings_from
-from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.engine import member_engines
 from offnominal.errors import BackboneError
 from offnominal.features import PatchExtractor, load_backbone, make_runtime, openvino_runtime
 from offnominal.features.openvino_runtime import OpenVinoRuntime
@@ -65,18 +65,29 @@ def off(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
+class Stacked(nn.Module):
+    """The maps of a network, joined along the channels."""
+
+    def __init__(self, maps: TransformerMaps) -> None:
+        super().__init__()
+        self.maps, self.multiple = maps, maps.patch
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.cat(self.maps(images), 1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_maps_are_those_of_timm_and_one_conversion_serves_every_size(kind: str) -> None:
     network = of_timm(kind)
     maps = TransformerMaps(of_timm(kind), (1, 2)).eval()
-    runtime = OpenVinoRuntime(lambda: maps, "float32", kind)
+    runtime = OpenVinoRuntime(lambda: Stacked(maps), "float32", kind)
     for height, width in ((4, 4), (5, 9), (18, 17)):
         images = np.random.default_rng(0).standard_normal((2, 3, height * maps.patch, width * maps.patch), np.float32)
         with torch.inference_mode():
             expected = network.forward_intermediates(torch.from_numpy(images), indices=[1, 2], intermediates_only=True)
             ours = maps(torch.from_numpy(images))
         assert [tuple(feature.shape) for feature in ours] == [(2, 48, height, width)] * 2
-        for torchs, openvinos, timms in zip(ours, runtime(images), expected, strict=True):
+        for torchs, openvinos, timms in zip(ours, runtime(images).split(48, 1), expected, strict=True):
             assert off(torchs, timms) < 1e-5
             assert off(openvinos, torchs) < 1e-4
 
@@ -101,8 +112,8 @@ def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = make_runtime(extractor.with_network, "openvino", "float32", CPU, TINY)
     for size in ((64, 112), (176, 80), (448, 448)):
         images = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
-        (a,), (b,) = ours(images), theirs(images)
-        assert tuple(a.shape[2:]) == (size[0] // 16, size[1] // 16) == extractor.grids(size)[0]
+        a, b = ours(images), theirs(images)
+        assert tuple(a.shape[2:]) == (size[0] // 16, size[1] // 16) == extractor.grid(size)
         assert off(b, a) < 1e-4
     assert len(converted) == 1
 
@@ -116,14 +127,16 @@ def test_middle_blocks_and_default_sizes() -> None:
 
 
 def test_the_default_size_gives_way_to_the_one_given() -> None:
-    engine = FeatureEngine(Settings(backbone=TINY, runtime="torch"), pretrained=False)
-    assert engine.settings.image_size == (448, 448)
+    (engine,) = member_engines(Settings(backbone=TINY, runtime="torch"), pretrained=False)
+    assert engine.geometry([]).size == (448, 448)
     assert engine.geometry([(900, 900)]).network_size((900, 1200)) == (384, 512)
-    given = FeatureEngine(settings_from(backbone=TINY, image_size=96, runtime="torch"), pretrained=False)
-    assert given.settings.image_size == (96, 96)
+    (given,) = member_engines(settings_from(backbone=TINY, image_size=96, runtime="torch"), pretrained=False)
+    assert given.geometry([]).size == (96, 96)
     assert given.geometry([(600, 700)]).network_size((600, 700)) == (96, 112)
-    convolutional = FeatureEngine(Settings(backbone="efficientnet-lite0", runtime="torch"))
-    assert convolutional.settings.image_size == Settings().image_size
+    (convolutional,) = member_engines(Settings(backbone="efficientnet-lite0", runtime="torch"))
+    assert convolutional.geometry([]).size == Settings().image_size
+    scaled = member_engines(Settings(backbone=f"{TINY}@0.5+efficientnet-lite0@1.5", runtime="torch"), pretrained=False)
+    assert [engine.geometry([]).size for engine in scaled] == [(224, 224), (384, 384)]
 
 
 def test_weights_files_in_the_layouts_of_timm_and_of_the_authors(tmp_path: Path) -> None:
@@ -203,7 +216,7 @@ def test_fit_save_load_inspect(parts: Path, tmp_path: Path) -> None:
     detector.save(tmp_path / "m.safetensors")
     bad, good = parts / "test/blotch/200.png", parts / "test/good/100.png"
     again = load(tmp_path / "m.safetensors", weights=tmp_path / "w.safetensors", runtime="torch")
-    assert again.model.geometry.multiple == 16
+    assert again.model.members[0].geometry.multiple == 16
     for image in (bad, good):
         assert again.inspect(image).score == pytest.approx(detector.inspect(image).score, rel=1e-3, abs=1e-3)
     assert detector.inspect(bad).anomaly_map.shape == (96, 120)

@@ -27,22 +27,22 @@ class Scaled(nn.Module):
         super().__init__()
         self.factor = factor
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [images * self.factor]
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images * self.factor
 
 
 class Frozen(nn.Module):
     """A trace keeps the height of its example."""
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [images * float(images.shape[2])]
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images * float(images.shape[2])
 
 
 class Unknown(nn.Module):
     """An operator that OpenVINO does not have."""
 
-    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return [images + torch.linalg.eigvalsh(images[0, 0, :4, :4] + 1).sum()]
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + torch.linalg.eigvalsh(images[0, 0, :4, :4] + 1).sum()
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
 def run(factor: float, key: str, *, anew: bool = False) -> None:
     if anew:
         openvino_runtime._in_process.clear()
-    (result,) = OpenVinoRuntime(lambda: Scaled(factor), "float32", key)(IMAGES)
+    result = OpenVinoRuntime(lambda: Scaled(factor), "float32", key)(IMAGES)
     assert torch.allclose(result, torch.from_numpy(IMAGES * np.float32(factor)), rtol=1e-5)
 
 
@@ -165,18 +165,18 @@ def test_a_batch_run_a_few_images_at_a_time_comes_back_whole(threads_an_image: i
     monkeypatch.setattr(openvino_runtime, "THREADS_AN_IMAGE", threads_an_image)
     runtime = OpenVinoRuntime(lambda: Scaled(2.0), "float32", "two")
     images = np.random.default_rng(1).random((5, 3, 64, 96), dtype=np.float32)
-    (first,) = runtime(images)
+    first = runtime(images)
     runtime(images[:1] + 1)
     assert torch.allclose(first, torch.from_numpy(2 * images), rtol=1e-5)  # and what came back is no view of the next
 
 
 def test_first_inferences_go_alone_and_later_ones_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """In its first inference in a process OpenVINO fills tables, and two threads there at once can wait for ever."""
-    inferred = openvino_runtime._outputs
+    inferred = openvino_runtime._output
     compiled, meeting = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
     within, firsts = 0, []
 
-    def watched(request: object, part: np.ndarray) -> tuple[np.ndarray, ...]:
+    def watched(request: object, part: np.ndarray) -> np.ndarray:
         nonlocal within
         if len(firsts) == 2:
             meeting.wait()  # breaks where one waits for the other
@@ -194,14 +194,14 @@ def test_first_inferences_go_alone_and_later_ones_together(monkeypatch: pytest.M
 
     make = openvino_runtime._compiled
     monkeypatch.setattr(openvino_runtime, "_compiled", wait_for_the_other)
-    monkeypatch.setattr(openvino_runtime, "_outputs", watched)
+    monkeypatch.setattr(openvino_runtime, "_output", watched)
     runtime, images = OpenVinoRuntime(lambda: Scaled(2.0), "float32", "two"), IMAGES[:1]
     done = threading.Barrier(2, timeout=60)
 
     def work() -> list[torch.Tensor]:
         first = runtime(images)
         done.wait()
-        return [*first, *runtime(images)]
+        return [first, runtime(images)]
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(work) for _ in range(2)]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import texture
 from offnominal import Detector
 from offnominal.config import DEFAULT_BACKBONE
-from offnominal.detector.engine import FeatureEngine
+from offnominal.detector.engine import FeatureEngine, member_engines
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
@@ -122,27 +122,26 @@ def test_an_odd_grid_and_another_share_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "first"),
     [
-        ({}, 40),
+        ({"backbone": "efficientnet-lite0"}, 40),
         ({"backbone": "efficientnet-lite2"}, 48),
-        ({"layers": ("blocks.2",)}, None),
-        ({"layers": ("blocks.1", "blocks.4")}, None),
-        ({"backbone": "efficientnet-lite0+efficientnet-lite2"}, 88),
-        ({"aggregation": "concat-patches", "dimensions": 96}, None),
-        ({"dimensions": 96}, None),
-        ({"backbone": "efficientnet-lite0+efficientnet-lite2@1.5"}, None),
+        ({"backbone": "efficientnet-lite0", "layers": ("blocks.2",)}, None),
+        ({"backbone": "efficientnet-lite0", "layers": ("blocks.1", "blocks.4")}, None),
+        ({"backbone": "efficientnet-lite0", "dimensions": 96}, None),
+        ({"backbone": "efficientnet-lite0@1.5"}, 40),
     ],
 )
 def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object], first: int | None) -> None:
-    engine = FeatureEngine(Detector(image_size=96, resize="keep", **settings).settings)
+    (engine,) = member_engines(Detector(image_size=96, resize="keep", **settings).settings)
     (batch,) = batches(
-        [texture(0)], engine.geometry([]), ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
+        [texture(0)], [engine.geometry([])], ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
     )
-    network = (batch.pixels.shape[2], batch.pixels.shape[3])
+    pixels = batch.seen(0)
+    network = (pixels.shape[2], pixels.shape[3])
     upsampling = engine.upsampling(network)
     assert (upsampling and upsampling.first) == first
     if upsampling is None:
         return
-    raw = engine.patches(batch)
+    raw = engine.patches(pixels)
     patches = engine.standardise(raw, channel_standard(raw[0]), network)[0]
     low = upsampling.map(patches).T.unflatten(1, upsampling.half)
     high = F.interpolate(low[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
@@ -158,10 +157,10 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images)
     used.clear()
     found, near = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
-    assert len(used) == 3
+    assert len(used) == 5  # two members, and one of them explains
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
     plain, plainly = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
-    assert len(used) == 3
+    assert len(used) == 5
     assert np.allclose(near, plainly, rtol=1e-4)
     assert np.allclose(found[1], plain[1], rtol=1e-4)
     assert np.allclose(found[0], plain[0], rtol=0, atol=1e-5)  # it goes through 0, where nothing is relative
@@ -181,8 +180,9 @@ def test_fits_use_it(backbone: str, within: dict[str, float], monkeypatch: pytes
     plain = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
     assert not used
     assert found.calibration.scores == pytest.approx(plain.calibration.scores, **within)
-    for signals, others in zip(found.learnt.signals, plain.learnt.signals, strict=True):
-        assert np.allclose(signals, others, rtol=1e-3, atol=1e-3)
+    for member, other in zip(found.members, plain.members, strict=True):
+        for signals, others in zip(member.held_out.signals, other.held_out.signals, strict=True):
+            assert np.allclose(signals, others, rtol=1e-3, atol=1e-3)
 
 
 def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,10 +196,10 @@ def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(used) >= 12
     used.clear()
     fitted.update(add=images[12:])
-    assert len(used) == 2
+    assert len(used) == 4
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
     assert found.scores == pytest.approx(detector.audit(images[:12]).scores, rel=1e-3)
-    assert len(used) == 2
+    assert len(used) == 4
 
 
 def held_out_pair(dtype: torch.dtype = torch.float32) -> list[HeldOutBanks]:
@@ -220,7 +220,7 @@ def test_held_out_banks_find_the_same() -> None:
         (squared, rows), (right, others) = banks.neighbours(image, 3), plain.neighbours(image, 3)
         assert torch.allclose(squared, right, atol=1e-4)
         assert torch.equal(rows, others)
-    assert all(torch.equal(banks.stand_in_rows(image), plain.stand_in_rows(image)) for image in range(5))
+    assert all(torch.equal(banks.replacement_rows(image), plain.replacement_rows(image)) for image in range(5))
 
 
 def test_patches_that_were_rounded_to_be_kept_are_searched_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,11 +237,11 @@ def test_held_out_images_and_what_is_told_of_them_are_as_many() -> None:
 
 
 def test_patches_rounded_to_half_a_float_have_no_such_map() -> None:
-    engine = FeatureEngine(Detector(image_size=96, runtime="torch", precision="bfloat16").settings)
+    (engine,) = member_engines(Detector(preset="fast", image_size=96, runtime="torch", precision="bfloat16").settings)
     assert engine.upsampling((96, 96)) is None
 
 
 def test_a_gpu_multiplies_patches_as_they_are() -> None:
-    engine = FeatureEngine(Detector(image_size=96).settings)
+    (engine,) = member_engines(Detector(preset="fast", image_size=96).settings)
     engine.device = torch.device("cuda")
     assert engine.upsampling((96, 96)) is None
