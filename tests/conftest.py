@@ -18,7 +18,7 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 @pytest.fixture(scope="session", autouse=True)
 def _fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Translated networks are made anew once a session, and the user's cache is left alone."""
+    """Networks are converted anew once a session, and the user's cache is left alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -84,20 +84,20 @@ os.environ.setdefault("COLUMNS", "120")
 def real() -> tuple[np.ndarray, np.ndarray]:
     """Standardised patches of two photographs, and a bank from five others."""
     from offnominal.config import Settings
-    from offnominal.detector.engine import FeatureEngine
+    from offnominal.detector.engine import member_engines
     from offnominal.features import channel_standard
     from offnominal.images import EIGHT_BIT, batches, normal_images, read_header
 
     def fail(index: int, error: Exception) -> None:
         raise error
 
-    engine = FeatureEngine(Settings(image_size=(128, 128)))
+    (engine,) = member_engines(Settings(image_size=(128, 128), backbone="efficientnet-lite0"))
     paths = [item.path for item in normal_images(REAL_DATA / "aws_cookies")[:7]]
     geometry = engine.geometry([read_header(path).size for path in paths])
     found = {
         index: image
-        for batch in batches(paths, geometry, EIGHT_BIT, batch_size=16, failed=fail)
-        for index, image in zip(batch.index, engine.patches(batch), strict=True)
+        for batch in batches(paths, (geometry,), EIGHT_BIT, batch_size=16, failed=fail)
+        for index, image in zip(batch.index, engine.patches(batch.seen(0)), strict=True)
     }
     patches = [found[index] for index in range(len(paths))]
     standard = channel_standard(torch.cat(patches))
