@@ -162,7 +162,7 @@ def test_whatever_is_raised_is_an_error_of_that_image(tmp_path: Path) -> None:
         [[1, 2], [3]], object(), {"a": 1}, np.array(["a"]), np.full((4, 4), np.nan), torch.zeros(3), texture(0),
     ]  # fmt: skip
     failures: dict[int, ImageError] = {}
-    found = list(batches(sources, Geometry((64, 64), "keep"), EIGHT_BIT, batch_size=2, failed=failures.__setitem__))
+    found = list(batches(sources, (Geometry((64, 64), "keep"),), EIGHT_BIT, batch_size=2, failed=failures.__setitem__))
     bound.close()
     assert [batch.index for batch in found] == [(len(sources) - 1,)]
     assert sorted(failures) == list(range(len(sources) - 1))

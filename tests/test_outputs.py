@@ -140,7 +140,7 @@ def test_decoded_pixels_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         return list(
             batches(
                 sources,
-                Geometry((64, 64), "keep"),
+                (Geometry((64, 64), "keep"),),
                 ValueRange("8-bit", 0, 255),
                 batch_size=16,
                 failed=failures.__setitem__,

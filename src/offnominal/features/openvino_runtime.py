@@ -13,7 +13,6 @@ import math
 import os
 import shutil
 import threading
-import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ from offnominal import forks
 from offnominal.errors import BackboneError, SettingsError
 from offnominal.features.cache import cache_folder
 from offnominal.features.telemetry import without
+from offnominal.quiet import without_warnings
 from offnominal.storage import scratch_folder
 from offnominal.types import Float
 
@@ -212,8 +212,7 @@ def _translate(module: nn.Module) -> Any:
     logging.getLogger("openvino").setLevel(logging.ERROR)
     multiple = getattr(module, "multiple", TRACED)
     side = multiple * math.ceil(TRACED / multiple)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
+    with without_warnings(), torch.no_grad():
         random = torch.Generator().manual_seed(0)
         example = torch.rand((1, 3, side, side), generator=random)
         other = torch.rand((1, 3, side + multiple, side), generator=random)

@@ -7,7 +7,6 @@ What holds fewer pixels than its header promises, several pages, or more pixels 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from offnominal.images.files import (
     require_whole,
     seek_page,
 )
+from offnominal.quiet import without_warnings
 from offnominal.types import Depth
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jpe", ".bmp", ".dib", ".tif", ".tiff", ".webp"})
@@ -232,8 +232,7 @@ def _stored_depth(image: Image.Image, content: bytes) -> Depth:
 def _load(image: Image.Image, name: Path | str) -> None:
     """Decode the pixels, which finds out what is damaged."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             image.load()
     except Exception as error:  # noqa: BLE001 - decoders raise almost anything on damaged data
         raise damaged(name, error) from None
@@ -242,8 +241,7 @@ def _load(image: Image.Image, name: Path | str) -> None:
 def _decode_8bit(image: Image.Image, name: Path | str) -> Pixels:
     """A loaded image of 8 bits a channel -> its pixels."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             # Upright images are not copied, as `exif_transpose` would.
             upright = image if _orientation(image, b"") == 1 else ImageOps.exif_transpose(image)
             return _thrice(_pixels_of(upright)) if upright.mode == "L" else _pixels_of(_to_rgb(upright))

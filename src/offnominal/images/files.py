@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import stat
-import warnings
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +12,7 @@ from PIL import Image
 from offnominal.errors import ImageError
 from offnominal.images.completeness import missing, strict
 from offnominal.images.frames import full_frames, page_of
+from offnominal.quiet import without_warnings
 from offnominal.types import Depth
 
 #: Pillow by itself opens nothing much larger.
@@ -80,8 +80,7 @@ def content_behind(image: Image.Image) -> bytes:
 
 def opened_image(content: bytes, path: Path) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             return Image.open(io.BytesIO(content), formats=_FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: has more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first") from None
@@ -91,8 +90,7 @@ def opened_image(content: bytes, path: Path) -> Image.Image:
 
 def frames_of(image: Image.Image, path: Path | str, most: int | None = None) -> list[int]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             return full_frames(image, most)
     except Exception as error:  # noqa: BLE001 - a damaged page raises almost anything
         raise damaged(path, error) from None
@@ -120,8 +118,7 @@ def seek_page(image: Image.Image, path: Path) -> int:
 def require_whole(content: bytes, image: Image.Image, name: Path | str, frame: int) -> None:
     """Raises `ImageError` where pixels are missing that a decoder would make up."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             lacking = missing(content, image, frame)
     except Exception as error:  # noqa: BLE001 - what cannot be followed is damaged
         raise damaged(name, error) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import tempfile
-import warnings
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from PIL import Image
 
 from offnominal.errors import unwritable
 from offnominal.images.geometry import resize
+from offnominal.quiet import without_warnings
 from offnominal.types import Float, Index, require
 
 #: Longest side of a thumbnail in pixels, and its JPEG quality.
@@ -69,10 +69,8 @@ class Thumbnails:
         """
         content = self.stored(index)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-                    return np.asarray(image.convert("RGB")) if max(image.size) <= LONGEST else None
+            with without_warnings(), Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+                return np.asarray(image.convert("RGB")) if max(image.size) <= LONGEST else None
         except Exception:  # noqa: BLE001 - damaged pictures raise many kinds, and none may cost the evidence
             return None
 
