@@ -28,8 +28,7 @@ def in_folder(folder: Path, root: Path, split: str | None = None, label: str | N
     """
     items = [Item(path, path.relative_to(root).as_posix(), split, label) for path in _files(folder) if _may_be_image(path)]
     seen = [item for item in items if item.path.parent == folder or not _of_a_run(item.path.parent)]
-    kept, _ = once(sorted(seen, key=lambda item: item.path.is_symlink()))
-    return sorted(kept, key=lambda item: item.path)
+    return sorted(once(seen)[0], key=lambda item: item.path)
 
 
 def in_glob(pattern: str) -> list[Item]:
@@ -37,7 +36,7 @@ def in_glob(pattern: str) -> list[Item]:
     found = [path for path in _matches(Path(pattern)) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     asked = Path(pattern).parent.name
     seen = [path for path in found if path.parent.name == asked or not _of_a_run(path.parent)]
-    kept, _ = once(Item(path, str(path)) for path in sorted(seen, key=lambda path: (path.is_symlink(), path)))
+    kept, _ = once(Item(path, str(path)) for path in sorted(seen))
     return sorted(kept, key=lambda item: item.path)
 
 
@@ -119,10 +118,9 @@ def _of_a_run(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files in a folder and below it: first those that no link leads to. Hidden ones are left out."""
+    """The files in a folder and below it: first those that no linked folder leads to. Hidden ones are left out."""
     for place in _folders(folder):
-        files = [path for path in _entries(place) if not path.is_dir()]
-        yield from sorted(files, key=lambda path: (path.is_symlink(), path))
+        yield from (path for path in _entries(place) if not path.is_dir())
 
 
 def _folders(folder: Path) -> Iterator[Path]:

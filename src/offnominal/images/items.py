@@ -54,13 +54,21 @@ def word(text: str) -> str:
 
 
 def once(items: Iterable[Item]) -> tuple[list[Item], int]:
-    """Each image file once, however many links or inputs lead to it, and the number of items left out."""
+    """Each image once, however many inputs or linked folders lead to it, and the number of items left out.
+
+    A link to a file is an image of its own, by its own name.
+    """
     kept: dict[str, Item] = {}
     count = 0
     for item in items:
         count += 1
-        kept.setdefault(real_path(item.path), item)
+        kept.setdefault(identity(item.path), item)
     return list(kept.values()), count - len(kept)
+
+
+def identity(path: Path) -> str:
+    """The real folder of a file, and its name there."""
+    return os.path.join(real_path(path.parent), path.name)
 
 
 def real_path(path: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from offnominal.errors import InputError
 from offnominal.images.columns import Role, label_of, looks_like, roles_of, split_of, text_of, unused
-from offnominal.images.items import DEFECT_WORDS, GOOD_WORDS, SPLITS, Item, real_path, word
+from offnominal.images.items import DEFECT_WORDS, GOOD_WORDS, SPLITS, Item, identity, word
 from offnominal.images.tables import read_table
 
 _USE = "path, split, label, mask, group"
@@ -194,7 +194,7 @@ def _require_agreement(path: Path, items: Sequence[Item]) -> None:
     """Raises `InputError` where two rows call one image good and defective, or put it into two splits."""
     first: dict[str, tuple[int, Item]] = {}
     for number, item in enumerate(items, 1):
-        before, other = first.setdefault(real_path(item.path), (number, item))
+        before, other = first.setdefault(identity(item.path), (number, item))
         labels = None not in (item.label, other.label) and item.good != other.good
         if labels or item.split != other.split:
             kind = "labels" if labels else "splits"
