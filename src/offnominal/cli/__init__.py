@@ -150,8 +150,6 @@ def fit(
     from offnominal.images import find_normal
 
     require_writable(out)
-    for note in find_normal(data).notes:
-        say(f"note: {note}")
 
     def announce(plan: Plan) -> None:
         place = " on disk" if plan.on_disk else ""
@@ -167,6 +165,9 @@ def fit(
         )
 
     detector = detector_from(options, config, weights)
+    as_pages = pages_from(pages)
+    for note in find_normal(data).notes:
+        say(f"note: {note}")
     with progress_bars() as progress:
         detector.fit(
             data,
@@ -175,7 +176,7 @@ def fit(
             foretell=foretell,
             partial=out.with_name(f"{out.name}.partial"),
             tell=say,
-            pages=pages_from(pages),
+            pages=as_pages,
         )
     detector.save(out)
     known = facts(detector.model)
