@@ -136,8 +136,6 @@ def fit(
     from offnominal.images import find_normal
 
     require_writable(out)
-    for note in find_normal(data).notes:
-        say(f"note: {note}")
 
     def announce(plan: Plan) -> None:
         place = " on disk" if plan.on_disk else ""
@@ -158,8 +156,11 @@ def fit(
 
     detector = detector_from(options, config, weights)
     used = kernels_of(detector.settings)
+    as_pages = pages_from(pages)
+    for note in find_normal(data).notes:
+        say(f"note: {note}")
     with progress_bars() as progress:
-        detector.fit(data, progress=progress, announce=announce, tell=say, pages=pages_from(pages))
+        detector.fit(data, progress=progress, announce=announce, tell=say, pages=as_pages)
     detector.save(out)
     known = facts(detector.model)
     for warning in warnings_of(detector.model):
