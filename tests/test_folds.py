@@ -319,8 +319,8 @@ def test_the_order_of_arrays_and_paths_does_not_matter(further: dict[str, Any], 
         paths.append(str(tmp_path / f"{at}.png"))
         cv2.imwrite(paths[-1], image)
     order = np.random.default_rng(1).permutation(9)
-    for given in (images, paths):
-        one, other = (Detector(**SMALL, **further).fit(some).model for some in (given, [given[at] for at in order]))
+    for sources in (images, paths):
+        one, other = (Detector(**SMALL, **further).fit(some).model for some in (sources, [sources[at] for at in order]))
         for member, same in zip(one.members, other.members, strict=True):
             assert torch.equal(member.bank.patches, same.bank.patches)
             assert np.array_equal(member.bank.image, same.bank.image)
@@ -328,5 +328,5 @@ def test_the_order_of_arrays_and_paths_does_not_matter(further: dict[str, Any], 
         assert one.calibration.scores.tolist() == other.calibration.scores.tolist()
         assert one.calibration.threshold == other.calibration.threshold
         assert [entry.score for entry in one.left_out] == [entry.score for entry in other.left_out]
-        if given is paths:
+        if sources is paths:
             assert one.sources == other.sources
