@@ -15,9 +15,10 @@ from offnominal.detector.engine import FeatureEngine, member_engines
 from offnominal.detector.evaluation import Evaluated, Evaluation, MapStore
 from offnominal.detector.inspector import Explanation, Inspector
 from offnominal.detector.learning.audit import Audit
-from offnominal.detector.learning.calibration import calibrated_by_split, split
-from offnominal.detector.learning.fit import Fitting, TrainingSource
+from offnominal.detector.learning.calibration import calibrated_by_split, split, splits
+from offnominal.detector.learning.fit import Fitting
 from offnominal.detector.learning.plan import Plan
+from offnominal.detector.learning.units import TrainingSource, content_key, held_together
 from offnominal.detector.learning.update import Change, updated
 from offnominal.detector.model import Member, Model
 from offnominal.detector.model_file import load_model, save_model, write_whole
@@ -117,7 +118,7 @@ class Detector:
         """
         given = _named(data, pages)
         self._stored = {}
-        learn, held = split([one.group for one in given], self.settings)
+        learn, held = split(_held_together(given, self.settings), self.settings)
         engines = member_engines(self.settings, self._weights)
         fitting = Fitting([given[at] for at in learn], self.settings, engines, progress)
         announce(fitting.plan)
@@ -384,6 +385,13 @@ def _engines_of(model: Model, weights: Path | None, name: str) -> tuple[FeatureE
                 f"{engine.dimensions}); fit again"
             )
     return engines
+
+
+def _held_together(given: Sequence[TrainingSource], settings: Settings) -> Sequence[str | None]:
+    """Which images stay on one side of a split; files are read for it only if there is one."""
+    if not splits(len(given), settings):
+        return [None] * len(given)
+    return held_together(given, [content_key(one.source) for one in given])
 
 
 def _copies(copies: Sequence[tuple[str, str]], images: int) -> str:

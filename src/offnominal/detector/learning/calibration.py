@@ -16,19 +16,25 @@ from offnominal.images import Source
 from offnominal.types import Index, Progress
 
 
+def splits(images: int, settings: Settings) -> bool:
+    """Whether a share of so many images waits outside the fit."""
+    if settings.contamination != 0:  # suspects must be found among all images
+        return False
+    return choose_method(settings.calibration, images, settings.false_alarm_rate) == SPLIT
+
+
 def split(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Index]:
     """(to fit on, to calibrate on), both rising; the second is empty if the images are held out in another way.
 
-    `groups` are those of all images; images of one group stay together, so that the share held out may differ from a fifth.
+    `groups` has one entry an image. Images of one group stay together, so that the share held out may differ from a fifth;
+    None is on its own.
 
     Raises:
         InputError: a split was asked for and there are too few images or groups for it.
     """
     images = len(groups)
     everything = np.arange(images)
-    if settings.contamination != 0:  # suspects must be found among all images
-        return everything, everything[:0]
-    if choose_method(settings.calibration, images, settings.false_alarm_rate) != SPLIT:
+    if not splits(images, settings):
         return everything, everything[:0]
     held = held_count(images)
     units = [f"group {group}" if group is not None else f"image {at}" for at, group in enumerate(groups)]

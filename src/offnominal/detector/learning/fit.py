@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import blake2b
 from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
@@ -31,26 +31,18 @@ from offnominal.detector.learning.hold_out import distance_scale, fold_signals, 
 from offnominal.detector.learning.patches import MemberPatches, TrainingImage, choose
 from offnominal.detector.learning.plan import plan_of
 from offnominal.detector.learning.survey import common_exposure, survey
+from offnominal.detector.learning.units import TrainingSource, content_key, held_together
 from offnominal.detector.model import HeldOut, LeftOut, Member, Model, Replacements, as_stored
 from offnominal.detector.model_checks import require_numbers
 from offnominal.detector.threads import one_beside, threads_for, work_through
 from offnominal.errors import ImageError, InputError
-from offnominal.images import ImageBatch, Source, Thumbnails, ThumbnailStore, content_digest, thumbnail
+from offnominal.images import ImageBatch, Thumbnails, ThumbnailStore, thumbnail
 from offnominal.memory import Coreset, HeldOutBanks, SourceImage
 from offnominal.scoring import to_grid
 from offnominal.types import Float, Progress
 
 FEWEST_IMAGES = 2
 _VERSIONED = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
-
-
-@dataclass(frozen=True)
-class TrainingSource:
-    """An image to fit on: what it is called, where it is, and the group that it is held out with, if any."""
-
-    name: str
-    source: Source
-    group: str | None = None
 
 
 class Fitting:
@@ -149,19 +141,17 @@ class Fitting:
     def _sorted(self, originals: dict[int, tuple[int, int]]) -> list[TrainingImage]:
         """The images in an order that depends on their content alone, units together.
 
-        A unit is what is held out together: the images of a group, or copies of one image.
+        Units are those of `held_together`.
         """
-        keyed = []
-        for index, original in originals.items():
-            one = self._sources[index]
-            digest = content_digest(one.source)
-            unit = digest if one.group is None else blake2b(one.group.encode(), digest_size=16).digest()
-            keyed.append((unit, digest, one.name, index, original))
-        keyed.sort(key=lambda key: key[:3])
-        numbers = {unit: number for number, unit in enumerate(dict.fromkeys(key[0] for key in keyed))}
+        places = list(originals)
+        sources = [self._sources[at] for at in places]
+        digests = [content_key(one.source) for one in sources]
+        units = held_together(sources, digests)
+        order = sorted(range(len(places)), key=lambda at: (units[at], digests[at], sources[at].name))
+        numbers = {unit: number for number, unit in enumerate(sorted(set(units)))}
         return [
-            TrainingImage(index, name, original, self._sources[index].group, numbers[unit])
-            for unit, _, name, index, original in keyed
+            TrainingImage(places[at], sources[at].name, originals[places[at]], sources[at].group, numbers[units[at]])
+            for at in order
         ]
 
     def _units(self) -> list[slice]:
