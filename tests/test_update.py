@@ -1,7 +1,8 @@
-"""Learning on: images added and taken out, against a fit and against what was held out."""
+"""Incremental update: images added and removed, against a fit and against what was held out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,14 +17,14 @@ from hypothesis import strategies as st
 
 from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
-from offnominal.detector import Model
+from offnominal.detector import Member, Model
+from offnominal.detector.held_out_scores import held_out_scores
 from offnominal.detector.inspector import Inspector
-from offnominal.detector.learning.update import _found
-from offnominal.detector.learnt import usual_and_scores
+from offnominal.detector.outputs.alarms import promise
 from offnominal.errors import InputError, SettingsError
 from offnominal.memory import cover
 
-SMALL = {"image_size": 96, "bank": 120, "false_alarm_rate": 0.1}
+SMALL = {"image_size": 96, "bank": 120, "false_alarm_rate": 0.1, "calibration": "leave-one-out"}
 
 
 @cache
@@ -39,11 +40,16 @@ def fitted(**settings: object) -> Detector:
 
 
 def scores_of(model: Model) -> np.ndarray:
-    networks = [model.geometry.network_size(source.size) for source in model.bank.sources]
-    return usual_and_scores(model.learnt.signals, networks, model.settings, head=bool(model.heads))[1]
+    return held_out_scores([(member.held_out.signals, model.networks(member)) for member in model.members], model.settings)
 
 
-def patches_of(detector: Detector, image: np.ndarray) -> torch.Tensor:
+def number_of(model: Model, name: str) -> int:
+    return [source.name for source in model.sources].index(name)
+
+
+def patches_of(detector: Detector, image: np.ndarray) -> list[torch.Tensor]:
+    """Of every member."""
+
     def fail(index: int, error: Exception) -> None:
         raise error
 
@@ -51,6 +57,10 @@ def patches_of(detector: Detector, image: np.ndarray) -> torch.Tensor:
     assert isinstance(inspector, Inspector)
     ((_, _, patches, _),) = inspector.patches([image], fail)
     return patches
+
+
+def with_members(model: Model, change: Callable[[Member], Member]) -> Model:
+    return replace(model, members=tuple(map(change, model.members)))
 
 
 def away(patches: torch.Tensor, bank: torch.Tensor) -> float:
@@ -75,99 +85,185 @@ def test_the_file_keeps_what_calibrates(model_file: Path, detector: Detector) ->
     model, read = detector.model, load(model_file).model
     assert np.array_equal(np.sort(scores_of(model)), model.calibration.scores)
     assert np.array_equal(scores_of(read), scores_of(model))
-    kept, found = read.learnt.stand_ins, model.learnt.stand_ins
-    assert torch.equal(kept.patches, found.patches)
-    for name in ("replaces", "image", "place"):
-        assert np.array_equal(getattr(kept, name), getattr(found, name))
-    assert read.learnt.radius == model.bank.radius
+    for mine, theirs in zip(read.members, model.members, strict=True):
+        kept, original = mine.held_out.replacements, theirs.held_out.replacements
+        assert torch.equal(kept.patches, original.patches)
+        for name in ("replaces", "image", "position"):
+            assert np.array_equal(getattr(kept, name), getattr(original, name))
+        assert mine.held_out.radius == theirs.bank.radius
 
 
 @pytest.mark.parametrize("gone", [0, 4])
-def test_an_image_taken_out_scores_what_it_was_held_out_with(gone: int) -> None:
+def test_a_removed_image_scores_what_it_was_held_out_with(gone: int) -> None:
     detector = fitted()
-    held_out = scores_of(detector.model)[gone]
+    held_out = scores_of(detector.model)[number_of(detector.model, f"array {gone}")]
     change = detector.update(remove=[f"array {gone}"])
     assert change.removed == (f"array {gone}",)
     assert change.patches_removed > 0
     assert detector.inspect(texture(gone)).score == pytest.approx(held_out, abs=5e-3)
 
 
-def test_nothing_of_an_image_taken_out_is_left() -> None:
+def test_nothing_of_a_removed_image_is_left() -> None:
     detector = fitted()
     before = detector.model
     own = patches_of(detector, texture(3))
-    assert float(torch.cdist(own, before.bank.patches).min()) < 1e-2
+    for patches, member in zip(own, before.members, strict=True):
+        assert float(torch.cdist(patches, member.bank.patches).min()) < 1e-2
+    gone = number_of(before, "array 3")
     detector.update(remove=["array 3"])
     after = detector.model
-    assert "array 3" not in {source.name for source in after.bank.sources}
-    assert len(after.bank.sources) == len(after.learnt.signals) == after.calibration.count == 9
-    for patches in (after.bank.patches, after.learnt.stand_ins.patches):
-        if len(patches):
-            assert float(torch.cdist(own, patches).min()) > 1e-2
-    stayed = np.delete(np.arange(10), 3)
-    for at, source in enumerate(stayed):
-        assert after.bank.sources[at] == before.bank.sources[source]
-        rows = torch.from_numpy(after.bank.image == at)
-        old = torch.from_numpy(before.bank.image == source)
-        known = {tuple(row) for row in before.bank.patches[old].tolist()}
-        assert known <= {tuple(row) for row in after.bank.patches[rows].tolist()}
-        assert np.array_equal(after.learnt.signals[at], before.learnt.signals[source])
+    stayed = np.delete(np.arange(10), gone)
+    assert after.sources == tuple(before.sources[at] for at in stayed)
+    assert after.calibration.count == 9
+    for patches, old, new in zip(own, before.members, after.members, strict=True):
+        assert len(new.held_out.signals) == 9
+        for left in (new.bank.patches, new.held_out.replacements.patches):
+            if len(left):
+                assert float(torch.cdist(patches, left).min()) > 1e-2
+        for at, source in enumerate(stayed):
+            rows, known = torch.from_numpy(new.bank.image == at), torch.from_numpy(old.bank.image == source)
+            assert {tuple(row) for row in old.bank.patches[known].tolist()} <= {
+                tuple(row) for row in new.bank.patches[rows].tolist()
+            }
+            assert np.array_equal(new.held_out.signals[at], old.held_out.signals[source])
     assert before.thumbnails is not None
     assert after.thumbnails is not None
     assert [after.thumbnails.stored(at) for at in range(9)] == [before.thumbnails.stored(int(at)) for at in stayed]
 
 
-def test_after_taking_out_the_stated_radius_still_holds() -> None:
+def test_after_a_removal_the_stated_radius_still_holds() -> None:
     detector = fitted()
-    before = detector.model.bank
+    before = detector.model.members
     detector.update(remove=["array 0", "array 5"])
-    bank = detector.model.bank
-    assert before.radius is not None
-    assert bank.radius is not None
-    assert bank.radius >= before.radius
-    for seed in (1, 2, 7):
-        assert away(patches_of(detector, texture(seed)), bank.patches) <= bank.radius + 1e-3
+    for number, (old, new) in enumerate(zip(before, detector.model.members, strict=True)):
+        assert old.bank.radius is not None
+        assert new.bank.radius is not None
+        assert new.bank.radius >= old.bank.radius
+        for seed in (1, 2, 7):
+            assert away(patches_of(detector, texture(seed))[number], new.bank.patches) <= new.bank.radius + 1e-3
 
 
 def test_added_images_are_covered_held_out_and_calibrate() -> None:
     detector = fitted()
-    radius = detector.model.bank.radius
-    assert radius is not None
+    radii = [member.bank.radius for member in detector.model.members]
     other = [texture(seed) + np.uint8(40) for seed in (50, 51, 52)]
     change = detector.update(add=other)
     model = detector.model
     assert change.added == ("array 10", "array 11", "array 12")
     assert model.thumbnails is not None
     assert model.thumbnails.kept == 13
-    assert change.patches_added == len(model.bank.patches) - 120 > 0
-    assert model.bank.radius == radius
+    assert change.patches_added == sum(len(member.bank.patches) - 120 for member in model.members) > 0
+    assert [member.bank.radius for member in model.members] == radii
     assert model.calibration.count == 13
     for image in other:
-        assert away(patches_of(detector, image), model.bank.patches) <= radius + 1e-3
-    # Held out of the grown bank: what stays when the image is taken out again.
+        for patches, member, radius in zip(patches_of(detector, image), model.members, radii, strict=True):
+            assert radius is not None
+            assert away(patches, member.bank.patches) <= radius + 1e-3
+    # Held out of the grown bank: what stays when the image is removed again.
     held_out = scores_of(model)[11]
     detector.update(remove=["array 11"])
     assert detector.inspect(other[1]).score == pytest.approx(held_out, abs=5e-3)
 
 
-def test_added_and_taken_out_again_is_as_before(tmp_path: Path) -> None:
+def test_added_and_removed_again_is_as_before(tmp_path: Path) -> None:
     detector = fitted()
     before = detector.model
     detector.update(add=[damaged(60)[0]])
     assert detector.model.calibration.scores[-1] > before.calibration.scores[-1] + 1
     detector.update(remove=["array 10"])
     after = detector.model
-    assert (after.learnt.added, after.learnt.removed) == (1, 1)
-    assert after.bank.radius is not None
-    assert before.bank.radius is not None
-    assert after.bank.radius > before.bank.radius  # a bound: nobody knows any more whom the image's patches covered
-    plain = replace(
-        after, learnt=replace(after.learnt, added=0, removed=0), bank=replace(after.bank, radius=before.bank.radius)
-    )
+    assert (after.added, after.removed) == (1, 1)
+    for old, new in zip(before.members, after.members, strict=True):
+        assert new.bank.radius is not None
+        assert old.bank.radius is not None
+        assert new.bank.radius > old.bank.radius  # a bound: nobody knows any more whom the image's patches covered
+    radii = {member.name: member.bank.radius for member in before.members}
+    plain = with_members(after, lambda one: replace(one, bank=replace(one.bank, radius=radii[one.name])))
+    plain = replace(plain, added=0, removed=0, threshold_removed=False)
     for name, model in (("before", before), ("after", plain)):
-        detector._inspector = Inspector(model, detector._ready().engine)
+        detector._inspector = Inspector(model, detector._ready().engines)
         detector.save(tmp_path / name)
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
+
+
+def test_no_guarantee_after_the_image_that_the_threshold_rests_on_was_removed(tmp_path: Path) -> None:
+    detector = fitted()
+    order = np.argsort(scores_of(detector.model))
+    lowest, highest = (detector.model.sources[at].name for at in (order[0], order[-1]))
+    detector.update(remove=[lowest])
+    assert detector.model.guaranteed
+    assert "approximate" in promise(detector.model)
+    detector.update(remove=[highest])
+    assert not detector.model.guaranteed
+    detector.update(add=[texture(30)])
+    detector.save(tmp_path / "m")
+    read = load(tmp_path / "m").model
+    assert not read.guaranteed
+    assert promise(read).startswith("no guarantee applies")
+
+
+def grouped(tmp_path: Path, groups: str) -> Path:
+    """A manifest of as many images as letters, which are their groups; a dot is an image without one."""
+    lines = ["path,group"]
+    for seed, group in enumerate(groups):
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), texture(seed))
+        lines.append(f"{seed}.png,{'' if group == '.' else group}")
+    (tmp_path / "parts.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "parts.csv"
+
+
+def test_a_removed_group_has_the_distances_that_it_was_held_out_with(tmp_path: Path) -> None:
+    """Its images are held out together, so they are removed together; then none of them is known."""
+    data = grouped(tmp_path, "aabb....")
+    detector = Detector(**SMALL).fit(data)
+    model = detector.model
+    places = [number_of(model, name) for name in ("0.png", "1.png")]
+    assert abs(places[0] - places[1]) == 1
+    assert {model.sources[at].group for at in places} == {"a"}
+    detector.update(remove=["1.png", "0.png"])
+    assert detector.model.calibration.count == 6
+    for seed, at in enumerate(places):
+        for number, member in enumerate(model.members):
+            shown = detector.explain(tmp_path / f"{seed}.png", number)
+            distance = shown.distances[:, : model.settings.distance_neighbors].mean(1).reshape(shown.grid)
+            assert distance == pytest.approx(member.held_out.signals[at][:, :, 0], rel=2e-3, abs=1e-3)
+
+
+def test_images_of_a_group_do_not_vouch_for_each_other(tmp_path: Path) -> None:
+    """Two images of one damaged part look normal beside each other, unless they are held out together."""
+    for seed in range(8):
+        cv2.imwrite(str(tmp_path / f"{seed}.png"), texture(seed))
+    part = damaged(60)[0]
+    cv2.imwrite(str(tmp_path / "8.png"), part)
+    cv2.imwrite(str(tmp_path / "9.png"), np.roll(part, 8, axis=1))
+    scores = {}
+    for name, group in (("apart", ""), ("together", "one part")):
+        lines = ["path,group", *(f"{seed}.png,{group if seed > 7 else ''}" for seed in range(10))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+        model = Detector(**SMALL).fit(tmp_path / f"{name}.csv").model
+        scores[name] = scores_of(model)[number_of(model, "8.png")]
+    assert scores["together"] > scores["apart"] + 1
+
+
+def test_a_group_loses_one_image_at_a_time(tmp_path: Path) -> None:
+    data = grouped(tmp_path, "aaa....")
+    detector = Detector(**SMALL).fit(data)
+    for left, name in ((6, "1.png"), (5, "0.png"), (4, "2.png")):
+        own = patches_of(detector, cv2.imread(str(tmp_path / name))[:, :, ::-1])
+        detector.update(remove=[name])
+        assert len(detector.model.sources) == detector.model.calibration.count == left
+        for patches, member in zip(own, detector.model.members, strict=True):
+            assert float(torch.cdist(patches, member.bank.patches).min()) > 1e-2
+    for member in detector.model.members:
+        assert set(member.held_out.replacements.replaces.tolist()) <= set(range(4))
+
+
+def test_a_model_that_was_fitted_with_folds_can_be_updated() -> None:
+    detector = fitted(calibration="folds")
+    assert detector.model.calibration.method == "folds"
+    detector.update(add=[texture(30)], remove=["array 2"])
+    assert detector.model.calibration.method == "leave-one-image-out"
+    assert detector.inspect(damaged(50)[0]).anomalous
 
 
 def test_how_a_model_is_run_is_not_written_into_it(model_file: Path, tmp_path: Path) -> None:
@@ -187,46 +283,47 @@ def test_the_same_update_gives_the_same_bytes(model_file: Path, parts: Path, tmp
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     read = load(tmp_path / "a")
     assert read.model.calibration.count == 16
-    assert read.model.bank.sources[-1].name == "104.png"
+    assert read.model.sources[-1].name == "104.png"
     assert read.inspect(damaged(300)[0]).anomalous
 
 
 def test_a_random_bank_grows_by_its_share() -> None:
     detector = fitted(sampler="random", bank=0.1)
-    size = len(detector.model.bank.patches)
+    sizes = [len(member.bank.patches) for member in detector.model.members]
     detector.update(add=[texture(seed) for seed in range(20, 25)])
-    assert len(detector.model.bank.patches) == size + round(size / 2)
+    assert [len(member.bank.patches) for member in detector.model.members] == [size + round(size / 2) for size in sizes]
     detector.update(remove=["array 0"])
-    assert detector.model.bank.radius is None
+    assert [member.bank.radius for member in detector.model.members] == [None, None]
 
 
 def test_images_of_several_shapes_and_with_the_response() -> None:
     images = [texture(i, (96, 120 if i % 2 else 200)) for i in range(8)]
     detector = Detector(**SMALL, fusion={"response": 1.0}).fit(images[:6])
     detector.update(add=images[6:], remove=["array 1"])
-    assert [source.size for source in detector.model.bank.sources][-2:] == [(96, 200), (96, 120)]
+    assert [source.size for source in detector.model.sources][-2:] == [(96, 200), (96, 120)]
     assert detector.inspect(images[1]).anomaly_map.shape == (96, 120)
 
 
-def test_what_cannot_be_done_is_said_and_changes_nothing(model_file: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tmp_path: Path) -> None:
     detector = load(model_file)
     before = detector.model
-    names = [source.name for source in before.bank.sources]
+    names = [source.name for source in before.sources]
     with pytest.raises(InputError, match=r"did you mean 'train/good/003\.png'"):
         detector.update(remove=["003.png"])
     with pytest.raises(InputError, match="did you mean 'train/good/00"):
         detector.update(remove=["train/god/003.png"])
-    with pytest.raises(InputError, match=r"are named as 'train/good/000\.png'"):
+    with pytest.raises(InputError, match=r"are named as 'train/good/0"):
         detector.update(remove=["?"])
     with pytest.raises(InputError, match="would leave 1"):
         detector.update(remove=names[1:])
     with pytest.raises(InputError, match="nothing to update"):
         detector.update()
     twice = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(3)])
-    sources = twice.model.bank.sources
-    alike = replace(twice.model, bank=replace(twice.model.bank, sources=(sources[0], sources[0], sources[2])))
-    with pytest.raises(InputError, match="2 images named 'array 0'"):
-        _found(alike, ["array 0"])
+    sources = twice.model.sources
+    alike = replace(twice.model, sources=(sources[0], sources[0], sources[2]))
+    twice._inspector = Inspector(alike, twice._ready().engines)
+    with pytest.raises(InputError, match=f"2 images named '{sources[0].name}'"):
+        twice.update(remove=[sources[0].name])
     wide = tmp_path / "wide.png"
     cv2.imwrite(str(wide), texture(9).astype(np.uint16) * 256)
     with pytest.raises(InputError, match=r"none of 1 images can be added; the first: .*16-bit"):
@@ -255,4 +352,5 @@ def test_added_cookies_against_a_full_fit() -> None:
     assert grown.model.calibration.count == whole.model.calibration.count == 31
     for detector in (whole, grown):
         assert detector.evaluate(REAL_DATA / "aws_cookies").figures["image_auroc"] >= 0.99
-    assert grown.model.bank.radius == pytest.approx(whole.model.bank.radius, rel=0.05)
+    for mine, theirs in zip(grown.model.members, whole.model.members, strict=True):
+        assert mine.bank.radius == pytest.approx(theirs.bank.radius, rel=0.05)
