@@ -16,7 +16,7 @@ class SourceImage:
     Attributes:
         name: relative to the data's root.
         size: (H, W) of the original.
-        group: images with the same group are held out together; None: on its own.
+        group: what it is held out with, the same for a group of images or for copies of one; None: on its own.
     """
 
     name: str

@@ -41,9 +41,9 @@ class NormalSignals:
 
 
 class NormalSignalsBuilder:
-    """Collects the held-out signals of normal images. Any one image can be left out of the result again.
+    """Collects the held-out signals of normal images. Some images can be left out of the result again.
 
-    Calibration scores an image against the statistics of the others, `without` it.
+    Calibration scores an image against the statistics of the others, `without` it and those held out with it.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,15 @@ class NormalSignalsBuilder:
         self._sum += sign * values.mean(axis=(0, 1))
         self._square += sign * (values**2).mean(axis=(0, 1))
 
-    def without(self, signals: Float) -> NormalSignals:
-        """The statistics of all images added except this one."""
-        self._change(signals, -1)
+    def without(self, *images: Float) -> NormalSignals:
+        """The statistics of all images added except these."""
+        for signals in images:
+            self._change(signals, -1)
         try:
             return self.build()
         finally:
-            self._change(signals, 1)
+            for signals in images:
+                self._change(signals, 1)
 
     def build(self) -> NormalSignals:
         """The statistics of all images added, at least one."""

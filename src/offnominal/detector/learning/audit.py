@@ -114,7 +114,7 @@ def audit(
         )
         on_grids = [to_grid(one, grid) for one, grid in zip(patches.by_image(values, units), patches.grids, strict=True)]
         found.append((on_grids, patches.networks))
-    maps = held_out_maps(found, settings)
+    maps = held_out_maps(found, settings, [image.unit for image in images])
     scores = np.array([image_score(one) for one in maps], dtype=np.float32)
     return Audit(
         tuple(image.name for image in images),

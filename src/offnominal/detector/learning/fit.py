@@ -108,14 +108,14 @@ class Fitting:
             thumbnails = self._thumbnails(pictures, shown, fitted) if settings.thumbnails else None
         started = perf_counter()
         signals = [(member.held_out.signals, patches.networks) for member, patches in zip(fitted, members, strict=True)]
-        scores = held_out_scores(signals, settings)
+        scores = held_out_scores(signals, settings, [image.unit for image in self._images])
         self._require_variation(scores)
         self.seconds["calibration"] = perf_counter() - started
         return Model(
             settings,
             fitted,
             self._values,
-            tuple(SourceImage(image.name, image.original, image.group) for image in self._images),
+            self._source_images(units),
             calibrate(scores, settings.false_alarm_rate, method),
             appearance,
             left_out,
@@ -165,6 +165,17 @@ class Fitting:
                 "add other normal images, or correct the column group"
             )
         return units
+
+    def _source_images(self, units: Sequence[slice]) -> tuple[SourceImage, ...]:
+        """The images with what they are held out with: a group, several that a copy joins, or copies of one image."""
+        sources: list[SourceImage] = []
+        for unit in units:
+            images = self._images[unit]
+            groups = sorted({image.group for image in images if image.group is not None})
+            together = " + ".join(groups) or f"copies of {images[0].name}"
+            alone = len(images) == 1
+            sources += [SourceImage(image.name, image.original, None if alone else together) for image in images]
+        return tuple(sources)
 
     def _open(self, stack: ExitStack) -> tuple[list[MemberPatches], ThumbnailStore]:
         originals = [image.original for image in self._images]

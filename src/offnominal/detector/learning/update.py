@@ -23,7 +23,7 @@ from torch import Tensor
 
 from offnominal.decisions import calibrate
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.held_out_scores import held_out_scores, normal_signals
+from offnominal.detector.held_out_scores import normal_signals, scores_of_model
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.learning.fit import FEWEST_IMAGES
 from offnominal.detector.learning.hold_out import held_out_signals
@@ -90,12 +90,10 @@ def updated(
         patches_added += _bank_patches(model) - before
     progress("calibration", 0, 1)
     members = tuple(replace(member, normal=normal_signals(member.held_out.signals)) for member in model.members)
-    signals = [(member.held_out.signals, model.networks(member)) for member in members]
-    calibration = calibrate(held_out_scores(signals, model.settings), model.calibration.asked)
+    model = replace(model, members=members)
+    calibration = calibrate(scores_of_model(model), model.calibration.asked)
     progress("calibration", 1, 1)
-    return replace(model, members=members, calibration=calibration), Change(
-        names, remove, skipped, patches_added, patches_removed
-    )
+    return replace(model, calibration=calibration), Change(names, remove, skipped, patches_added, patches_removed)
 
 
 def _bank_patches(model: Model) -> int:
@@ -129,8 +127,7 @@ def _named(model: Model, names: Sequence[str]) -> set[int]:
 
 def _without(model: Model, gone: set[int]) -> Model:
     """The model without any patch or signal of some images; normal statistics and calibration are still the old ones."""
-    signals = [(member.held_out.signals, model.networks(member)) for member in model.members]
-    at_threshold = held_out_scores(signals, model.settings) >= np.float32(model.calibration.threshold)
+    at_threshold = scores_of_model(model) >= np.float32(model.calibration.threshold)
     kept = [at for at in range(len(model.sources)) if at not in gone]
     return replace(
         model,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from offnominal.decisions import FOLDS, SPLIT, Calibration, images_needed, judge_lot
-from offnominal.detector.held_out_scores import held_out_scores
+from offnominal.detector.held_out_scores import scores_of_model
 from offnominal.detector.model import Model
 from offnominal.detector.outputs.earlier_run import own
 from offnominal.errors import InputError
@@ -46,7 +46,7 @@ def rests_on(model: Model) -> list[str]:
     calibration = model.calibration
     if calibration.method == SPLIT or not calibration.apart:
         return []
-    scores = held_out_scores([(one.held_out.signals, model.networks(one)) for one in model.members], model.settings)
+    scores = scores_of_model(model)
     return [model.sources[index].name for index in np.argsort(-scores, kind="stable")[: calibration.rank]]
 
 
