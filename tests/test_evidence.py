@@ -15,8 +15,9 @@ from safetensors import safe_open
 from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.config import Settings
-from offnominal.detector.engine import FeatureEngine, SignalEngine
+from offnominal.detector.engine import SignalEngine, member_engines
 from offnominal.detector.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
+from offnominal.detector.inspector import Inspector
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
 from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, place_at
@@ -25,45 +26,48 @@ from offnominal.types import Evidence, Region
 
 WAYS: dict[str, dict[str, Any]] = {
     "defaults": {},
+    "one member": {"backbone": "efficientnet-lite0@1.5", "fusion": {"response": 1.0}},
     "pooled channels": {"dimensions": 63, "neighbors": 2},
-    "segments": {"aggregation": "concat-patches", "dimensions": 30, "fusion": {"response": 1.0}},
     "few in the bank": {"bank": 4},
     "one in the bank": {"bank": 1},
 }
 
 
 class Twin:
-    """What a sceptic would write: a model file and an image -> patches, then loops."""
+    """What a sceptic would write: a member of a model file and an image -> patches, then loops."""
 
-    def __init__(self, path: Path, image: np.ndarray) -> None:
+    def __init__(self, path: Path, image: np.ndarray, number: int) -> None:
         with safe_open(str(path), framework="numpy") as file:
             self.told = json.loads(file.metadata()["description"])
-            self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        self.scores = tensors["calibration.scores"]
+        prefix = f"member.{number}."
+        self.tensors = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
         self.settings = Settings.model_validate_json(json.dumps(self.told["settings"]))
-        engine = FeatureEngine(self.settings)
-        shape = self.told["geometry"]
+        self.member = self.told["members"][number]
+        engine = member_engines(self.settings)[number]
+        shape = self.member["geometry"]
         geometry = Geometry(tuple(shape["size"]), shape["resize"], shape["multiple"], shape["longest"])
 
         def fail(index: int, error: Exception) -> None:
             raise error
 
-        values = {**self.told["values"], "exposure": Exposure(**self.told["values"]["exposure"])}
-        (batch,) = batches([image], geometry, ValueRange(**values), batch_size=1, failed=fail)
-        self.network = batch.pixels.shape[2], batch.pixels.shape[3]
+        exposure = self.told["values"]["exposure"]
+        values = {**self.told["values"], "exposure": None if exposure is None else Exposure(**exposure)}
+        (batch,) = batches([image], (geometry,), ValueRange(**values), batch_size=1, failed=fail)
+        seen = batch.seen(0)
+        self.network = seen.shape[2], seen.shape[3]
         standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "scale")))
-        self.patches = engine.standardise(engine.patches(batch), standard, self.network)[0].double().numpy()
-        self.grids = engine.grids(self.network)
+        self.patches = engine.standardise(engine.patches(seen), standard, self.network)[0].double().numpy()
+        self.grid = engine.grid(self.network)
         self.original = image.shape[:2]
         self.bank = self.tensors["bank.patches"].astype(float)
         self.engine, self.geometry = engine, geometry
 
-    def segments(self) -> list[np.ndarray]:
-        """(h, w, D) each, the outermost places as those beside them."""
-        ends = np.cumsum([(height - 2) * (width - 2) for height, width in self.grids])
-        return [
-            np.pad(part.reshape(height - 2, width - 2, -1), ((1, 1), (1, 1), (0, 0)), mode="edge")
-            for part, (height, width) in zip(np.split(self.patches, ends[:-1]), self.grids, strict=True)
-        ]
+    def on_grid(self) -> np.ndarray:
+        """(h, w, D), the outermost positions as those beside them."""
+        height, width = self.grid
+        return np.pad(self.patches.reshape(height - 2, width - 2, -1), ((1, 1), (1, 1), (0, 0)), mode="edge")
 
     def nearest(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         away = np.array([np.sqrt(((x - m) ** 2).sum()) for m in self.bank])
@@ -75,8 +79,8 @@ class Twin:
         return sum((x - self.bank[at]) / d for at, d in zip(order, away, strict=True) if d > 0) / len(order)
 
     def noise(self, x: np.ndarray) -> np.ndarray:
-        usual = self.told["usual_distance"]
-        in_sd = (self.nearest(x, self.settings.neighbors)[0].mean() - usual["mean"]) / usual["deviation"]
+        scale = self.member["distance_scale"]
+        in_sd = (self.nearest(x, self.settings.neighbors)[0].mean() - scale["mean"]) / scale["deviation"]
         size = np.abs(self.gradient(x))
         low, high = self.settings.noise_range
         return low + (high - low) / (1 + np.exp(-((size - size.mean()) / size.std() + in_sd)))
@@ -86,26 +90,24 @@ class Twin:
         along = self.noise(x) * pull / np.sqrt((pull**2).mean())
         return [(t, self.nearest(x + t * along, self.settings.neighbors)[0].mean()) for t in STEPS]
 
-    def at(self, segment: int, pixel: tuple[int, int]) -> np.ndarray:
-        height, width = self.grids[segment]
+    def at(self, pixel: tuple[int, int]) -> np.ndarray:
+        height, width = self.grid
         row = int((pixel[1] + 0.5) / self.original[0] * height)
         column = int((pixel[0] + 0.5) / self.original[1] * width)
-        return self.segments()[segment][row, column]
+        return self.on_grid()[row, column]
 
-    def patch_at(self, segment: int, pixel: tuple[int, int]) -> tuple[float, float]:
-        """The pixel itself, or the centre of the place beside it where an outermost place holds it, which has no patch."""
+    def patch_at(self, pixel: tuple[int, int]) -> tuple[float, float]:
+        """The pixel itself, or the centre of the position beside it if an outermost one, which has no patch, holds it."""
         found = []
-        for at, side, places in zip(pixel, self.original[::-1], self.grids[segment][::-1], strict=True):
-            place = int((at + 0.5) / side * places)
-            inside = min(max(place, 1), places - 2)
-            found.append(float(at) if inside == place else (inside + 0.5) * side / places)
+        for at, side, positions in zip(pixel, self.original[::-1], self.grid[::-1], strict=True):
+            position = int((at + 0.5) / side * positions)
+            inside = min(max(position, 1), positions - 2)
+            found.append(float(at) if inside == position else (inside + 0.5) * side / positions)
         return found[0], found[1]
 
-    def layer_parts(self, segment: int) -> np.ndarray:
+    def layer_parts(self) -> np.ndarray:
         """(L, D): which part of a feature comes from which layer."""
         counts = self.engine._extractor.layer_channels
-        if self.settings.aggregation == "concat-patches":
-            return np.repeat(np.eye(len(counts))[:, segment : segment + 1], self.settings.dimensions or 0, axis=1)
         owner = np.repeat(np.arange(len(counts)), counts)
         size = self.settings.dimensions or len(owner)
         parts = np.zeros((len(counts), size))
@@ -115,71 +117,51 @@ class Twin:
                 parts[layer, j] += 1 / len(inside)
         return parts
 
-    def usual(self, pixel: tuple[int, int]) -> tuple[float, float]:
-        """Mean and deviation of the distance at a place, the stored grid averaged over the image's by area."""
-        found = []
-        for name in ("normal.mean", "normal.deviation"):
-            values = self.tensors[name][:, :, 0].astype(float)
-            for axis, count in enumerate(self.grids[0]):
-                values = np.tensordot(_areas(values.shape[axis], count), np.moveaxis(values, axis, 0), 1)
-                values = np.moveaxis(values, 0, axis)
-            row = int((pixel[1] + 0.5) / self.original[0] * self.grids[0][0])
-            column = int((pixel[0] + 0.5) / self.original[1] * self.grids[0][1])
-            found.append(float(values[row, column]))
-        return found[0], found[1]
-
-
-def _areas(given: int, wanted: int) -> np.ndarray:
-    """(wanted, given): the share of each given cell in each wanted one; only for grids that are not finer."""
-    assert wanted <= given
-    step = given / wanted
-    overlap = np.array([[max(0.0, min((i + 1) * step, j + 1) - max(i * step, j)) for j in range(given)] for i in range(wanted)])
-    return overlap / step
-
 
 @pytest.fixture(scope="module", params=list(WAYS))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Twin, Any]:
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Twin], Any]:
+    """The members by their names, and an inspection."""
     settings = {"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, "runtime": "torch", **WAYS[request.param]}
     path = tmp_path_factory.mktemp("evidence") / "m.safetensors"
     Detector(**settings).fit([texture(i) for i in range(10)]).save(path)
     image = damaged(50)[0]
     image[70:90, 95:115] = 255  # a second place
-    found = load(path).inspect(image, evidence=True, maps=True)
+    detector = load(path)
+    found = detector.inspect(image, evidence=True, maps=True)
     assert found.regions
-    return Twin(path, image), found
+    return {member.name: Twin(path, image, number) for number, member in enumerate(detector.model.members)}, found
 
 
-def test_every_number_can_be_worked_out_anew(case: tuple[Twin, Any]) -> None:
-    twin, found = case
+def test_every_number_can_be_worked_out_anew(case: tuple[dict[str, Twin], Any]) -> None:
+    twins, found = case
     for region in found.regions:
         evidence = found.evidence(region)
-        candidates = [twin.at(segment, region.peak_at) for segment in range(len(twin.grids))]
-        lead = int(np.argmax([twin.nearest(x, 1)[0][0] for x in candidates]))
-        x = candidates[lead]
-        _same_neighbours(twin, evidence, x, region, lead)
-        _same_shares(twin, evidence, candidates, lead)
+        twin = twins[evidence.member]
+        x = twin.at(region.peak_at)
+        _same_neighbours(twin, evidence, x, region)
+        _same_shares(twin, evidence, x)
         pull, noise = twin.gradient(x), twin.noise(x)
         _same_leading(evidence.influence, pull, 1e-4)
         assert evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
         away, order = twin.nearest(x, twin.settings.neighbors)
         curvature = sum((1 - ((x - twin.bank[at]) / d) ** 2) / d for at, d in zip(order, away, strict=True)) / len(order)
         assert evidence.response == pytest.approx(0.5 * (noise**2 * curvature).sum(), rel=1e-3)
-        scores = twin.tensors["calibration.scores"]
-        assert evidence.p_value == (1 + sum(score >= np.float32(region.peak) for score in scores)) / (len(scores) + 1)
+        higher = sum(score >= np.float32(region.peak) for score in twin.scores)
+        assert evidence.p_value == (1 + higher) / (len(twin.scores) + 1)
         assert np.array(evidence.curve) == pytest.approx(np.array(twin.curve(x)), rel=1e-4)
 
 
-def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region, lead: int) -> None:
+def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region) -> None:
     wanted = max(SHOWN, twin.settings.distance_neighbors)
     away, order = twin.nearest(x, wanted)
     assert len(evidence.nearest) == len(order) == min(wanted, len(twin.bank))
     assert [near.distance for near in evidence.nearest] == pytest.approx(away, rel=1e-5)
-    mean, deviation = twin.usual(region.peak_at)
+    mean, deviation = twin.tensors["normal.mean"][0], twin.tensors["normal.deviation"][0]
     assert [near.distance_in_sd for near in evidence.nearest] == pytest.approx((away - mean) / deviation, rel=1e-3, abs=1e-3)
     for near, at in zip(evidence.nearest, order, strict=True):
-        name, height, width = twin.told["bank"]["sources"][int(twin.tensors["bank.image"][at])]
-        segment, row, column = twin.tensors["bank.place"][at]
-        grid = twin.engine.grids(twin.geometry.network_size((height, width)))[segment]
+        name, height, width, _ = twin.told["sources"][int(twin.tensors["bank.image"][at])]
+        row, column = twin.tensors["bank.position"][at]
+        grid = twin.engine.grid(twin.geometry.network_size((height, width)))
         left, top, right, bottom = near.box
         assert near.image == name
         assert left <= column * width / grid[1] < left + 1
@@ -187,19 +169,16 @@ def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Regi
         assert top <= row * height / grid[0] < top + 1
         assert bottom - 1 < (row + 1) * height / grid[0] <= bottom
     x0, y0, x1, y1 = evidence.box
-    across, down = twin.patch_at(lead, region.peak_at)
+    across, down = twin.patch_at(region.peak_at)
     assert x0 <= across < x1
     assert y0 <= down < y1
 
 
-def _same_shares(twin: Twin, evidence: Evidence, candidates: list[np.ndarray], lead: int) -> None:
-    layers = np.zeros(len(twin.told["backbone"]["layers"]))
-    for segment, x in enumerate(candidates):
-        squares = (x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2
-        layers += twin.layer_parts(segment) @ squares
-        if segment == lead:
-            _same_leading(evidence.channel_shares, squares / squares.sum(), 1e-5)
-    assert list(evidence.layer_shares) == twin.told["backbone"]["layers"]
+def _same_shares(twin: Twin, evidence: Evidence, x: np.ndarray) -> None:
+    squares = (x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2
+    layers = twin.layer_parts() @ squares
+    _same_leading(evidence.channel_shares, squares / squares.sum(), 1e-5)
+    assert list(evidence.layer_shares) == twin.member["backbone"]["layers"]
     assert list(evidence.layer_shares.values()) == pytest.approx(layers / layers.sum(), rel=1e-5)
     assert sum(evidence.layer_shares.values()) == pytest.approx(1, abs=1e-9)
 
@@ -213,36 +192,43 @@ def _same_leading(shown: tuple[tuple[int, float], ...], values: np.ndarray, tole
     assert np.delete(np.abs(values), [channel for channel, _ in shown]).max() <= sizes[-1] + tolerance
 
 
-def test_the_usual_patch_is_the_one_of_median_distance(case: tuple[Twin, Any]) -> None:
-    twin, found = case
+def test_the_typical_patch_is_the_one_of_median_distance(case: tuple[dict[str, Twin], Any]) -> None:
+    twins, found = case
     evidence = found.evidence(found.regions[0])
-    candidates = [twin.at(segment, found.regions[0].peak_at) for segment in range(len(twin.grids))]
-    segment = int(np.argmax([twin.nearest(x, 1)[0][0] for x in candidates]))
+    twin = twins[evidence.member]
     away = {
         (row, column): twin.nearest(x, twin.settings.distance_neighbors)[0].mean()
-        for row, line in enumerate(twin.segments()[segment])
+        for row, line in enumerate(twin.on_grid())
         for column, x in enumerate(line)
-        if 0 < row < twin.grids[segment][0] - 1 and 0 < column < twin.grids[segment][1] - 1
+        if 0 < row < twin.grid[0] - 1 and 0 < column < twin.grid[1] - 1
     }
-    place = next(place for place in away if box_of(place, twin.grids[segment], twin.original) == evidence.usual_box)
-    assert away[place] == pytest.approx(sorted(away.values())[(len(away) - 1) // 2], rel=1e-4)
-    assert np.array(evidence.usual_curve) == pytest.approx(np.array(twin.curve(twin.segments()[segment][place])), rel=1e-4)
+    position = next(at for at in away if box_of(at, twin.grid, twin.original) == evidence.usual_box)
+    assert away[position] == pytest.approx(sorted(away.values())[(len(away) - 1) // 2], rel=1e-4)
+    assert np.array(evidence.usual_curve) == pytest.approx(np.array(twin.curve(twin.on_grid()[position])), rel=1e-4)
 
 
-def test_maps_of_noise_and_layers(case: tuple[Twin, Any]) -> None:
-    """Where a pixel is the centre of a place, the map holds that place's value; the layers sum to 1 everywhere."""
-    twin, found = case
+def test_maps_of_noise_and_layers(case: tuple[dict[str, Twin], Any]) -> None:
+    """A pixel in the centre of a position has that position's value, the mean of the members; the layers sum to 1."""
+    twins, found = case
+    several = len(twins) > 1
+    names = [
+        f"{name}:{layer}" if several else layer for name, twin in twins.items() for layer in twin.member["backbone"]["layers"]
+    ]
     assert found.noise_map.shape == found.anomaly_map.shape
-    assert set(found.layer_maps) == set(twin.told["backbone"]["layers"])
+    assert list(found.layer_maps) == names
     assert sum(found.layer_maps.values()) == pytest.approx(np.ones(found.anomaly_map.shape), abs=1e-4)
-    if len(twin.grids) > 1:
-        return
-    (patches,) = twin.segments()
-    noise = np.array([[np.sqrt((twin.noise(x) ** 2).mean()) for x in line] for line in patches], dtype=np.float32)
-    squares = np.array([[(x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2 for x in line] for line in patches])
-    shares = np.einsum("ld,hwd->lhw", twin.layer_parts(0), squares) / squares.sum(2)
-    for values, map_ in zip([noise, *shares], [found.noise_map, *found.layer_maps.values()], strict=True):
-        assert map_ == pytest.approx(_interpolated(values, map_.shape), abs=2e-3)
+    noise, shares = [], []
+    for twin in twins.values():
+        patches = twin.on_grid()
+        noise.append(np.array([[np.sqrt((twin.noise(x) ** 2).mean()) for x in line] for line in patches], dtype=np.float32))
+        squares = np.array([[(x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2 for x in line] for line in patches])
+        shares += list(np.einsum("ld,hwd->lhw", twin.layer_parts(), squares) / squares.sum(2) / len(twins))
+    size = found.anomaly_map.shape
+    for values, map_ in zip(shares, found.layer_maps.values(), strict=True):
+        assert map_ == pytest.approx(_interpolated(values, size), abs=2e-3)
+    finest = max((values.shape for values in noise), key=np.prod)
+    average = np.mean([_interpolated(values, finest) for values in noise], axis=0)
+    assert found.noise_map == pytest.approx(_interpolated(average, size), abs=2e-3)
 
 
 def _interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -257,15 +243,36 @@ def _interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def test_the_mean_of_the_neighbours_is_the_distance_that_the_score_is_made_of(detector: Detector) -> None:
     found = detector.inspect(damaged(7)[0], evidence=True)
-    shown = detector.explain(damaged(7)[0])
     region = found.regions[0]
+    evidence = found.evidence(region)
+    (number,) = (at for at, one in enumerate(detector.model.members) if one.name == evidence.member)
+    shown = detector.explain(damaged(7)[0], number)
     row, column = place_at(region.peak_at, shown.grid, found.anomaly_map.shape)
     counted = detector.settings.distance_neighbors
     signals = np.zeros((*shown.grid, len(SIGNALS)), np.float32)
     signals[:, :, 0] = shown.distances[:, :counted].mean(1).reshape(shown.grid)
-    standard = detector.model.normal.standardise(signals)[row, column, 0]
-    nearest = found.evidence(region).nearest[:counted]
+    standard = detector.model.members[number].normal.standardise(signals)[row, column, 0]
+    nearest = evidence.nearest[:counted]
     assert np.mean([near.distance_in_sd for near in nearest]) == pytest.approx(standard, rel=1e-4)
+
+
+def test_evidence_is_of_the_member_whose_map_is_highest_at_the_peak(detector: Detector) -> None:
+    image = damaged(7)[0]
+    image[70:74, 100:104] = 255  # small: seen better at the larger scale
+    found = detector.inspect(image, evidence=True)
+    inspector, alone = detector._ready(), []
+    for member, engine in zip(detector.model.members, inspector.engines, strict=True):
+        one = Inspector(replace(detector.model, members=(member,), appearance=None), (engine,))
+        ((_, of_member, _),) = one.inspect([image], lambda index, error: None)
+        alone.append(of_member.anomaly_map)
+    clear = 0
+    for region in found.regions:
+        x, y = region.peak_at
+        heights = [float(one[y, x]) for one in alone]
+        if abs(heights[0] - heights[1]) > 0.1 * max(heights):  # the maps are interpolated to pixels
+            clear += 1
+            assert found.evidence(region).member == detector.model.members[int(np.argmax(heights))].name
+    assert clear
 
 
 def test_the_curve_starts_as_the_influence_says_and_falls_for_a_bad_patch(detector: Detector) -> None:
@@ -305,13 +312,21 @@ def test_several_images_give_what_each_gives_alone(detector: Detector) -> None:
             assert np.array(ours.curve) == pytest.approx(np.array(theirs.curve), rel=1e-3)
 
 
-def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: Detector) -> None:
+def maker_of(detector: Detector, number: int, bank: torch.Tensor | None = None) -> tuple[EvidenceMaker, SignalEngine]:
+    """Of one member, on torch; `bank` in place of its own."""
     model = detector.model
-    features = FeatureEngine(model.settings.model_copy(update={"runtime": "torch"}))
-    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
-    patches = model.bank.patches[:256]
+    member = model.members[number]
+    if bank is not None:
+        member = replace(member, bank=replace(member.bank, patches=bank))
+    engine = member_engines(model.settings.model_copy(update={"runtime": "torch"}))[number]
+    signals = SignalEngine(member.bank.patches, model.settings, member.distance_scale, engine.device)
+    return EvidenceMaker(model, member, engine, signals), signals
+
+
+def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: Detector) -> None:
+    maker, signals = maker_of(detector, 0)
+    patches = detector.model.members[0].bank.patches[: 14 * 14]  # the interior of a grid of 16 x 16
     region = Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0)
-    maker = EvidenceMaker(model, features, signals)
     (found,) = maker.regions((region,), patches, signals(patches), (128, 128), (128, 128))
     evidence = found.evidence
     assert evidence is not None
@@ -322,17 +337,12 @@ def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: De
     assert all((values == 0).all() for values in maps.values())
 
 
-def test_identical_images_leave_no_influence_and_a_flat_curve() -> None:
+def test_identical_patches_leave_no_influence_and_a_flat_curve(detector: Detector) -> None:
     """All of the bank at one point, and the patch there too: every number is finite, and no direction leads away."""
-    same = Detector(image_size=96, bank=5, runtime="torch").fit([np.full((64, 64), 90, np.uint8)] * 3)
-    model = same.model
-    model = replace(model, bank=replace(model.bank, patches=torch.zeros_like(model.bank.patches)))
-    features = FeatureEngine(model.settings.model_copy(update={"runtime": "torch"}))
-    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
-    patches = torch.zeros(144, model.bank.patches.shape[1])
-    (found,) = EvidenceMaker(model, features, signals).regions(
-        (Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),), patches, signals(patches), (96, 96), (64, 64)
-    )
+    shape = detector.model.members[1].bank.patches.shape
+    maker, signals = maker_of(detector, 1, torch.zeros(shape))
+    patches = torch.zeros(100, shape[1])
+    (found,) = maker.regions((Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),), patches, signals(patches), (96, 96), (64, 64))
     assert found.evidence is not None
     assert found.evidence.influence == ()
     assert {distance for _, distance in found.evidence.curve} == {0.0}
@@ -357,38 +367,42 @@ def test_boxes_cover_the_image_and_hold_their_pixels(grid: tuple[int, int], orig
             assert top <= y < bottom
 
 
-def test_a_place_between_good_and_bad(detector: Detector, model_file: Path) -> None:
+def test_a_position_between_good_and_bad(detector: Detector, model_file: Path) -> None:
     """Noise and p-value where neither is at an end of its range, as both are in a blotch."""
-    twin = Twin(model_file, texture(70))
-    model = detector.model
-    features = twin.engine
-    signals = SignalEngine(model.bank.patches, model.settings, model.usual_distance, features.device)
-    patches = torch.from_numpy(twin.patches).float()
-    scores = model.calibration.scores
-    regions = tuple(
-        Region((0, 0, 8, 8), 64, peak, (9 * at + 5, 8 * at + 3), model.calibration.p_value(peak))
-        for at, peak in enumerate(scores[:-2].tolist())
-    )
-    found = EvidenceMaker(model, features, signals).regions(regions, patches, signals(patches), twin.network, twin.original)
-    for region in found:
-        assert region.evidence is not None
-        noise = twin.noise(twin.at(0, region.peak_at))
-        assert noise.std() > 0.01
-        assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
-        assert region.evidence.p_value == (1 + sum(score >= region.peak for score in scores)) / (len(scores) + 1)
-    assert len({region.evidence.p_value for region in found if region.evidence}) > 3
+    for number, member in enumerate(detector.model.members):
+        twin = Twin(model_file, texture(70), number)
+        calibration = detector.model.calibration
+        signals = SignalEngine(member.bank.patches, detector.settings, member.distance_scale, twin.engine.device)
+        patches = torch.from_numpy(twin.patches).float()
+        regions = tuple(
+            Region((0, 0, 8, 8), 64, peak, (9 * at + 5, 8 * at + 3), calibration.p_value(peak))
+            for at, peak in enumerate(calibration.scores[:-2].tolist())
+        )
+        maker = EvidenceMaker(detector.model, member, twin.engine, signals)
+        found = maker.regions(regions, patches, signals(patches), twin.network, twin.original)
+        for region in found:
+            assert region.evidence is not None
+            noise = twin.noise(twin.at(region.peak_at))
+            assert noise.std() > 0.01
+            assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
+            higher = sum(score >= region.peak for score in twin.scores)
+            assert region.evidence.p_value == (1 + higher) / (len(twin.scores) + 1)
+        assert len({region.evidence.p_value for region in found if region.evidence}) > 3
 
 
 def test_what_is_shown_has_a_patch_of_its_own() -> None:
     images = [texture(seed) for seed in range(6)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.2).fit(images)
-    assert detector.model.bank.place[:, 1:].min() == 1
-    height, width = FeatureEngine(detector.settings).grids(detector.model.geometry.network_size(images[0].shape[:2]))[0]
-    assert (detector.model.bank.place[:, 1:].max(0) == (height - 2, width - 2)).all()
     bad = images[0].copy()
     bad[:10, :10] = 255 - bad[:10, :10]
     (region, *_) = detector.inspect(bad, evidence=True).regions
     assert region.evidence is not None
-    place = min(bad.shape[0] // height, bad.shape[1] // width)
-    for box in (region.evidence.box, region.evidence.usual_box):
-        assert min(box[:2]) >= place
+    for engine, member in zip(detector._ready().engines, detector.model.members, strict=True):
+        height, width = engine.grid(member.geometry.network_size(images[0].shape[:2]))
+        assert member.bank.position.min() == 1
+        assert (member.bank.position.max(0) == (height - 2, width - 2)).all()
+        if member.name == region.evidence.member:
+            position = min(bad.shape[0] // height, bad.shape[1] // width)
+            for box in (region.evidence.box, region.evidence.usual_box):
+                assert box is not None
+                assert min(box[:2]) >= position

@@ -47,6 +47,7 @@ def test_rows_hold_the_evidence_of_every_region(detector: Detector, written: tup
         for told, region in zip(row["regions"], found.regions, strict=True):
             evidence = told["evidence"]
             assert set(evidence) >= {
+                "member",
                 "nearest",
                 "layer_shares",
                 "channel_shares",
@@ -57,6 +58,7 @@ def test_rows_hold_the_evidence_of_every_region(detector: Detector, written: tup
             }
             assert set(evidence["nearest"][0]) == {"image", "box", "distance", "distance_in_sd"}
             assert sum(evidence["layer_shares"].values()) == pytest.approx(1)
+            assert evidence["member"] in {member.name for member in detector.model.members}
             again = json.loads(json.dumps(evidence_row(found.evidence(region))))
             assert [near["box"] for near in evidence["nearest"]] == [near["box"] for near in again["nearest"]]
             assert np.array(evidence["curve"]) == pytest.approx(np.array(again["curve"]), rel=1e-3)
@@ -214,6 +216,7 @@ def test_a_receipt_says_what_the_evidence_says(detector: Detector, monkeypatch: 
     assert {f"{share:.1%}" for _, share in evidence.channel_shares} <= set(words)
     assert {f"{pull:+.2f}" for _, pull in evidence.influence} <= set(words)
     assert {f"{evidence.noise_std:.3f}", f"{evidence.response:.3f}", f"{evidence.p_value:.3g}"} <= set(words)
+    assert f"member {evidence.member}" in words
     assert words.count("no picture kept") == len(evidence.nearest)
     first = receipt(image, found, 0, sources)
     assert np.array_equal(first, receipt(image, found, 0, sources))
@@ -230,7 +233,7 @@ def test_a_receipt_is_drawn_of_whatever_evidence_there_is(detector: Detector) ->
         {"nearest": evidence.nearest[:1], "layer_shares": {}, "channel_shares": (), "influence": ()},
         {"curve": flat, "usual_curve": ()},
         {"layer_shares": {f"layer {at}": 1 / 12 for at in range(12)}},
-        {"layer_shares": {"x" * 200: 1.0}, "nearest": (replace(evidence.nearest[0], image="y" * 300),)},
+        {"member": "w" * 200, "layer_shares": {"x" * 200: 1.0}, "nearest": (replace(evidence.nearest[0], image="y" * 300),)},
     ):
         changed: Inspection = replace(
             found, path="z" * 300, regions=(replace(found.regions[0], evidence=replace(evidence, **odd)),)
@@ -263,12 +266,13 @@ def test_receipts_are_written_for_flagged_images(written: tuple[Path, list[dict[
 
 
 def test_thumbnails_are_the_training_images(detector: Detector, parts: Path) -> None:
-    kept, bank = detector.model.thumbnails, detector.model.bank
+    kept, members = detector.model.thumbnails, detector.model.members
     assert kept is not None
-    assert kept.kept == len(np.unique(bank.image))
-    for at, source in enumerate(bank.sources):
+    in_banks = set(np.concatenate([member.bank.image for member in members]).tolist())
+    assert kept.kept == len(in_banks)
+    for at, source in enumerate(detector.model.sources):
         picture = kept.picture(at)
-        assert (picture is not None) == bool((bank.image == at).any())
+        assert (picture is not None) == (at in in_banks)
         if picture is not None:
             image = cv2.imread(str(parts / source.name))[:, :, ::-1]
             assert picture.shape == image.shape
@@ -289,7 +293,7 @@ def test_thumbnails_of_wide_images_show_the_models_range() -> None:
     wide = Detector(image_size=96, bank=100, runtime="torch").fit([texture(i).astype(np.uint16) * 16 for i in range(3)])
     kept = wide.model.thumbnails
     assert kept is not None
-    picture = kept.picture(int(wide.model.bank.image[0]))
+    picture = kept.picture(int(wide.model.members[0].bank.image[0]))
     assert picture is not None
     assert picture.min() < 30
     assert picture.max() > 225
@@ -315,7 +319,7 @@ def test_pictures_that_are_none_leave_a_receipt_without_them(detector: Detector,
     frame = jpeg.index(b"\xff\xc0")
     # They claim 65,535 x 65,535 and 11,000 x 11,000 pixels.
     bombs = [jpeg[: frame + 5] + side * 2 + jpeg[frame + 9 :] for side in (b"\xff\xff", b"\x2a\xf8")]
-    count = len(detector.model.bank.sources)
+    count = len(detector.model.sources)
     for number, bad in enumerate((b"\xff", b"not a picture", png.tobytes(), jpeg[:60], jpeg[: len(jpeg) // 2], *bombs)):
         model = replace(detector.model, thumbnails=Thumbnails.of([bad] * count))
         save_model(model, tmp_path / "m")

@@ -96,10 +96,12 @@ def test_charts_of_a_run_and_of_a_model(detector: Detector, parts: Path, tmp_pat
     names = ["scores", "roc", "precision-recall", "pro", "pixel-precision-recall", "calibration", "classes"]
     assert [chart.name for chart in charts] == names
     of_model = model_charts(detector.model)
-    assert [chart.name for chart in of_model] == ["coverage", "radius"]
-    radii = np.asarray(of_model[1].marks[0].points)[:, 1]  # type: ignore[union-attr]
-    assert radii[-1] == detector.model.bank.radius
-    assert np.all(np.diff(radii) <= 1e-4 * radii[:-1])  # a greedy radius never grows
+    assert [chart.name for chart in of_model] == ["coverage-1", "radius-1", "coverage-2", "radius-2"]
+    for member, coverage, growth in zip(detector.model.members, of_model[::2], of_model[1::2], strict=True):
+        assert coverage.title.endswith(f": {member.name}")
+        radii = np.asarray(growth.marks[0].points)[:, 1]  # type: ignore[union-attr]
+        assert radii[-1] == member.bank.radius
+        assert np.all(np.diff(radii) <= 1e-4 * radii[:-1])  # a greedy radius never grows
     for chart in (*charts, *of_model):
         root = parsed(chart)
         assert root.get("role") == "img"
@@ -110,13 +112,14 @@ def test_charts_of_a_run_and_of_a_model(detector: Detector, parts: Path, tmp_pat
         assert all(-1 <= place <= 700 for place in places), chart.name
     for path in write_charts([*charts, *of_model], tmp_path / "deep" / "plots"):
         assert cv2.imread(str(path)).std() > 5
-    assert len(list((tmp_path / "deep" / "plots").iterdir())) == 9
+    assert len(list((tmp_path / "deep" / "plots").iterdir())) == 11
 
 
 def test_a_radius_is_drawn_of_a_bank_in_greedy_order_alone(detector: Detector) -> None:
     model = detector.model
-    added = replace(model, learnt=replace(model.learnt, added=1))
-    assert [chart.name for chart in model_charts(added)] == ["coverage"]
+    assert [chart.name for chart in model_charts(replace(model, added=1))] == ["coverage-1", "coverage-2"]
+    alone = replace(model, members=model.members[:1])
+    assert [chart.name for chart in model_charts(alone)] == ["coverage", "radius"]
     few = Detector(image_size=96, bank=1).fit([texture(seed) for seed in range(3)])
     assert model_charts(few.model) == []
 

@@ -38,6 +38,7 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 HOSTILE = "test/<script>alert(1)</script>\"'&é漢.png"
 
 EVIDENCE = Evidence(
+    member="efficientnet-lite0@1.5",
     box=(40, 30, 48, 38),
     nearest=(
         Neighbour("train/good/<b>003</b>.png", (8, 16, 16, 24), 12.5, 8.375),

@@ -70,10 +70,18 @@ def fit(
         ),
     ] = None,
     weights: Weights = None,
-    layers: Annotated[str | None, typer.Option(help="Feature maps, comma-separated. [default: strides 8 and 16]")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Feature maps, comma-separated. [default: strides 8 and 16; of a vision transformer two middle blocks]"
+        ),
+    ] = None,
     dimensions: Annotated[int | None, typer.Option(help="Reduce channels to this number by average pooling.")] = None,
     image_size: Annotated[
-        str | None, typer.Option(help="Network pixels: the short side of usual images, or height x width. [default: 256]")
+        str | None,
+        typer.Option(
+            help="Network pixels: the short side of usual images, or height x width. [default: 256; vision transformers: up to 448]"
+        ),
     ] = None,
     resize: Annotated[
         str | None,

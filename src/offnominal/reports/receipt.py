@@ -136,6 +136,7 @@ def _crops(sheet: _Sheet, image: Picture, found: Inspection, evidence: Evidence,
     left, top, right, bottom = evidence.box
     sheet.text((_MARGIN, _CROPS + CROP + 6), f"x {left} to {right}, y {top} to {bottom}", 12, _FAINT)
     sheet.text((_MARGIN, _CROPS + CROP + 22), "thin line: above the threshold", 12, _FAINT)
+    sheet.text((_MARGIN, _CROPS + CROP + 38), f"member {_short(evidence.member, 26)}", 12, _FAINT)
     for place, neighbour in enumerate(evidence.nearest[:NEIGHBOURS], 1):
         source = sources[neighbour.image]
         title = "Nearest good patch" if place == 1 else f"{_ORDINAL[place]} nearest"

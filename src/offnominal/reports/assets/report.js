@@ -357,7 +357,7 @@
     article.append(make("h3", `Receipt of region ${number + 1}`, { id: "receipt-title", tabindex: "-1" }));
     const first = e.nearest[0];
     const far = first ? `${first.distance_in_sd.toFixed(1)} standard deviations beyond the usual distance from the nearest good patch. ` : "";
-    article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for this region's peak.`));
+    article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for this region's peak. Evidence of the member ${e.member}.`));
     const beside = region.receipt ? null : crops(e);
     if (beside) article.append(beside);
     if (region.receipt) {
