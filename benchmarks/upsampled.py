@@ -60,7 +60,9 @@ def main() -> None:
     (batch,) = batches(sources, (member.geometry,), model.values, batch_size=IMAGES, failed=raise_unreadable)
     upsampling = engine.upsampling((256, 256))
     assert upsampling is not None
-    images = [patches.contiguous() for patches in engine.standardise(engine.patches(batch.seen(0)), member.standard, (256, 256))]
+    images = [
+        patches.contiguous() for patches in engine.standardise(engine.patches(batch.seen(0)), member.standard, (256, 256))
+    ]
     found = {size: measure(images, upsampling, member.bank.patches[:size].contiguous()) for size in BANKS}
 
     def times(slow: Timing, fast: Timing) -> str:
