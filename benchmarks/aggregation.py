@@ -3,10 +3,11 @@
     python benchmarks/aggregation.py --data FOLDER_OF_SETS [--draws 5] [--most 50] [--threads 1] [--out benchmarks/results]
 
 Listed (the method's first version): each layer is pooled to D features, and the patches of all layers, which lie on different
-grids, form one bank; an image's map is the mean of the layers' maps. Aligned (offnominal): layers are resized to the finest grid
-and joined along the features, here pooled to as many. Both have one member, a greedy bank of the same size rule, the mean distance to the
-same number of neighbours and the same smoothing. FOLDER_OF_SETS holds MVTec roots; large ones are thinned to `--most` training images.
-Each draw leaves out a random tenth of the training images; figures are mean ± standard deviation over draws.
+grids, form one bank; an image's map is the mean of the layers' maps. Aligned (offnominal): layers are resized to the finest
+grid and joined along the features, here pooled to as many. Both have one member, a greedy bank of the same size rule, the mean
+distance to the same number of neighbours and the same smoothing. FOLDER_OF_SETS holds MVTec roots; large ones are thinned to
+`--most` training images. Each draw leaves out a random tenth of the training images; figures are mean ± standard deviation over
+draws.
 """
 
 from __future__ import annotations

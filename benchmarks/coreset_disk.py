@@ -2,9 +2,9 @@
 
     python benchmarks/coreset_disk.py [--threads 1] [--count 2000000] [--centres 20000] [--out benchmarks/results]
 
-The synthetic patches are in a file in the format of `PatchStore`. One run reads them from the file, one holds them in memory, each
-in a process of its own, so that its peak memory is its own. Float64 distances of all patches to the first centres then prove the
-choice.
+The synthetic patches are in a file in the format of `PatchStore`. One run reads them from the file, one holds them in memory,
+each in a process of its own, so that its peak memory is its own. Float64 distances of all patches to the first centres then
+prove the choice.
 """
 
 from __future__ import annotations

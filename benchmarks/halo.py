@@ -2,8 +2,8 @@
 
     python benchmarks/halo.py --data FOLDER_OF_SETS [--most 100] [--cells] [--textile] [--threads 1]
 
-FOLDER_OF_SETS holds MVTec roots; large ones are thinned to `--most` training images. Synthetic anomalies of all kinds are made on
-good test images, so sets without masks are measured as well. All radii share one model per set: the setting `halo` changes
+FOLDER_OF_SETS holds MVTec roots; large ones are thinned to `--most` training images. Synthetic anomalies of all kinds are made
+on good test images, so sets without masks are measured as well. All radii share one model per set: the setting `halo` changes
 neither the fit nor the score of an image, and that is asserted.
 """
 

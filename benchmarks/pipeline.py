@@ -2,10 +2,10 @@
 
     python benchmarks/pipeline.py --data MVTEC_ROOT [--test 100] [--draws 5] [--out FOLDER]
 
-First version, here with aligned layers (`aggregation.py` measures the joining of layers): a random bank, influence by a loop over
-the features, and the score 0.4 x mean influence + 0.4 x mean distance + 0.2 x mean proposed noise. The loop is timed on a few
-features and extrapolated; the accuracy comes from the closed form, which equals the loop. All steps have one member. Each draw
-leaves out a random tenth of the training images; accuracy is mean ± standard deviation over draws.
+First version, here with aligned layers (`aggregation.py` measures the joining of layers): a random bank, influence by a loop
+over the features, and the score 0.4 x mean influence + 0.4 x mean distance + 0.2 x mean proposed noise. The loop is timed on a
+few features and extrapolated; the accuracy comes from the closed form, which equals the loop. All steps have one member. Each
+draw leaves out a random tenth of the training images; accuracy is mean ± standard deviation over draws.
 """
 
 from __future__ import annotations

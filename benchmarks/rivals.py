@@ -2,11 +2,11 @@
 
     python benchmarks/rivals.py --data MVTEC_ROOT [--environment FOLDER] [--bank 0.01] [--test 200] [--out FOLDER]
 
-This program installs anomalib into an environment of its own. anomalib's input is normalised as the backbone expects; its default
-would cost it accuracy. Each method fits in a process of its own, one after the other. A quick method fits several times, because
-anomalib's fits differ in time, memory and accuracy. After all fits the methods inspect in turns, so that other load on the
-machine affects all alike. Times per image run from the file to the score and the map, after a warm-up. The same code computes
-the accuracy of all, on masks in original resolution. The bank of ours counts the patches of all members.
+This program installs anomalib into an environment of its own. anomalib's input is normalised as the backbone expects; its
+default would cost it accuracy. Each method fits in a process of its own, one after the other. A quick method fits several
+times, because anomalib's fits differ in time, memory and accuracy. After all fits the methods inspect in turns, so that other
+load on the machine affects all alike. Times per image run from the file to the score and the map, after a warm-up. The same
+code computes the accuracy of all, on masks in original resolution. The bank of ours counts the patches of all members.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ def main() -> None:
             "# Ours against anomalib's Patchcore",
             f"{Path(given.data).stem}: {len(train)} good images to fit, {len(test)} to test. EfficientNet-Lite0, the same "
             f"weights and layers, {SIDE} x {SIDE} pixels (ours by default keeps the aspect, and a second member sees "
-            f"the image at 1.5 times its size), a bank of {given.bank:g} of the patches. Ours also calibrates: it scores every training image "
+            f"the image at 1.5 times its size), a bank of {given.bank:g} of the patches. "
+            f"Ours also calibrates: it scores every training image "
             f"held out. Times an image: medians of {TURNS} turns. In brackets the least and the most of {FITS} fits, before "
             f"them their median; a method that takes {QUICK:.0f} s or longer fits once.",
             str(where),

@@ -98,8 +98,8 @@ def main() -> None:
         "samplers",
         [
             "# Samplers: random and greedy banks",
-            f"The preset fast but for bank and sampler. {given.draws} draws of nine tenths of the training images: AUROC as mean ± "
-            "standard deviation, the radius as mean (least–most). " + "; ".join(map(str, sets)) + ".",
+            f"The preset fast but for bank and sampler. {given.draws} draws of nine tenths of the training images: "
+            "AUROC as mean ± standard deviation, the radius as mean (least–most). " + "; ".join(map(str, sets)) + ".",
             f"{here} But seconds of sampling are wall seconds, as reported by the fit.",
             table(columns, [row for name, result in found.items() for row in rows_of(name, result)]),
             "Greedy against random, in the means: how many times smaller the radius is, and points of AUROC gained.",

@@ -139,12 +139,12 @@ def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
 
 
 def drawn(data: str | Path, draw: int) -> list[Path]:
-    """The training images without a random tenth of them; the draw is the seed.
+    """The training images without a random tenth of them, at least one; the draw is the seed.
 
     A fit does not depend on the order of its images, so differences between draws come from the images alone.
     """
     images = [item.path for item in normal_images(data)]
-    left_out = set(np.random.default_rng(draw).permutation(len(images))[: len(images) // 10].tolist())
+    left_out = set(np.random.default_rng(draw).permutation(len(images))[: max(1, len(images) // 10)].tolist())
     return [path for at, path in enumerate(images) if at not in left_out]
 
 

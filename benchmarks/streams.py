@@ -69,7 +69,7 @@ class Streams:
         return np.array([found[at] for at in sorted(found)])
 
     def draws(self, count: int, teachings: int) -> Any:
-        """(appearance, numbers of the images of the stream, rng); the appearance is learnt less often than streams are drawn."""
+        """(appearance, numbers of the images of the stream, rng); appearances are learnt less often than streams drawn."""
         clean = self.features["none"]
         for teaching in range(teachings):
             rng = np.random.default_rng([6, teaching])

@@ -3,8 +3,8 @@
     python benchmarks/update.py --data FOLDER_OF_SETS/magnetic_tile --out benchmarks/results [--images 50]
 
 The training images are shuffled with seed 0. The last N are added to a fit on the others, which is compared with a fit on all.
-Then they are removed from the fit on all, which is compared with the fit on the others. `--limit` uses fewer test images of each
-kind. Bank and covering radius are those of the first member.
+Then they are removed from the fit on all, which is compared with the fit on the others. `--limit` uses fewer test images of
+each kind. Bank and covering radius are those of the first member.
 """
 
 from __future__ import annotations

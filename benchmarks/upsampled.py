@@ -2,8 +2,8 @@
 
     python benchmarks/upsampled.py --data IMAGES [--threads 1] [--out benchmarks/results]
 
-IMAGES has good images to fit on and others to test, as for `offnominal evaluate`. The model has one member. The banks are random:
-the time hardly depends on the patches in them. Candidate pruning by int8 dot products is switched off.
+IMAGES has good images to fit on and others to test, as for `offnominal evaluate`. The model has one member. The banks are
+random: the time hardly depends on the patches in them. Candidate pruning by int8 dot products is switched off.
 """
 
 from __future__ import annotations
