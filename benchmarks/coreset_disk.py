@@ -1,10 +1,10 @@
-"""Greedy k-center of patches that lie on disk: time, memory, and the same choice as in memory.
+"""Greedy k-center of patches on disk: time, memory, and the same choice as in memory.
 
     python benchmarks/coreset_disk.py [--threads 1] [--count 2000000] [--centres 20000] [--out benchmarks/results]
 
-The made patches lie in a file as `PatchStore` has them. Every run is a process of its own, so that its peak memory is its own;
-one reads them from the file, one holds them in memory, one is stopped at half of the centres and gone on with in another. The
-first choice is then proved by float64 distances of all patches to all centres.
+The synthetic patches are in a file in the format of `PatchStore`. One run reads them from the file, one holds them in memory,
+each in a process of its own, so that its peak memory is its own. Float64 distances of all patches to the first centres then
+prove the choice.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ import numpy as np
 import torch
 
 from coreset import proved
-from offnominal.detector.learning.partial import PartialBank
-from offnominal.memory import PatchRows, PatchStore
+from offnominal.memory import PatchRows, PatchStore, kcenter
 from patches import LIKENESS, made_patches
 from tables import arguments, machine, now, table, use_threads, write, yes
 
@@ -34,9 +33,9 @@ PROVED = 500
 
 
 def resident() -> dict[str, float]:
-    """GB of this process in memory: its own (`RssAnon`), of files (`RssFile`), and the most of both so far (`VmHWM`).
+    """GB of this process in memory: its own (`RssAnon`), of files (`RssFile`), and the peak of both so far (`VmHWM`).
 
-    Empty where the system does not say. `ru_maxrss` would count what the process that started this one had in memory.
+    Empty if the system does not report them. `ru_maxrss` would count what the process that started this one had in memory.
     """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -47,7 +46,7 @@ def resident() -> dict[str, float]:
 
 
 class Peaks:
-    """The largest values of `resident`, looked at 20 times a second."""
+    """The largest values of `resident`, sampled 20 times a second."""
 
     def __init__(self) -> None:
         self.most: dict[str, float] = {}
@@ -80,25 +79,10 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         marks: list[tuple[int, float]] = []
         before, started, began = resident(), now(), perf_counter()
         peaks = Peaks()
-
-        def tick(done: int) -> None:
-            marks.append((done, now() - started))
-            if given.stop and done >= given.stop:
-                raise KeyboardInterrupt
-
-        bank = PartialBank(given.partial)
-        found: dict[str, Any] = {}
-        try:
-            coreset = bank.kcenter(rows, given.centres, START, tick)
-            np.save(given.choice, coreset.indices)
-            found["radius"] = coreset.radius
-            bank.remove()
-        except KeyboardInterrupt:
-            found["stopped_at"] = marks[-1][0]
-            assert given.partial is not None
-            found["partial_mb"] = given.partial.stat().st_size / 1e6
+        coreset = kcenter(rows, given.centres, START, tick=lambda done: marks.append((done, now() - started)))
+        np.save(given.choice, coreset.indices)
         return {
-            **found,
+            "radius": coreset.radius,
             "seconds": now() - started,
             "wall": perf_counter() - began,
             "before": before,
@@ -108,9 +92,9 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         }
 
 
-def in_a_process(given: argparse.Namespace, file: Path, way: str, choice: Path, *more: str) -> dict[str, Any]:
-    print(way, *more, file=sys.stderr)
-    words = [sys.executable, __file__, "--way", way, "--file", str(file), "--choice", str(choice), *more]
+def in_a_process(given: argparse.Namespace, file: Path, way: str, choice: Path) -> dict[str, Any]:
+    print(way, file=sys.stderr)
+    words = [sys.executable, __file__, "--way", way, "--file", str(file), "--choice", str(choice)]
     words += ["--count", str(given.count), "--centres", str(given.centres)]
     if given.threads is not None:
         words += ["--threads", str(given.threads)]
@@ -121,9 +105,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--count", type=int, default=2_000_000)
     parser.add_argument("--centres", type=int, default=20_000)
-    for name in ("--way", "--file", "--choice", "--stop", "--partial"):
-        kind = {"--stop": int, "--partial": Path}.get(name, str)
-        parser.add_argument(name, type=kind, help=argparse.SUPPRESS)
+    for name in ("--way", "--file", "--choice"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
     given = parser.parse_args()
     use_threads(given.threads)
     if given.way:
@@ -131,19 +114,15 @@ def main() -> None:
         return
     here = machine()
     with tempfile.TemporaryDirectory() as folder:
-        file, partial = Path(folder) / "patches", Path(folder) / "bank.partial"
+        file = Path(folder) / "patches"
         made_patches(given.count, DIMENSIONS).numpy().tofile(file)
-        places = [Path(folder) / f"{at}.npy" for at in range(3)]
-        half = str(given.centres // 2)
+        choices = [Path(folder) / f"{at}.npy" for at in range(2)]
         runs = {
-            "from disk": in_a_process(given, file, "disk", places[0]),
-            "in memory": in_a_process(given, file, "memory", places[1]),
-            "from disk, stopped": in_a_process(given, file, "disk", places[2], "--stop", half, "--partial", str(partial)),
-            "from disk, gone on with": in_a_process(given, file, "disk", places[2], "--partial", str(partial)),
+            "from disk": in_a_process(given, file, "disk", choices[0]),
+            "in memory": in_a_process(given, file, "memory", choices[1]),
         }
-        disk, memory, resumed = (np.load(place) for place in places)
-        assert disk.tolist() == memory.tolist() == resumed.tolist(), "all ways must choose the same"
-        assert not partial.exists(), "the file goes at the end"
+        disk, memory = (np.load(choice) for choice in choices)
+        assert disk.tolist() == memory.tolist(), "both ways must choose the same"
         patches = torch.from_numpy(np.fromfile(file, np.float32).reshape(given.count, DIMENSIONS))
         ties = proved(patches, torch.from_numpy(disk[:PROVED]))
     rows = [
@@ -154,7 +133,7 @@ def main() -> None:
             f"{found['peak']:.2f}",
             f"{found['most'].get('RssAnon', float('nan')):.2f} ({found['before'].get('RssAnon', float('nan')):.2f})",
             f"{found['most'].get('RssFile', float('nan')):.2f} ({found['before'].get('RssFile', float('nan')):.2f})",
-            f"{found['radius']:.3f}" if "radius" in found else f"stopped at {found['stopped_at']:,}",
+            f"{found['radius']:.3f}",
         ]
         for name, found in runs.items()
     ]
@@ -175,16 +154,15 @@ def main() -> None:
                     f"{here.clock} seconds",
                     "wall seconds",
                     "peak resident, GB",
-                    "of it own (before), GB",
+                    "of its own (before), GB",
                     "of files (before), GB",
                     "covering radius",
                 ),
                 rows,
             ),
-            f"All of them chose the same {given.centres:,} patches; float64 distances of all patches prove the first "
+            f"Both chose the same {given.centres:,} patches; float64 distances of all patches prove the first "
             f"{PROVED:,} ({ties} near-ties). One float32 product of all patches with all centres would take {product:.0f} s "
-            "at the machine's best rate. The file that a stopped run leaves has "
-            f"{runs['from disk, stopped']['partial_mb']:.0f} MB. "
+            "at the machine's best rate. "
             "*Peak resident* is the most that the system counted for the process (`VmHWM`), pages of the mapped file included; "
             "its cache of the file, which it drops when memory is short, is not in it: the file was in that cache here, and a "
             "slow disk with less memory would add its reading time.",

@@ -1,10 +1,10 @@
-"""Networks and whole sets on a GPU: how fast, in which precision, and whether it says what the CPU says.
+"""Networks and whole sets on a GPU: speed in each precision, and agreement with the CPU.
 
     python benchmarks/gpu_sets.py --data FOLDER_OF_SETS [--images 256] [--out benchmarks/results]
 
-Of each MVTec root in the folder: fit on processor and GPU, accuracy of both, and one model that inspects on both, from the file
-to score and map, in batches of 1 to 64. Torch on both sides. TF32 is what cuDNN makes of float32 unless it is told otherwise;
-offnominal tells it, and what that would cost is measured with the switch held open.
+Each MVTec root in the folder is fitted on the CPU and on the GPU, and the accuracy of both is compared. One model then inspects
+on both, from file to score and map, in batches of 1 to 64. Both use torch. By default cuDNN rounds float32 to TF32; offnominal
+switches that off. The error of TF32 is measured with it switched on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from networks import LITE, PRECISIONS, SIDE, WIDE
 from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
-from offnominal.images import ImageBatch, labelled_images
+from offnominal.features import MemberName
+from offnominal.images import labelled_images
 from tables import Timing, arguments, table, timed, write
 
 BATCHES, AT_ONCE = (1, 4, 16, 64), (1, 16)
@@ -38,7 +39,7 @@ ON_CPU = ("cpu", 4)
 
 @contextmanager
 def rounding(convolutions: bool) -> Iterator[None]:
-    """Inside, cuDNN may round to TF32 whatever it is told."""
+    """Inside, cuDNN may round to TF32, whatever offnominal sets."""
     kept: Any = torch.backends.cudnn.flags
     if convolutions:
         torch.backends.cudnn.flags = lambda **told: kept(**(told | {"allow_tf32": True}))
@@ -49,15 +50,14 @@ def rounding(convolutions: bool) -> Iterator[None]:
 
 
 def network(backbone: str, batch: int) -> Rows:
-    pixels = np.random.default_rng(0).random((batch, 3, SIDE, SIDE), np.float32)
-    images = ImageBatch(pixels, tuple(range(batch)), ((SIDE, SIDE),) * batch, (None,) * batch)
+    images = np.random.default_rng(0).random((batch, 3, SIDE, SIDE), np.float32)
     rows: Rows = []
     exact: Tensor | None = None
     for precision in (*PRECISIONS, TF32):
         settings = settings_from(
             backbone=backbone, runtime="torch", device="cuda", precision=EXACT if precision == TF32 else precision
         )
-        work = partial(FeatureEngine(settings, pretrained=backbone == LITE).patches, images)
+        work = partial(FeatureEngine(settings, MemberName(backbone), pretrained=backbone == LITE).patches, images)
         with rounding(precision == TF32):
             (time,) = on_gpu(work)
             found, used = work(), peak_of(work)

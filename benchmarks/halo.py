@@ -1,17 +1,17 @@
-"""What lowering the halo of a defect changes in the maps: on the masks of real defects, and on defects made on good images.
+"""Suppressed spatial leakage: pixel figures at several radii, on real defects with masks and on synthetic anomalies.
 
     python benchmarks/halo.py --data FOLDER_OF_SETS [--most 100] [--cells] [--textile] [--threads 1]
 
-FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used. Defects of
-all kinds are made on good test images, so sets without masks are judged as well, and no label is looked at. The model of a set
-is the same for all: the halo changes neither the fit nor the score of an image, and that is asserted.
+FOLDER_OF_SETS holds MVTec roots; large ones are thinned to `--most` training images. Synthetic anomalies of all kinds are made
+on good test images, so sets without masks are measured as well. All radii share one model per set: the setting `halo` changes
+neither the fit nor the score of an image, and that is asserted.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -19,35 +19,37 @@ from typing import Any
 
 import numpy as np
 
-from choices import signals
 from offnominal import Detector
+from offnominal.detector.inspector import MemberResult
 from offnominal.images import (
     PSEUDO_ANOMALIES,
     Item,
     Source,
+    batches,
     labelled_images,
     normal_images,
     pixels_of,
     pseudo_anomaly,
+    raise_unreadable,
     read_mask,
     to_original,
 )
 from offnominal.metrics import Judged, figures
-from offnominal.scoring import image_score, working_map
+from offnominal.scoring import average_maps, image_score, member_map
 from offnominal.types import Mask
 from sets import set_arguments, sets_asked_for
 from tables import machine, table, use_threads, write
 
-#: Places around a defect; 0 leaves the map as it is.
+#: Radius of the leakage in patch positions; 0 leaves the map as it is.
 HALOS = (0.0, 1.0, 1.5, 2.0, 3.0)
 FIGURES = ("pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
-#: Good test images that defects of each kind are made on, at most.
+#: At most so many good test images get synthetic anomalies.
 MADE_ON = 25
 Figures = dict[str, float | None]
 
 
-def with_made_defects(data: Path) -> tuple[list[Source], list[Mask | None]]:
-    """Good test images, and each with a defect of every kind."""
+def with_synthetic_anomalies(data: Path) -> tuple[list[Source], list[Mask | None]]:
+    """Good test images, each also with a synthetic anomaly of every kind; and their masks."""
     good = [item for item in labelled_images(data) if item.good]
     others, rng = normal_images(data), np.random.default_rng(0)
     sources: list[Source] = []
@@ -63,7 +65,7 @@ def with_made_defects(data: Path) -> tuple[list[Source], list[Mask | None]]:
     return sources, masks
 
 
-def mask_made(masks: Sequence[Mask | None], index: int, original: tuple[int, int]) -> Mask | None:
+def mask_known(masks: Sequence[Mask | None], index: int, original: tuple[int, int]) -> Mask | None:
     return masks[index]
 
 
@@ -72,17 +74,28 @@ def mask_in_file(items: Sequence[Item], index: int, original: tuple[int, int]) -
     return None if path is None else read_mask(path, original)
 
 
+def results(detector: Detector, sources: Sequence[Source]) -> Iterator[tuple[int, list[MemberResult], tuple[int, int]]]:
+    """`(index, results of the members, (H, W) of the original)` of every image, one at a time."""
+    inspector = detector._ready()
+    for batch in batches(sources, inspector.views, inspector.model.values, batch_size=1, failed=raise_unreadable):
+        found = [scorer.score(batch, False)[1][0] for scorer in inspector.scorers]
+        yield batch.index[0], found, batch.original[0]
+
+
 def measure(
     detector: Detector, sources: Sequence[Source], mask_of: Callable[[int, tuple[int, int]], Mask | None]
 ) -> dict[float, Figures]:
-    """`FIGURES` for each of `HALOS`; `mask_of` an image and its (H, W) tells its mask, None of a good one."""
-    found, settings, model = list(signals(detector, sources)), detector.settings, detector.model
+    """`FIGURES` for each of `HALOS`; `mask_of(index, (H, W))` is the mask of an image, None for a good one."""
+    settings, members = detector.settings, detector.model.members
     judged: dict[float, list[Judged]] = {halo: [] for halo in HALOS}
-    for index, values, network, original in found:
+    for index, found, original in results(detector, sources):
         mask = mask_of(index, original)
         for halo, those in judged.items():
-            anomaly = working_map(
-                values, model.normal, model.fusion_weights, network, settings.smoothing, settings.context, halo
+            anomaly = average_maps(
+                [
+                    member_map(one.on_grid, member.normal, settings.fusion.weights, one.network, settings.smoothing, halo)
+                    for member, one in zip(members, found, strict=True)
+                ]
             )
             those.append(Judged(mask is None, "defect", image_score(anomaly), False, to_original(anomaly, original), mask))
     for one, other in pairwise(judged.values()):
@@ -95,19 +108,22 @@ def main() -> None:
     given = set_arguments(__doc__, seeds=1, most=100, cells=True).parse_args()
     use_threads(given.threads)
     here = machine()
-    found: dict[str, dict[str, dict[float, Figures]]] = {"made": {}, "real": {}}
+    found: dict[str, dict[str, dict[float, Figures]]] = {"synthetic": {}, "real": {}}
     with tempfile.TemporaryDirectory() as folder:
         sets = sets_asked_for(given, Path(folder))
         for one in sets:
             print(one, file=sys.stderr, flush=True)
             detector = Detector().fit(one.data)
-            sources, masks = with_made_defects(one.data)
-            found["made"][one.name] = measure(detector, sources, partial(mask_made, masks))
+            sources, masks = with_synthetic_anomalies(one.data)
+            found["synthetic"][one.name] = measure(detector, sources, partial(mask_known, masks))
             items = [item for item in labelled_images(one.data) if item.good or item.mask is not None]
             if not all(item.good for item in items):
                 found["real"][one.name] = measure(detector, [item.path for item in items], partial(mask_in_file, items))
-    parts = ["# The halo of a defect", "; ".join(map(str, sets)) + ".", str(here)]
-    for kind, told in (("real", "Real defects that have masks"), ("made", "Defects made on good test images, six kinds")):
+    parts = ["# Spatial leakage, suppressed", "; ".join(map(str, sets)) + ".", str(here)]
+    for kind, told in (
+        ("real", "Real defects with masks"),
+        ("synthetic", "Synthetic anomalies of all kinds on good test images"),
+    ):
         parts += [f"{told}: pixel AUROC / pixel AP / AUPRO 0.30 / AUPRO 0.05.", as_table(found[kind])]
     write(given.out, "halo", parts, {"machine": here, **found})
 
@@ -117,7 +133,7 @@ def as_table(by_set: dict[str, dict[float, Figures]]) -> str:
     for halo in HALOS:
         each = [[by_halo[halo][name] for name in FIGURES] for by_halo in by_set.values()]
         rows.append([f"{halo:g}", *(" / ".join("–" if value is None else f"{value:.3f}" for value in one) for one in each)])
-    return table(("halo, places", *by_set), rows)
+    return table(("radius, patch positions", *by_set), rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast the networks are on every runtime, in every precision. Used by `precision.py`."""
+"""The speed of the networks on each runtime in each precision. Used by `precision.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
-from offnominal.images import ImageBatch
+from offnominal.features import MemberName
 from tables import Timing, apart, table, timed, yes
 
 Way = tuple[str, str]
@@ -35,18 +35,17 @@ def refusal(error: Exception) -> str:
 
 
 def speed(backbone: str, ways: tuple[Way, ...], batch: int) -> tuple[float, dict[Way, Timing | str]]:
-    """Operations of one image, and of every way the time of one image, or why it was refused. The ways take turns."""
-    pixels = np.random.default_rng(0).random((batch, 3, SIDE, SIDE), np.float32)
-    images = ImageBatch(pixels, tuple(range(batch)), ((SIDE, SIDE),) * batch, (None,) * batch)
+    """Operations of one image; for each way its time for one image, or why it was refused. The ways take turns."""
+    images = np.random.default_rng(0).random((batch, 3, SIDE, SIDE), np.float32)
     operations = float("nan")
     work: dict[Way, Callable[[], Any]] = {}
     refused: dict[Way, str] = {}
     for way in ways:
         try:
             settings = settings_from(backbone=backbone, runtime=way[0], precision=way[1])
-            engine = FeatureEngine(settings, pretrained=backbone == LITE)
+            engine = FeatureEngine(settings, MemberName(backbone), pretrained=backbone == LITE)
             engine.patches(images)
-            if way == EAGER:  # not the others: a network that is translated while its operations are counted comes out wrong
+            if way == EAGER:  # not the others: a network that is converted while its operations are counted comes out wrong
                 with FlopCounterMode(display=False) as counter:
                     engine.patches(images)
                 operations = counter.get_total_flops() / batch
@@ -58,7 +57,7 @@ def speed(backbone: str, ways: tuple[Way, ...], batch: int) -> tuple[float, dict
 
 
 def speeds(threads: int | None, hardware: set[str]) -> Speeds:
-    """Both networks; what would take minutes an image for want of hardware is left out of the wide one."""
+    """Both networks; the wide one only in precisions that the hardware has: emulated, an image would take minutes."""
     able = tuple(way for way in WAYS if way[1] in hardware)
     chosen = ((LITE, WAYS), (WIDE, able))
     return {(name, batch): apart(threads, speed, name, ways, batch) for name, ways in chosen for batch in BATCHES}

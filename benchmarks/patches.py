@@ -1,4 +1,4 @@
-"""Patches to measure on: made ones that behave like real ones, and those of a folder of images."""
+"""Patches for the benchmarks: synthetic ones with the statistics of real ones, and the patches of a folder of images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 
 from offnominal.config import settings_from
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.learning.survey import usual_exposure
-from offnominal.features import channel_standard
+from offnominal.detector.learning.survey import common_exposure
+from offnominal.features import channel_standard, parse_members
 from offnominal.images import EIGHT_BIT, batches, normal_images, raise_unreadable, read_header
 
 CLUSTERS = 256
 SIDE, CELL = 32, 4
 
 LIKENESS = (
-    "Made patches: a mixture of 256 Gaussian clusters, the variance along the i-th axis ~ 1/(i + 1), smooth over images of "
-    "32 x 32 places, lengths log-normal. Beside 200,000 patches of magnetic_tile (EfficientNet-Lite0, D = 152): 99 % / largest "
-    "length over the median 1.7 / 2.9 (real 1.8 / 3.2), radius of 20 / 200 / 2,000 centres over the median length 2.5 / 2.0 / "
-    "1.5 (real 2.4 / 1.8 / 1.4), effective dimension (participation ratio) 31 (real 30)."
+    "Synthetic patches: a mixture of 256 Gaussian clusters, the variance along the i-th axis ~ 1/(i + 1), smooth over images "
+    "of 32 x 32 positions, lengths log-normal. Beside 200,000 patches of magnetic_tile (EfficientNet-Lite0, D = 152): 99 % / "
+    "largest length over the median 1.7 / 2.9 (real 1.8 / 3.2), radius of 20 / 200 / 2,000 centres over the median length 2.5 / "
+    "2.0 / 1.5 (real 2.4 / 1.8 / 1.4), effective dimension (participation ratio) 31 (real 30)."
 )
 
 
@@ -47,14 +47,14 @@ def made_patches(count: int, dimensions: int, seed: int = 0) -> Tensor:
 
 
 def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000) -> Tensor:
-    """Standardised patches of the good training images of an MVTec root, as `fit` has them; every so many-th beyond `most`."""
+    """Standardised patches of the good training images of an MVTec root for the first member; a random `most` of them."""
     chosen = settings_from(**dict(pair.split("=", 1) for pair in settings))
-    engine = FeatureEngine(chosen)
+    engine = FeatureEngine(chosen, parse_members(chosen.backbone)[0])
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    values = replace(EIGHT_BIT, exposure=usual_exposure(paths, geometry, EIGHT_BIT, chosen.seed))
-    found = batches(paths, geometry, values, batch_size=chosen.batch_size, failed=raise_unreadable)
-    patches = torch.cat([image for batch in found for image in engine.patches(batch).cpu()])
+    values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, chosen.seed))
+    found = batches(paths, (geometry,), values, batch_size=chosen.batch_size, failed=raise_unreadable)
+    patches = torch.cat([image for batch in found for image in engine.patches(batch.seen(0)).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)
     return patches[torch.randperm(len(patches), generator=random)[:most].sort().values].contiguous()

@@ -1,10 +1,11 @@
-"""The method's first version against ours on one set, a step at a time: aggregation, sampler, influence, score.
+"""From the method's first version to ours on one set, step by step: sampler, influence, score.
 
-    python benchmarks/pipeline.py --data MVTEC_ROOT [--test 100] [--seeds 5] [--out FOLDER]
+    python benchmarks/pipeline.py --data MVTEC_ROOT [--test 100] [--draws 5] [--out FOLDER]
 
-First version: layers joined along patches, a random bank, influence by a loop over the features, and the score 0.4 x mean
-influence + 0.4 x mean distance + 0.2 x mean proposed noise. Its loop is timed on a few features and extrapolated; its
-accuracy comes from the closed form, which equals the loop. Accuracy is the mean over seeds (least–most).
+First version, here with aligned layers (`aggregation.py` measures the joining of layers): a random bank, influence by a loop
+over the features, and the score 0.4 x mean influence + 0.4 x mean distance + 0.2 x mean proposed noise. The loop is timed on a
+few features and extrapolated; the accuracy comes from the closed form, which equals the loop. All steps have one member. Each
+draw leaves out a random tenth of the training images; accuracy is mean ± standard deviation over draws.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ import torch
 from offnominal import Detector
 from offnominal.images import labelled_images, normal_images, read_header, read_mask
 from offnominal.metrics import Judged, figures
-from tables import arguments, machine, spread, table, use_threads, write
+from sets import drawn
+from tables import arguments, machine, plus_minus, table, use_threads, write
 
 LOOPED = 4
 OLD_WEIGHTS = (0.4, 0.4, 0.2)
@@ -38,10 +40,8 @@ class Step:
     ours: bool
 
 
-FIRST = {"aggregation": "concat-patches", "dimensions": 112, "sampler": "random"}
 STEPS = (
-    Step("first version", FIRST, loop=True, ours=False),
-    Step("+ layers aligned", {"sampler": "random"}, loop=True, ours=False),
+    Step("first version, layers aligned", {"sampler": "random"}, loop=True, ours=False),
     Step("+ greedy k-center", {}, loop=True, ours=False),
     Step("+ influence in closed form", {}, loop=False, ours=False),
     Step("+ signals standardised on normals: ours", {}, loop=False, ours=True),
@@ -60,7 +60,7 @@ def old_score(detector: Detector, path: Path) -> tuple[float, Any]:
 
 def loop_seconds(detector: Detector, patches: int) -> float:
     """Seconds of the loop for an image of so many patches: timed on a few features, times all of them."""
-    bank = detector.model.bank.patches
+    bank = detector.model.members[0].bank.patches
     points = bank[torch.arange(patches) % len(bank)] + 0.1
     started = perf_counter()
     for feature in range(LOOPED):
@@ -71,9 +71,9 @@ def loop_seconds(detector: Detector, patches: int) -> float:
     return (perf_counter() - started) * bank.shape[1] / LOOPED
 
 
-def run(step: Step, data: str, test: list[Any], seed: int) -> dict[str, Any]:
+def run(step: Step, data: str, test: list[Any], draw: int) -> dict[str, Any]:
     started = perf_counter()
-    detector = Detector(seed=seed, **step.settings).fit(data)
+    detector = Detector(preset="fast", seed=draw, **step.settings).fit(drawn(data, draw))
     fit = perf_counter() - started
     judged, times = [], []
     looped = loop_seconds(detector, len(detector.explain(test[0].path).distances)) if step.loop else 0.0
@@ -94,7 +94,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--test", type=int, default=100)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     use_threads(given.threads)
     where = machine()
@@ -102,17 +102,17 @@ def main() -> None:
     test = list(every)[:: max(1, -(-len(every) // given.test))]
     found: dict[str, Any] = {}
     for step in STEPS:
-        found[step.name] = [run(step, given.data, test, seed) for seed in range(given.seeds)]
+        found[step.name] = [run(step, given.data, test, draw) for draw in range(given.draws)]
         print(step.name, flush=True)
     first = found[STEPS[0].name]
     rows = [
         [
             name,
-            *(spread(runs, key) for key in ("image_auroc", "pixel_auroc", "pixel_ap")),
+            *(plus_minus([one[key] for one in runs]) for key in ("image_auroc", "pixel_auroc", "pixel_ap")),
             f"{mean(one['fit'] for one in runs):.1f}",
             time_of(mean(one["image"] for one in runs)),
             f"{mean(one['image'] for one in first) / mean(one['image'] for one in runs):,.0f}",
-            f"{interior(first, len(test)) / interior(runs, len(test)):,.0f}",
+            f"{seconds_in_all(first, len(test)) / seconds_in_all(runs, len(test)):,.0f}",
         ]
         for name, runs in found.items()
     ]
@@ -123,7 +123,7 @@ def main() -> None:
         [
             "# From the method's first version to ours",
             f"{Path(given.data).stem}: {len(list(normal_images(given.data)))} good images, {len(test)} test images, "
-            f"{given.seeds} seeds, EfficientNet-Lite0.",
+            f"{given.draws} draws, EfficientNet-Lite0.",
             str(where),
             table(columns, rows),
             "The loop's time is extrapolated: the distances of all patches to the bank, twice for every feature.",
@@ -132,7 +132,7 @@ def main() -> None:
     )
 
 
-def interior(runs: list[dict[str, Any]], images: int) -> float:
+def seconds_in_all(runs: list[dict[str, Any]], images: int) -> float:
     return float(mean(one["fit"] + images * one["image"] for one in runs))
 
 

@@ -1,8 +1,8 @@
-"""Image sets that end in minutes: MVTec roots whole, or of a large one every so many-th image.
+"""Image sets for runs of minutes: MVTec roots, large ones thinned; and random draws of their training images.
 
     python benchmarks/sets.py FOLDER [--most 100]
 
-leaves in FOLDER a manifest of the simulated textile, for what takes one set: `rivals.py --data FOLDER/textile.csv`.
+writes a manifest of the simulated textile to FOLDER, for programs that take one set: `rivals.py --data FOLDER/textile.csv`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from offnominal import Detector
 from offnominal.demo import write_manifest
@@ -136,8 +138,18 @@ def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
     return ImageSet(name, data, step, len(train), len(test))
 
 
+def drawn(data: str | Path, draw: int) -> list[Path]:
+    """The training images without a random tenth of them, at least one; the draw is the seed.
+
+    A fit does not depend on the order of its images, so differences between draws come from the images alone.
+    """
+    images = [item.path for item in normal_images(data)]
+    left_out = set(np.random.default_rng(draw).permutation(len(images))[: max(1, len(images) // 10)].tolist())
+    return [path for at, path in enumerate(images) if at not in left_out]
+
+
 def fitted(data: Path, model: Path) -> None:
-    """Fit with the defaults and save: what other processes load."""
+    """Fit with the defaults and save the model, for other processes to load."""
     Detector().fit(data).save(model)
 
 

@@ -1,4 +1,4 @@
-"""Streams drawn from real images, disturbed and not: what the watch over them says, and when. Used by `alarms.py`."""
+"""The drift monitor on streams of real images, disturbed and not: its warnings and their delay. Used by `alarms.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.detector.appearances import DISTURBED, whole_images
 from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.learning.survey import LOOKED_AT, usual_exposure
+from offnominal.detector.learning.survey import LOOKED_AT, common_exposure
+from offnominal.features import parse_members
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
 from tables import table
 
@@ -41,15 +42,16 @@ class Streams:
     """Features of whole images, disturbed and not, and streams drawn from them."""
 
     def __init__(self, good: list[Any], bad: list[Any], train: int) -> None:
-        engine = FeatureEngine(settings_from())
+        settings = settings_from()
+        engine = FeatureEngine(settings, parse_members(settings.backbone)[0])
         pictures = [pixels_of(source) for source in good]
         rng = np.random.default_rng(5)
         self.train = train
-        # Whoever taught what all are seen by is neither reference nor stream, as in a fit on many images.
+        # The images that set the exposure are neither reference nor stream, as in a fit on many images.
         self.learners = np.sort(rng.permutation(len(good))[: min(LOOKED_AT, train // 2)])
         geometry = engine.geometry([picture.shape[:2] for picture in pictures])
-        exposure = usual_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)
-        self.prepared = geometry, replace(EIGHT_BIT, exposure=exposure)
+        exposure = common_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)
+        self.geometry, self.values = geometry, replace(EIGHT_BIT, exposure=exposure)
         self.features = {name: self._of([change(p) for p in pictures], engine) for name, change in STREAM.items()}
         plain = [STREAM["none"](pictures[at]) for at in self.learners]
         self.moved = {name: self._of(plain, engine, change) for name, change in DISTURBANCES.items()}
@@ -60,14 +62,14 @@ class Streams:
         self, pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None
     ) -> np.ndarray[Any, Any]:
         found: dict[int, Any] = {}
-        for batch in batches(pictures, *self.prepared, batch_size=16, failed=raise_unreadable):
+        for batch in batches(pictures, (self.geometry,), self.values, batch_size=16, failed=raise_unreadable):
             if change is not None:
-                batch = replace(batch, pixels=np.stack([change(image) for image in batch.pixels]))
-            found.update(zip(batch.index, whole_images(batch, engine.maps(batch)), strict=True))
+                batch = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
+            found.update(zip(batch.index, whole_images(batch, engine.maps(batch.seen(0))), strict=True))
         return np.array([found[at] for at in sorted(found)])
 
     def draws(self, count: int, teachings: int) -> Any:
-        """(appearance, numbers of the images of the stream, rng): teachers are drawn less often than reference and stream."""
+        """(appearance, numbers of the images of the stream, rng); appearances are learnt less often than streams drawn."""
         clean = self.features["none"]
         for teaching in range(teachings):
             rng = np.random.default_rng([6, teaching])
@@ -119,7 +121,7 @@ class Streams:
 
 
 def endless(reference: int, images: int) -> dict[str, Any]:
-    """False warnings on long made streams of seven correlated statistics, which real sets are too small for."""
+    """False warnings on long synthetic streams of seven correlated statistics; real sets are too small for such streams."""
     warned = []
     mixing = np.random.default_rng(8).normal(size=(7, 7)) + 2 * np.eye(7)
     for number in range(STREAMS):
@@ -131,7 +133,7 @@ def endless(reference: int, images: int) -> dict[str, Any]:
 
 
 def watched(good: list[Any], bad: list[Any]) -> dict[str, Any]:
-    """Half of the good images, at most 200, are fitted on; at most 200 others make a stream."""
+    """Results of a set: half of the good images, at most 200, are fitted on; at most 200 others make a stream."""
     some = np.random.default_rng(4).permutation(len(good))[:400]
     streams = Streams([good[at] for at in some], bad, train=len(some) // 2)
     result: dict[str, Any] = {"train": streams.train}
@@ -146,7 +148,7 @@ def watched(good: list[Any], bad: list[Any]) -> dict[str, Any]:
 
 
 def stream_tables(found: dict[str, Any]) -> list[str]:
-    """The words and tables of the streams of all sets, and of the made ones."""
+    """Text and tables of the streams of all sets and of the synthetic ones."""
     sets = found["sets"]
     return [
         f"**Streams: false warnings** at a stated {FALSE_WARNINGS:.0%} over the whole stream; random orders of good "
@@ -167,7 +169,7 @@ def stream_tables(found: dict[str, Any]) -> list[str]:
             ]
             + [
                 [
-                    "made, 7 correlated heavy-tailed statistics",
+                    "synthetic, 7 correlated heavy-tailed statistics",
                     f"{2 * r['reference']}",
                     str(r["streams"]),
                     str(r["images"]),
@@ -180,7 +182,7 @@ def stream_tables(found: dict[str, Any]) -> list[str]:
         f"**Streams: images until a disturbance is noticed**, median of {ORDERS} random orders (– where fewer than half of the "
         "streams, which are as long as the set allows, were enough).",
         table(
-            ("set", "disturbance", "undisturbed before", "disturbed images", "median", "noticed, %", "said by"),
+            ("set", "disturbance", "undisturbed before", "disturbed images", "median", "noticed, %", "cause reported"),
             [
                 [
                     name,

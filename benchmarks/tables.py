@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, processes of their own, the machine in words and limits, Markdown tables, result files."""
+"""Shared by the benchmarks: clocks, separate processes, a description of the machine, Markdown tables, result files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean, median, stdev
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
@@ -182,6 +182,14 @@ def spread(runs: Sequence[dict[str, Any]], key: str, digits: int = 3) -> str:
     if None in values:
         return "–"
     return f"{mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def plus_minus(values: Sequence[float | None], digits: int = 3) -> str:
+    """`0.963 ± 0.004`: mean and standard deviation of a figure over draws."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return "–"
+    return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
 
 
 def points(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], key: str) -> str:

@@ -1,9 +1,10 @@
-"""Learning on against fitting anew: covering radius, scores, image AUROC and seconds.
+"""Incremental update against a new fit: covering radius, scores, image AUROC and seconds.
 
     python benchmarks/update.py --data FOLDER_OF_SETS/magnetic_tile --out benchmarks/results [--images 50]
 
-The last N training images in an order drawn with seed 0 are added to a fit on the others, and held against a fit on all;
-then they are removed from the fit on all, and held against the fit on the others. `--limit` takes fewer images of each kind.
+The training images are shuffled with seed 0. The last N are added to a fit on the others, which is compared with a fit on all.
+Then they are removed from the fit on all, which is compared with the fit on the others. `--limit` uses fewer test images of
+each kind. Bank and covering radius are those of the first member.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from offnominal import Detector
-from offnominal.images import labelled_images, normal_images
+from offnominal.images import labelled_images, normal_images, raise_unreadable
 from offnominal.memory import NearestPatches
 from offnominal.metrics import auroc
 from tables import arguments, machine, now, table, use_threads, write
 
 
 def figures(detector: Detector, normal: list[Path], test: list[Path], bad: np.ndarray[Any, Any]) -> dict[str, Any]:
-    calibration, bank = detector.model.calibration, detector.model.bank
+    calibration, bank = detector.model.calibration, detector.model.members[0].bank
     scores = detector.score_samples(test)
     return {
         "bank": len(bank.patches),
@@ -37,14 +38,10 @@ def figures(detector: Detector, normal: list[Path], test: list[Path], bad: np.nd
 
 
 def covering_radius(detector: Detector, normal: list[Path]) -> float:
-    """The largest distance of a patch of the images that the model knows to its bank."""
-
-    def fail(index: int, error: Exception) -> None:
-        raise error
-
-    search = NearestPatches(detector.model.bank.patches)
+    """The largest distance of a patch of the known images to the bank, for the first member."""
+    search = NearestPatches(detector.model.members[0].bank.patches)
     inspector = detector._ready()
-    found = [float(search(patches, 1)[0].max()) for _, _, patches, _ in inspector.patches(normal, fail)]
+    found = [float(search(patches[0], 1)[0].max()) for _, _, patches, _ in inspector.patches(normal, raise_unreadable)]
     return float(np.sqrt(max(found)))
 
 

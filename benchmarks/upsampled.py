@@ -1,9 +1,9 @@
-"""Search by way of the map that coarse features were brought up from, against FAISS flat, on the patches of real images.
+"""Search that uses the upsampling of deeper features, against FAISS flat, on the patches of real images.
 
     python benchmarks/upsampled.py --data IMAGES [--threads 1] [--out benchmarks/results]
 
-IMAGES has good images to fit on and others to test, as for `offnominal evaluate`. The banks are random: which patches are in
-them hardly changes the time. The processor's products of bytes are left out, where it has them.
+IMAGES has good images to fit on and others to test, as for `offnominal evaluate`. The model has one member. The banks are
+random: the time hardly depends on the patches in them. Candidate pruning by int8 dot products is switched off.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ from torch import Tensor
 
 from offnominal import Detector
 from offnominal.detector.engine import FeatureEngine
-from offnominal.errors import ImageError
-from offnominal.images import batches, labelled_images
+from offnominal.features import parse_members
+from offnominal.images import batches, labelled_images, raise_unreadable
 from offnominal.memory import NearestPatches, Upsampling, search
 from tables import Timing, arguments, machine, table, timed, use_threads, write
 
 BANKS, K, IMAGES = (1024, 4096, 16384), 9, 8
 
 
+def by_flat(index: Any, patches: Tensor) -> tuple[Tensor, Tensor]:
+    squared, rows = index.search(patches.numpy(), K)
+    return torch.from_numpy(squared), torch.from_numpy(rows)
+
+
 def measure(images: list[Tensor], upsampling: Upsampling, bank: Tensor) -> dict[str, Any]:
-    flat, ours, patches = NearestPatches(bank, "flat"), NearestPatches(bank), images[0]
+    flat, ours, patches = partial(by_flat, search._flat(bank.numpy())), NearestPatches(bank), images[0]
     times = timed(
         partial(torch.mm, patches, bank.T),
-        partial(flat, patches, K),
+        partial(flat, patches),
         partial(ours, patches, K, upsampling),
         runs=25,
         settle=1,
     )
-    pairs = [(flat(one, K), ours(one, K, upsampling)) for one in images]
+    pairs = [(flat(one), ours(one, K, upsampling)) for one in images]
     same = float(torch.cat([there[1] == here[1] for there, here in pairs]).float().mean())
     apart = max(float((there[0] - here[0]).abs().max() / there[0].mean()) for there, here in pairs)
     assert same > 0.999, "the neighbours must be the same but for rounding among near-ties"
@@ -48,24 +53,24 @@ def main() -> None:
     use_threads(given.threads)
     search.screens = lambda count, dimensions: False
     here = machine()
-    model = Detector(image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS)).fit(given.data).model
-    engine, sources = FeatureEngine(model.settings), [item.path for item in labelled_images(given.data)[:IMAGES]]
-
-    def fail(index: int, error: ImageError) -> None:
-        raise error
-
-    (batch,) = batches(sources, model.geometry, model.values, batch_size=IMAGES, failed=fail)
+    detector = Detector(preset="fast", image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS))
+    model = detector.fit(given.data).model
+    (member,), (name,) = model.members, parse_members(model.settings.backbone)
+    engine, sources = FeatureEngine(model.settings, name), [item.path for item in labelled_images(given.data)[:IMAGES]]
+    (batch,) = batches(sources, (member.geometry,), model.values, batch_size=IMAGES, failed=raise_unreadable)
     upsampling = engine.upsampling((256, 256))
     assert upsampling is not None
-    images = list(engine.standardise(engine.patches(batch), model.standard, (256, 256)))
-    found = {size: measure(images, upsampling, model.bank.patches[:size].contiguous()) for size in BANKS}
+    images = [
+        patches.contiguous() for patches in engine.standardise(engine.patches(batch.seen(0)), member.standard, (256, 256))
+    ]
+    found = {size: measure(images, upsampling, member.bank.patches[:size].contiguous()) for size in BANKS}
 
     def times(slow: Timing, fast: Timing) -> str:
         return f"{slow.middle / fast.middle:.2f}"
 
     rows = [
         [
-            f"{size:,} x {model.bank.patches.shape[1]}",
+            f"{size:,} x {member.bank.patches.shape[1]}",
             *(str(one[name]) for name in ("product", "flat", "ours")),
             times(one["flat"], one["ours"]),
             f"{100 * one['same']:.3f}",
@@ -73,18 +78,18 @@ def main() -> None:
         ]
         for size, one in found.items()
     ]
-    name = Path(given.data).name
+    data = Path(given.data).name
     columns = ("bank", "whole product", "FAISS flat", "ours", "times", "same neighbours, %", "apart")
     parts = [
-        "# Search by way of the map that coarse features were brought up from",
-        f"{name}: {len(images[0]):,} patches of an image, K = {K}; random banks. "
-        f"{upsampling.first} features are of the finest map, the others of one with half as many places a side.",
+        "# Search that uses the upsampling of deeper features",
+        f"{data}: {len(images[0]):,} patches of an image, K = {K}; random banks. "
+        f"{upsampling.first} features are of the finest map, the others of one with half as many positions a side.",
         str(here),
         table(columns, rows),
         f"*Apart*: the largest difference of a squared distance over their mean, {IMAGES} images.",
     ]
-    name = f"upsampled-{name}" + ("" if given.threads is None else f"-{given.threads}")
-    write(given.out, name, parts, {"machine": here, **{str(size): one for size, one in found.items()}})
+    stem = f"upsampled-{data}" + ("" if given.threads is None else f"-{given.threads}")
+    write(given.out, stem, parts, {"machine": here, **{str(size): one for size, one in found.items()}})
 
 
 if __name__ == "__main__":
