@@ -66,9 +66,7 @@ def survey(
         if other != depth:
             failed(index, f"{names[index]}: is {other}, most images are {depth}; convert it")
     kept = {index: size for index, size in sizes.items() if depths[index] == depth}
-    if depth == "8-bit":
-        return EIGHT_BIT, kept
-    values = _range(depth, sources, kept, failed, memory)
+    values = EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed, memory)
     if kept and not any(_has_contrast(sources[index], values, memory) for index in kept):
         raise InputError(
             f"no image has contrast: scaled from {values.low:g} to {values.high:g} to 0 to 1, all {len(kept)} are constant, so "
