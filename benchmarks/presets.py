@@ -1,20 +1,24 @@
 """The ladder of members: accuracy of one and of two members, at the image size and at 1.5 times it, against time an image.
 
-    python benchmarks/presets.py --data FOLDER_OF_SETS [--draws 5] [--most 100] [--cells] [--textile] [--threads 1]
+    python benchmarks/presets.py --data FOLDER_OF_SETS [--draws 5] [--most 50] [--cells] [--textile] [--threads 1]
 
 FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used, and of
 its test images. `--cells` adds the solar cells of `elpv-dataset`, `--textile` the simulated textile. A fit does not depend on
 the order of its images, so each draw leaves out a random tenth of the training images, the same for all settings; differences
-are paired by draw. An image takes the time from decoded pixels to verdict and map, of one image of the first set, the settings
-taking turns.
+are paired by draw. The features of a member are computed once for all draws and settings; everything after them is done again
+as a fit and an inspection do it. An image takes the time from decoded pixels to verdict and map, of one image of the first set,
+the settings taking turns.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from statistics import mean, stdev
 from typing import Any
 
@@ -22,52 +26,178 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from offnominal import Detector
-from offnominal.images import labelled_images, normal_images, pixels_of
-from sets import set_arguments, sets_asked_for
+from offnominal.config import PRESETS, Settings, settings_from
+from offnominal.detector.engine import FeatureEngine, SignalEngine, member_engines
+from offnominal.detector.held_out_scores import normal_signals
+from offnominal.detector.learning.hold_out import distance_scale, held_out_signals
+from offnominal.detector.learning.patches import MemberPatches, choose
+from offnominal.detector.learning.survey import common_exposure, survey
+from offnominal.images import (
+    Geometry,
+    Item,
+    ValueRange,
+    batches,
+    labelled_images,
+    normal_images,
+    pixels_of,
+    raise_unreadable,
+    read_mask,
+    to_original,
+)
+from offnominal.metrics import Judged, figures
+from offnominal.scoring import average_maps, image_score, member_map, to_grid
+from offnominal.types import Float
+from sets import ImageSet, set_arguments, sets_asked_for
 from tables import Timing, apart, machine, spread, table, timed, use_threads, write
 
 BASE = "fast"
-WAYS: dict[str, dict[str, Any]] = {
-    "fast": {"preset": "fast"},
-    "Lite0 at 1.5": {"backbone": "efficientnet-lite0@1.5"},
-    "balanced": {"preset": "balanced"},
-    "Lite2": {"backbone": "efficientnet-lite2"},
-    "Lite0 and Lite2": {"backbone": "efficientnet-lite0+efficientnet-lite2"},
-    "accurate": {"preset": "accurate"},
+ONE, LARGE = "efficientnet-lite0", "efficientnet-lite0@1.5"
+TWO, TWO_LARGE = "efficientnet-lite2", "efficientnet-lite2@1.5"
+WAYS: dict[str, tuple[str, ...]] = {
+    "fast": (ONE,),
+    "Lite0 at 1.5": (LARGE,),
+    "balanced": (ONE, LARGE),
+    "Lite2": (TWO,),
+    "Lite2 at 1.5": (TWO_LARGE,),
+    "Lite0 and Lite2": (ONE, TWO),
+    "accurate": (TWO, TWO_LARGE),
 }
 KEYS = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.05")
-PRESETS, RUNS = ("fast", "balanced", "accurate"), 9
+NAMED, RUNS = ("fast", "balanced", "accurate"), 9
 
 
-def run(data: Path, settings: dict[str, Any], draw: int) -> dict[str, Any]:
-    """Figures of a fit on a random nine tenths of the training images."""
-    images = [item.path for item in normal_images(data)]
-    left_out = set(np.random.default_rng(draw).permutation(len(images))[: len(images) // 10].tolist())
-    detector = Detector(**settings).fit([path for at, path in enumerate(images) if at not in left_out])
-    figures = detector.evaluate(data).figures
-    return {"bank": len(detector.model.members[0].bank.patches), **{key: figures[key] for key in KEYS}}
+@dataclass(frozen=True)
+class Features:
+    """Raw (N, D) patches of training and test images for one member."""
+
+    engine: FeatureEngine
+    geometry: Geometry
+    train: list[Tensor]
+    test: list[Tensor]
 
 
-def of_draws(data: Path, way: str, draws: int, threads: int | None) -> list[dict[str, Any]]:
-    """`run` of every draw, each in a process of its own; on one thread each on a core of its own, at the same time."""
+@dataclass(frozen=True)
+class Data:
+    """A set, read once: items, original sizes and values."""
+
+    train: list[Item]
+    test: list[Item]
+    train_sizes: list[tuple[int, int]]
+    test_sizes: list[tuple[int, int]]
+    values: ValueRange
+
+
+def read(data: Path) -> Data:
+    train, test = normal_images(data), labelled_images(data)
+
+    def failed(index: int, reason: str) -> None:
+        raise SystemExit(reason)
+
+    sources = [item.path for item in train]
+    values, sizes = survey(sources, [item.name for item in train], failed, lambda done: None)
+    (engine,) = member_engines(settings_from(backbone=ONE))
+    exposure = common_exposure(sources, engine.geometry(sizes.values()), values)
+    test_sizes = [pixels_of(item.path).shape[:2] for item in test]
+    return Data(
+        train,
+        test,
+        [sizes[at] for at in range(len(train))],
+        [(height, width) for height, width in test_sizes],
+        replace(values, exposure=exposure),
+    )
+
+
+def features(data: Data, member: str) -> Features:
+    (engine,) = member_engines(settings_from(backbone=member))
+    geometry = engine.geometry(data.train_sizes)
+
+    def of(items: Sequence[Item]) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+        paths = [item.path for item in items]
+        for batch in batches(paths, (geometry,), data.values, batch_size=1, failed=raise_unreadable):
+            found[batch.index[0]] = engine.patches(batch.seen(0))[0]
+        return [found[at] for at in range(len(items))]
+
+    return Features(engine, geometry, of(data.train), of(data.test))
+
+
+def maps(data: Data, of: Features, kept: Sequence[int], settings: Settings) -> list[Float]:
+    """The member's map of every test image, fitted on some of the training images."""
+    engine, sizes = of.engine, [data.train_sizes[at] for at in kept]
+    units = [slice(at, at + 1) for at in range(len(kept))]
+    with MemberPatches(engine, of.geometry, 0, sizes, settings.memory) as patches:
+        for place, at in enumerate(kept):
+            patches.put(place, of.train[at])
+        patches.standardise()
+        assert patches.standard is not None
+        coreset = choose(patches.readable(), settings.bank_size(patches.count), settings)
+        banks = patches.held_out_banks(units, coreset)
+        scale = distance_scale(banks, len(units), settings, engine.device)
+        values = patches.by_image(held_out_signals(banks, len(units), settings, scale, engine.device), units)
+        normal = normal_signals([to_grid(one, grid) for one, grid in zip(values, patches.grids, strict=True)])
+        search, standard = SignalEngine(banks.bank, settings, scale, engine.device), patches.standard
+    found = []
+    for raw, size in zip(of.test, data.test_sizes, strict=True):
+        network = of.geometry.network_size(size)
+        signals = search(engine.standardise(raw, standard, network), engine.upsampling(network)).values
+        on_grid = to_grid(signals, engine.grid(network))
+        found.append(member_map(on_grid, normal, settings.fusion.weights, network, settings.smoothing, settings.halo))
+    return found
+
+
+def figures_of(data: Data, members: Sequence[list[Float]]) -> dict[str, Any]:
+    judged = []
+    for item, size, *of_image in zip(data.test, data.test_sizes, *members, strict=True):
+        anomaly = average_maps(of_image)
+        mask = None if item.mask is None else read_mask(item.mask, size)
+        judged.append(Judged(item.good, item.label or "", image_score(anomaly), False, to_original(anomaly, size), mask))
+    known = figures(judged)
+    return {key: known[key] for key in KEYS}
+
+
+def measure(one: ImageSet, draws: int) -> dict[str, list[dict[str, Any]]]:
+    """Figures of every way, draw by draw."""
+    data, settings = read(one.data), settings_from()
+    by_member = {name: features(data, name) for name in {member for way in WAYS.values() for member in way}}
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    for draw in range(draws):
+        count = len(data.train)
+        kept = np.sort(np.random.default_rng(draw).permutation(count)[max(1, count // 10) :]).tolist()
+        drawn = {name: maps(data, of, kept, settings) for name, of in by_member.items()}
+        for way, members in WAYS.items():
+            found[way].append(figures_of(data, [drawn[name] for name in members]))
+    return found
+
+
+def measured(sets: Sequence[ImageSet], draws: int, threads: int | None) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """`measure` of every set in a process of its own; on one thread, a set on each core at the same time."""
     cores = sorted(os.sched_getaffinity(0)) if threads == 1 and hasattr(os, "sched_getaffinity") else []
+    free = SimpleQueue[int]()
+    for core in cores:
+        free.put(core)
 
-    def one(draw: int) -> dict[str, Any]:
-        if cores:
-            os.sched_setaffinity(0, {cores[draw % len(cores)]})  # of this thread, and of the process that it starts
-        return apart(threads, run, data, WAYS[way], draw)
+    def on_a_core(one: ImageSet) -> dict[str, list[dict[str, Any]]]:
+        core = free.get() if cores else None
+        try:
+            if core is not None:
+                os.sched_setaffinity(0, {core})  # of this thread, and of the process that it starts
+            return apart(threads, measure, one, draws)
+        finally:
+            if core is not None:
+                free.put(core)
 
     with ThreadPoolExecutor(max(1, len(cores))) as pool:
-        return list(pool.map(one, range(draws)))
+        yield from pool.map(on_a_core, sets)
 
 
-def times(data: Path, ways: tuple[str, ...]) -> dict[str, Timing]:
+def times(data: Path) -> dict[str, Timing]:
     """Seconds for one image, the settings taking turns."""
     pixels = pixels_of(labelled_images(data)[0].path)
-    detectors = [Detector(**WAYS[way]).fit(data) for way in ways]
-    return dict(zip(ways, timed(*(lambda one=one: one.inspect(pixels) for one in detectors), runs=RUNS), strict=True))
+    detectors = [Detector(backbone="+".join(members)).fit(data) for members in WAYS.values()]
+    return dict(zip(WAYS, timed(*(lambda one=one: one.inspect(pixels) for one in detectors), runs=RUNS), strict=True))
 
 
 def overall(found: dict[str, dict[str, list[dict[str, Any]]]], way: str, key: str) -> float:
@@ -91,7 +221,7 @@ def interval(points: list[float]) -> str:
 
 
 def rows_of(name: str, ways: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    return [[name, way, f"{runs[0]['bank']:,}", *(spread(runs, key) for key in KEYS)] for way, runs in ways.items()]
+    return [[name, way, *(spread(runs, key) for key in KEYS)] for way, runs in ways.items()]
 
 
 def summary(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timing]) -> str:
@@ -125,7 +255,7 @@ def draw(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timi
         line = sorted(at[way] for way in front)
         axes.plot(*zip(*line, strict=True), color="0.7", drawstyle="steps-post", zorder=1)
         for number, (way, point) in enumerate(at.items()):
-            chosen = way in PRESETS
+            chosen = way in NAMED
             axes.scatter(*point, color=f"C{number}", marker="o" if chosen else "x", label=way, zorder=2)
         axes.set_xlabel("ms an image, one at a time")
         axes.set_ylabel(f"{name}, mean over sets")
@@ -137,20 +267,22 @@ def draw(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timi
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=0, most=100, cells=True)
+    parser = set_arguments(__doc__, seeds=0, most=50, cells=True)
     parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
+    for preset in NAMED:  # what is measured is what the presets are
+        assert settings_from(preset=preset).backbone == "+".join(WAYS[preset]), PRESETS[preset]
     use_threads(given.threads)
     here = machine()
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     with tempfile.TemporaryDirectory() as lists:
         sets = sets_asked_for(given, Path(lists))
-        for one in sets:
-            for way in WAYS:
-                found.setdefault(one.name, {})[way] = of_draws(one.data, way, given.draws, given.threads)
-                print(one.name, way, *(spread(found[one.name][way], key) for key in KEYS), flush=True)
-        took = apart(given.threads, times, sets[0].data, tuple(WAYS))
-    columns = ("set", "settings", "bank", *(key.replace("_", " ") for key in KEYS))
+        for one, by_way in zip(sets, measured(sets, given.draws, given.threads), strict=True):
+            found[one.name] = by_way
+            for way, runs in by_way.items():
+                print(one.name, way, *(spread(runs, key) for key in KEYS), flush=True)
+        took = apart(given.threads, times, sets[0].data)
+    columns = ("set", "settings", *(key.replace("_", " ") for key in KEYS))
     write(
         given.out,
         "presets",
