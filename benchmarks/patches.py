@@ -22,8 +22,8 @@ SIDE, CELL = 32, 4
 LIKENESS = (
     "Synthetic patches: a mixture of 256 Gaussian clusters, the variance along the i-th axis ~ 1/(i + 1), smooth over images "
     "of 32 x 32 positions, lengths log-normal. Beside 200,000 patches of magnetic_tile (EfficientNet-Lite0, D = 152): 99 % / "
-    "largest length over the median 1.7 / 2.9 (real 1.8 / 3.2), radius of 20 / 200 / 2,000 centres over the median length 2.5 / "
-    "2.0 / 1.5 (real 2.4 / 1.8 / 1.4), effective dimension (participation ratio) 31 (real 30)."
+    "largest length over the median 1.7 / 2.9 (real 1.8 / 3.2), radius of 20 / 200 / 2,000 centres over the median length "
+    "2.5 / 2.0 / 1.5 (real 2.4 / 1.8 / 1.4), effective dimension (participation ratio) 31 (real 30)."
 )
 
 
