@@ -277,7 +277,7 @@ def report(here: str, found: dict[str, Any]) -> list[str]:
                 ],
             ),
         ),
-        "**Leave-one-image-out against a fit without the image** (coreset, channel statistics and normal statistics recomputed).",
+        "**Leave-one-image-out against a fit without the image** (new coreset, channel and normal statistics).",
         table(
             ("set", "n", "mean score left out", "mean score anew", "difference (spread)", "spread of scores", "r", "threshold"),
             [

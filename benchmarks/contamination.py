@@ -1,12 +1,12 @@
 """The cost of defective images among the training images, and the gain of `contamination`.
 
-    python benchmarks/contamination.py --data FOLDER_OF_SETS --out benchmarks/results [--only magnetic_tile] [--rates 0,0.1] [--draws 5]
+    python benchmarks/contamination.py --data FOLDER_OF_SETS [--only magnetic_tile] [--rates 0,0.1] [--draws 5] [--out FOLDER]
 
-In each set (magnetic_tile, aws_cookies, monocrystalline cells of `elpv-dataset`) a draw plants random defective images among the
-training images, as many as the highest rate needs. They leave the test set, which is therefore the same for all rates; lower
-rates plant the first of them. The detector is fitted with `contamination` 0 and auto. A bound for any audit by this score is a
-fit without the planted images that a model of the good images alone flags at 5 %. Figures are image AUROC, and detection and
-false alarms at the rates of `--alpha`, or at the smallest attainable rate: mean ± standard deviation over draws.
+In each set (magnetic_tile, aws_cookies, monocrystalline cells of `elpv-dataset`) a draw plants random defective images among
+the training images, as many as the highest rate needs. They leave the test set, which is therefore the same for all rates;
+lower rates plant the first of them. The detector is fitted with `contamination` 0 and auto. A bound for any audit by this score
+is a fit without the planted images that a model of the good images alone flags at 5 %. Figures are image AUROC, and detection
+and false alarms at the rates of `--alpha`, or at the smallest attainable rate: mean ± standard deviation over draws.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> None:
         for name, draws in found.items()
         for runs in zip(*draws, strict=True)
     ]
-    note = f"{given.draws} draws. In brackets the stated rate, the smallest attainable one if that is larger than the rate asked for."
+    note = f"{given.draws} draws. In brackets the stated rate: the rate asked for, or the smallest attainable one."
     stem = "contamination" + ("" if given.only is None else f"-{given.only.replace(' ', '-')}")
     write(given.out, stem, [str(machine()), table(columns, rows), note], found)
 

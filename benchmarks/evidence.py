@@ -4,9 +4,9 @@
 
 FOLDER_OF_SETS holds MVTec roots. Every set is fitted with the defaults but a false-alarm rate of 10 %, so that many images are
 flagged: evidence costs nothing on an image without regions. `flagged` are only flagged images, the worst case; `all` are any
-test images. "Python" is `Detector.inspect_many`; "command" is what `offnominal inspect` does, with decoding, overlays and results;
-"with receipts" also draws a picture of each flagged image (`--receipts`), which is no part of the limit.
-The ways take turns; scores and regions must be the same with and without.
+test images. "Python" is `Detector.inspect_many`; "command" is what `offnominal inspect` does, with decoding, overlays and
+results; "with receipts" also draws a picture of each flagged image (`--receipts`), which is no part of the limit. The ways take
+turns; scores and regions must be the same with and without.
 """
 
 from __future__ import annotations
