@@ -2,8 +2,8 @@
 
     python benchmarks/coreset.py [--threads 1] [--only 152] [--data MVTEC_ROOT [--set NAME=VALUE ...]] [--out FOLDER]
 
-200,000 synthetic patches of 152 and of 1,024 features -> 2,000; with `--data` also up to 200,000 real patches of the good images
-of that folder. The naive loop takes one centre a pass over all patches, in three forms; the fastest one is the rival. It is
+200,000 synthetic patches of 152 and of 1,024 features -> 2,000; with `--data` up to 200,000 real patches of the good images of
+that folder too. The naive loop takes one centre a pass over all patches, in three forms; the fastest one is the rival. It is
 timed on a few centres and extrapolated. All of our choice is proved right by float64 distances of all patches to all centres.
 """
 
