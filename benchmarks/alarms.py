@@ -1,11 +1,11 @@
-"""Whether alarms keep what is promised of them: false alarms, lots, the watch over a stream, leave-one-out against rebuilt.
+"""Realised against stated error rates: false alarms, lots, the drift monitor, leave-one-out against a new fit.
 
     python benchmarks/alarms.py --data FOLDER_OF_SETS --out benchmarks/results
 
 FOLDER_OF_SETS holds MVTec roots; the monocrystalline solar cells of `elpv-dataset` and the textile of `conformal-clip-data`
-are added where these packages are installed. Calibration, lots and streams are drawn anew by the hundred from scores and
-features that are worked out once. Writes alarms.md and alarms.json; with `--sets` or `--parts` what the latter holds of other
-sets and parts is kept, so that the whole can be worked out in pieces.
+are added if these packages are installed. Scores and features are computed once; calibrations, lots and streams are drawn from
+them hundreds of times. Writes alarms.md and alarms.json. With `--sets` or `--parts` the results of other sets and parts in
+alarms.json are kept, so that the whole can be measured in pieces.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def lots(good: np.ndarray[Any, Any], bad: np.ndarray[Any, Any]) -> list[dict[str
 
 
 def rebuilt(data: str) -> dict[str, Any]:
-    """Leave-one-image-out scores beside those of a model fitted anew without the image."""
+    """Leave-one-image-out scores beside those of a model fitted without the image."""
     images = [item.path for item in normal_images(data)]
     held: list[Any] = []
 
@@ -198,7 +198,7 @@ def main() -> None:
             if given.sets is None or name in given.sets.split(","):
                 found["sets"].setdefault(name, {}).update(measure(name, data, parts))
     if "made" in parts:
-        log("made streams")
+        log("synthetic streams")
         found["made"] = [endless(15, 1000), endless(200, 1000)]
     write(given.out, "alarms", with_rows(report(str(here), found)), found)
 
@@ -239,7 +239,7 @@ def report(here: str, found: dict[str, Any]) -> list[str]:
         return [[name, *cells(row)] for name, known in sets.items() for row in known.get(key, [])]
 
     return [
-        "# Alarms: what is promised, and what comes of it",
+        "# Alarms: stated and realised rates",
         here,
         "**Split calibration.** A model is fitted once on 40 % of the good images; scores of the others are split at random "
         f"{SPLITS} times, two thirds to calibrate and one third to inspect. Percent. *Promised* is k / (n + 1), at most the "
@@ -277,7 +277,7 @@ def report(here: str, found: dict[str, Any]) -> list[str]:
                 ],
             ),
         ),
-        "**Leave-one-image-out against a fit without the image** (coreset, channel means and usual values built anew).",
+        "**Leave-one-image-out against a fit without the image** (new coreset, channel and normal statistics).",
         table(
             ("set", "n", "mean score left out", "mean score anew", "difference (spread)", "spread of scores", "r", "threshold"),
             [

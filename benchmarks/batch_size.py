@@ -1,9 +1,9 @@
-"""Images a second of `inspect` in batches of 1 to 64, and the memory that it takes; the scores must not depend on the batch.
+"""Images per second and memory of `inspect` in batches of 1 to 64; asserts that the scores do not depend on the batch.
 
     python benchmarks/batch_size.py --data MVTEC_ROOT [--images 128] [--threads 1] [--out benchmarks/results]
 
 The set is fitted once with the defaults. Every batch size inspects the same files, from the file to score and map, in a process
-of its own; where the set has fewer test images than `--images`, they are taken again from the first.
+of its own; a set with fewer test images than `--images` repeats them.
 """
 
 from __future__ import annotations

@@ -1,13 +1,12 @@
-"""What defects among the good training images cost, and what `contamination` saves.
+"""The cost of defective images among the training images, and the gain of `contamination`.
 
-    python benchmarks/contamination.py --data FOLDER_OF_SETS --out benchmarks/results [--only magnetic_tile] [--rates 0,0.1]
+    python benchmarks/contamination.py --data FOLDER_OF_SETS [--only magnetic_tile] [--rates 0,0.1] [--draws 5] [--out FOLDER]
 
-Of the defect images of each set (magnetic_tile, aws_cookies, monocrystalline cells of `elpv-dataset`) some are drawn, with
-seed 0, as many as make up the highest rate of the training images. They leave the test set, which is so the same for all
-rates; lower rates take the first of them. The detector is fitted with `contamination` 0 and auto, and as a bound for any audit
-by this score on what is left when those planted go that a model of the good images alone flags at 5 %, and no good one.
-Figures: image AUROC, and detected defects and false alarms at the false-alarm rates of `--alpha`, or at the smallest that the
-images carry.
+In each set (magnetic_tile, aws_cookies, monocrystalline cells of `elpv-dataset`) a draw plants random defective images among
+the training images, as many as the highest rate needs. They leave the test set, which is therefore the same for all rates;
+lower rates plant the first of them. The detector is fitted with `contamination` 0 and auto. A bound for any audit by this score
+is a fit without the planted images that a model of the good images alone flags at 5 %. Figures are image AUROC, and detection
+and false alarms at the rates of `--alpha`, or at the smallest attainable rate: mean ± standard deviation over draws.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from offnominal.decisions import calibrate
 from offnominal.demo import write_manifest
 from offnominal.images import Item, labelled_images, normal_images
 from offnominal.metrics import auroc
-from tables import arguments, machine, table, use_threads, write
+from tables import arguments, machine, plus_minus, table, use_threads, write
 
 SETS = ("magnetic_tile", "aws_cookies")
 CHOICES: tuple[float | str, ...] = (0.0, "auto")
-#: The bound: planted images above the threshold of a model of the good ones alone at this false-alarm rate are left out.
+#: For the bound, planted images that a model of the good ones alone flags at this false-alarm rate are left out.
 BOUND, BOUND_AT = "bound", 0.05
 
 
-def measure(data: str, rates: list[float], alphas: list[float]) -> list[dict[str, Any]]:
+def measure(data: str, rates: list[float], alphas: list[float], draw: int) -> list[dict[str, Any]]:
     good, test = normal_images(data), labelled_images(data)
     defects = [item for item in test if not item.good]
-    defects = [defects[at] for at in np.random.default_rng(0).permutation(len(defects))]
+    defects = [defects[at] for at in np.random.default_rng(draw).permutation(len(defects))]
     drawn = [round(rate / (1 - rate) * len(good)) for rate in rates]
     kept_good, kept_bad = [item for item in test if item.good], defects[max(drawn) :]
     clean = Detector().fit([item.path for item in good])
@@ -46,7 +45,7 @@ def measure(data: str, rates: list[float], alphas: list[float]) -> list[dict[str
         planted = defects[:count]
         missed = [item for item, score in zip(planted, scores[:count], strict=True) if score <= level]
         for choice in (*CHOICES, *([BOUND] if planted else [])):
-            print(data, rate, choice, file=sys.stderr, flush=True)
+            print(data, draw, rate, choice, file=sys.stderr, flush=True)
             mixed = sorted([*good, *(missed if choice == BOUND else planted)], key=lambda item: item.name)
             detector = Detector(contamination=0.0 if choice == BOUND else choice).fit([item.path for item in mixed])
             gone = {entry.name for entry in detector.model.left_out} | {str(item.path) for item in planted if item not in mixed}
@@ -80,6 +79,12 @@ def judged(detector: Detector, good: list[Item], bad: list[Item], alphas: list[f
     return {"image_auroc": auroc(scores, labels), "at": rates, "test_good": len(good), "test_bad": len(bad)}
 
 
+def at_rate(runs: list[dict[str, Any]]) -> str:
+    """Detected / false alarms (stated rate) over draws."""
+    detected, flagged = (plus_minus([one[key] for one in runs]) for key in ("detected", "false_alarms"))
+    return f"{detected} / {flagged} ({runs[0]['promised']:.3f})"
+
+
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -88,6 +93,7 @@ def main() -> None:
         "--rates", default="0,0.05,0.1,0.2", help="shares of the training images; the highest fixes the test set"
     )
     parser.add_argument("--alpha", default="0.01,0.05,0.1")
+    parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     use_threads(given.threads)
     rates, alphas = ([float(number) for number in text.split(",")] for text in (given.rates, given.alpha))
@@ -95,22 +101,22 @@ def main() -> None:
         write_manifest(Path(folder) / "cells.csv")
         sets = {**{name: str(given.data / name) for name in SETS}, "elpv monocrystalline": str(Path(folder) / "cells.csv")}
         sets = {name: data for name, data in sets.items() if given.only in (None, name)}
-        found = {name: measure(data, rates, alphas) for name, data in sets.items()}
+        found = {name: [measure(data, rates, alphas, draw) for draw in range(given.draws)] for name, data in sets.items()}
     columns = ["set", "planted", "contamination", "left out: planted, others", "image AUROC"]
     columns += [f"detected / false alarms at {alpha:g}" for alpha in alphas]
     rows = [
         [
             name,
-            f"{one['planted']} of {one['training']}",
-            one["contamination"],
-            f"{one['found']}, {one['wrongly']}",
-            f"{one['image_auroc']:.3f}",
-            *(f"{at['detected']:.3f} / {at['false_alarms']:.3f} ({at['promised']:.3f})" for at in one["at"].values()),
+            f"{runs[0]['planted']} of {runs[0]['training']}",
+            runs[0]["contamination"],
+            ", ".join(plus_minus([one[key] for one in runs], 1) for key in ("found", "wrongly")),
+            plus_minus([one["image_auroc"] for one in runs]),
+            *(at_rate([one["at"][at] for one in runs]) for at in runs[0]["at"]),
         ]
-        for name, runs in found.items()
-        for one in runs
+        for name, draws in found.items()
+        for runs in zip(*draws, strict=True)
     ]
-    note = "In brackets the promised rate, where the images cannot carry the asked one."
+    note = f"{given.draws} draws. In brackets the stated rate: the rate asked for, or the smallest attainable one."
     stem = "contamination" + ("" if given.only is None else f"-{given.only.replace(' ', '-')}")
     write(given.out, stem, [str(machine()), table(columns, rows), note], found)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/coreset.py [--threads 1] [--only 152] [--data MVTEC_ROOT [--set NAME=VALUE ...]] [--out FOLDER]
 
-200,000 made patches of 152 and of 1,024 features -> 2,000; with `--data` also up to 200,000 real patches of the good images
-of that folder. The naive loop takes one centre a pass over all patches, in three forms; the fastest one is the rival. It is
+200,000 synthetic patches of 152 and of 1,024 features -> 2,000; with `--data` up to 200,000 real patches of the good images of
+that folder too. The naive loop takes one centre a pass over all patches, in three forms; the fastest one is the rival. It is
 timed on a few centres and extrapolated. All of our choice is proved right by float64 distances of all patches to all centres.
 """
 
@@ -219,18 +219,18 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, help="an MVTec root, whose patches are measured too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the features of --data")
-    parser.add_argument("--only", type=int, choices=(152, 1024), help="made patches of this many features alone")
+    parser.add_argument("--only", type=int, choices=(152, 1024), help="only synthetic patches of this many features")
     given = parser.parse_args()
     use_threads(given.threads)
     here = machine()
     found = {}
     for dimensions in (152, 1024) if given.only is None else (given.only,):
-        found[f"made, {COUNT:,} x {dimensions:,} -> {CENTRES:,}"] = measure(made_patches(COUNT, dimensions), CENTRES)
+        found[f"synthetic, {COUNT:,} x {dimensions:,} -> {CENTRES:,}"] = measure(made_patches(COUNT, dimensions), CENTRES)
     if given.data:
         patches = real_patches(given.data, given.set, COUNT)
         n = round(len(patches) / 100)
         found[f"{given.data.name}, {len(patches):,} x {patches.shape[1]:,} -> {n:,}"] = measure(patches, n)
-    cover = {"made": covering(made_patches(COVERED, 152))}
+    cover = {"synthetic": covering(made_patches(COVERED, 152))}
     if given.data:
         cover[given.data.name] = covering(patches[:: max(1, len(patches) // COVERED)][:COVERED].contiguous())
     columns = ("patches", "sampler", "time", "speed over the naive loop", "over the physical limit", "covering radius")

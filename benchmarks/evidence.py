@@ -1,12 +1,12 @@
-"""What evidence costs: milliseconds an image with and without it, in Python and as the command does it, pictures included.
+"""The cost of evidence: milliseconds per image with and without it, in Python and in the command, pictures included.
 
     python benchmarks/evidence.py --data FOLDER_OF_SETS [--threads 1] [--out benchmarks/results]
 
 FOLDER_OF_SETS holds MVTec roots. Every set is fitted with the defaults but a false-alarm rate of 10 %, so that many images are
-flagged: evidence costs nothing where nothing is. `flagged` are only such images, the worst case; `all` are test images as they
-come. "Python" is `Detector.inspect_many`; "command" is what `offnominal inspect` does, with decoding, overlays and results;
-"with receipts" also draws a picture of each flagged image (`--receipts`), which is no part of the limit.
-The ways take turns; scores and regions must be the same with and without.
+flagged: evidence costs nothing on an image without regions. `flagged` are only flagged images, the worst case; `all` are any
+test images. "Python" is `Detector.inspect_many`; "command" is what `offnominal inspect` does, with decoding, overlays and
+results; "with receipts" also draws a picture of each flagged image (`--receipts`), which is no part of the limit. The ways take
+turns; scores and regions must be the same with and without.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def inspected(detector: Detector, items: list[Item], evidence: bool) -> dict[int
 
 
 def check(detector: Detector, items: list[Item]) -> dict[str, float]:
-    """Scores and regions must not depend on it; returns how many regions and flagged images there are, an image."""
+    """Assert that scores and regions do not depend on evidence; returns regions and flagged images per image."""
     plain, full = inspected(detector, items, False), inspected(detector, items, True)
     for index, found in plain.items():
         assert found.score == full[index].score

@@ -2,9 +2,9 @@
 
     python benchmarks/gpu.py [--out benchmarks/results]
 
-What `influence.py`, `coreset.py` and `search.py` measure on the CPU, with the same made patches. Our coreset is chosen on the
-processor also where there is a GPU; here the loop that takes one centre a pass runs on the GPU against it. FAISS is not among
-the searches: the package that is pinned knows no GPU. `gpu_sets.py` has the networks and whole sets.
+The measurements of `influence.py`, `coreset.py` and `search.py` with the same synthetic patches. Our coreset always runs on the
+CPU; here the naive loop, one centre a pass, runs on the GPU against it. FAISS is not among the searches: the pinned package has
+no GPU support. `gpu_sets.py` measures the networks and whole sets.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Influence by perturbation loop, autograd and closed form: time, peak memory, and that all three say the same.
+"""Influence by perturbation loop, autograd and closed form: time, peak memory, and agreement of all three.
 
     python benchmarks/influence.py [--threads 1] [--out benchmarks/results]
 
-N = 1,024 patches an image, D = 1,024 features, a bank of M = 2,140, K = 9, batches of 1, 4 and 8 images. The loop does what the
-method's first version did: it moves one feature of all patches, works out the distances to the whole bank anew and takes the
+N = 1,024 patches an image, D = 1,024 features, a bank of M = 2,140, K = 9, batches of 1, 4 and 8 images. The loop is that of
+the method's first version: it moves one feature of all patches, computes the distances to the whole bank again and takes the
 nearest K; a few features are timed and the rest extrapolated. Its float64 twin checks the values on the same features. Every
 form's peak memory is that of a process of its own, less that of a process that only loads the data.
 """

@@ -2,9 +2,9 @@
 
     python benchmarks/precision.py --data FOLDER_OF_SETS [--most 50] [--threads 1] [--out benchmarks/results]
 
-FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training images only every so many-th image is used. A set is
+FOLDER_OF_SETS holds MVTec roots; large ones are thinned to `--most` training images. A set is
 fitted once, by default in float32; the same model then inspects with every runtime and precision, each in a process of its own.
-The networks are timed on made images, as time does not depend on what they show; wide_resnet50_2 has random weights.
+The networks are timed on random images, because time does not depend on content; wide_resnet50_2 has random weights.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What images side by side, a thread each, gain over one after another on all threads: milliseconds an image of `inspect`.
+"""Images side by side, a thread each, against one after another on all threads: milliseconds per image of `inspect`.
 
     python benchmarks/side_by_side.py --data FOLDER_OF_SETS [--most 100] [--cells] [--out benchmarks/results]
 
 Every set is fitted once with the defaults; then both ways, taking turns, inspect the same test images, from the files to the
 scores. The scores must be the same but for rounding. FOLDER_OF_SETS holds MVTec roots; of one with more than `--most` training
-images only every so many-th image is used. Where a set has fewer test images than 64, they are taken again from the first.
+images only every so many-th image is used. Sets with fewer than 64 test images repeat them.
 """
 
 from __future__ import annotations
