@@ -299,8 +299,6 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
         (["info", "."], "is a folder; name the model file in it"),
         (["inspect", "m", ".", "--out", "o", "--fdr", "0.2"], "--fdr 0.2 without --lot"),
         (["inspect", "m", ".", "--out", "o", "--receipts", "--no-evidence"], "--receipts shows the evidence"),
-        (["fit", ".", "--out", "m", "--preset", "auto"], "setting preset = 'auto'|no image"),
-        (["fit", ".", "--out", "m", "--pages", "two"], "give all or one|no image"),
         (["inspect", "nowhere", ".", "--out", "o"], "holds no image"),
     ],
 )

@@ -388,6 +388,15 @@ def info(
         if name == "kernels":
             print("kernels: " + ", ".join(kernel_lines(used)))
             continue
+        if name == "members":
+            for member in value:
+                network, size, bank = member["backbone"], member["input"]["size"], member["bank"]
+                print(
+                    f"member: {member['name']}, layers {', '.join(network['layers'])}, sha256 {network['sha256']}, input "
+                    f"{size[0]} x {size[1]} ({member['input']['resize']}), bank of {bank['patches']} patches with "
+                    f"{bank['dimensions']} features, radius {bank['radius']}"
+                )
+            continue
         inside = value.items() if isinstance(value, dict) else [("", value)]
         print(f"{name}: " + ", ".join(f"{key} {entry}".strip() for key, entry in inside))
     for warning in warnings_of(loaded):
