@@ -18,9 +18,13 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
+from offnominal.detector.engine import member_engines
+from offnominal.detector.inspector import Inspector
+from offnominal.detector.learning.calibration import calibrated_by_split
 from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
 from offnominal.errors import ImageError, InputError, SettingsError
 from offnominal.images import to_original
+from offnominal.types import silent
 
 scores_of = st.lists(st.integers(0, 30), min_size=1, max_size=60)
 
@@ -101,9 +105,9 @@ def test_split_calibration_inspects_images_that_were_not_learned_from(parts: Pat
         Detector(calibration="split").fit(images[:2])
     with pytest.raises(SettingsError, match="calibration"):
         Detector(calibration="jackknife")
-    broken = [str(tmp_path / "nothing.png") if place in held else image for place, image in enumerate(images)]
+    inspector = Inspector(fitted.model, member_engines(fitted.settings))
     with pytest.raises(InputError, match="held out to calibrate"):
-        Detector(image_size=96, bank=100, calibration="split").fit(broken)
+        calibrated_by_split(fitted.model, inspector, [tmp_path / "nothing.png"], ["nothing.png"], silent)
     assert issubclass(ImageError, InputError)
 
 
