@@ -169,7 +169,8 @@ def test_fit_leaves_suspects_out_and_says_so(tmp_path: Path) -> None:
     assert trusting.model.thumbnails is not None
     others = [source.name for source in trusting.model.sources]
     pictures = [
-        (wary.model.thumbnails.stored(at), trusting.model.thumbnails.stored(others.index(name))) for at, name in enumerate(names)
+        (wary.model.thumbnails.stored(at), trusting.model.thumbnails.stored(others.index(name)))
+        for at, name in enumerate(names)
     ]
     both = [mine == theirs for mine, theirs in pictures if mine and theirs]
     assert both
