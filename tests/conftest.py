@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,22 @@ import pytest
 import torch
 
 from offnominal import Detector
+from offnominal.images import ImageBatch
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def at_work(monkeypatch: pytest.MonkeyPatch) -> threading.local:
+    """`index`: the numbers of the images that this thread gave to a network last."""
+    at_work, seen = threading.local(), ImageBatch.seen
+
+    def noted(self: ImageBatch, view: int) -> np.ndarray:
+        at_work.index = self.index
+        return seen(self, view)
+
+    monkeypatch.setattr(ImageBatch, "seen", noted)
+    return at_work
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -128,19 +128,26 @@ def test_alike_defects_do_not_cover_each_other(tmp_path: Path) -> None:
     assert len(list((tmp_path / "suspects").glob("*.jpg"))) == 3
 
 
+def test_copies_of_a_defect_do_not_support_each_other() -> None:
+    images = [texture(seed) for seed in range(20)] + [scratched(70)] * 6
+    found = Detector(**SMALL).audit(images)
+    assert set(np.argsort(-found.scores)[:6].tolist()) == set(range(20, 26))
+
+
 def test_what_others_support_is_not_missed_where_an_image_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another image's patch stands in, as in a fit; else an image would look odd for what the bank had from it alone."""
+    """Another image's patch replaces it, as in a fit; else an image would look odd for what the bank had from it alone."""
     made: list[HeldOutBanks] = []
 
     class Watched(HeldOutBanks):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
             made.append(self)
 
-    monkeypatch.setattr("offnominal.detector.learning.audit.HeldOutBanks", Watched)
+    monkeypatch.setattr("offnominal.detector.learning.patches.HeldOutBanks", Watched)
     Detector(**SMALL).audit([texture(seed) for seed in range(12)])
-    (banks,) = made
-    assert any(len(banks.stand_in_rows(image)) for image in range(12))
+    assert len(made) == 2  # one a member
+    for banks in made:
+        assert any(len(banks.replacement_rows(image)) for image in range(12))
 
 
 def test_fit_leaves_suspects_out_and_says_so(tmp_path: Path) -> None:
@@ -150,14 +157,21 @@ def test_fit_leaves_suspects_out_and_says_so(tmp_path: Path) -> None:
     (entry,) = wary.model.left_out
     assert entry.name == "array 0"
     assert entry.p_value < 1e-3
-    assert [source.name for source in wary.model.bank.sources] == [f"array {i}" for i in range(1, 21)]
+    names = [source.name for source in wary.model.sources]
+    assert sorted(names) == sorted(f"array {i}" for i in range(1, 21))
+    assert not wary.model.guaranteed
+    assert trusting.model.guaranteed
     assert wary.model.calibration.count == 20
     assert trusting.model.left_out == ()
     assert wary.inspect(images[0]).anomalous
     assert not trusting.inspect(images[0]).anomalous  # it is in the bank itself
     assert wary.model.thumbnails is not None
     assert trusting.model.thumbnails is not None
-    pictures = [(wary.model.thumbnails.stored(at), trusting.model.thumbnails.stored(at + 1)) for at in range(20)]
+    others = [source.name for source in trusting.model.sources]
+    pictures = [
+        (wary.model.thumbnails.stored(at), trusting.model.thumbnails.stored(others.index(name)))
+        for at, name in enumerate(names)
+    ]
     both = [mine == theirs for mine, theirs in pictures if mine and theirs]
     assert both
     assert all(both)  # each image keeps its own picture
@@ -172,11 +186,12 @@ def test_a_share_and_clean_images() -> None:
     assert len(clean.model.left_out) <= 1
     with pytest.raises(SettingsError, match="contamination = 'half': give auto, or a share"):
         Detector(contamination="half")
-    with pytest.raises(SettingsError, match="with calibration leave-one-out"):
+    with pytest.raises(SettingsError, match="with calibration folds or leave-one-out"):
         Detector(contamination="auto", calibration="split")
     many = {"calibration": "auto", "false_alarm_rate": 0.1}
-    assert len(split(1000, settings_from(**many))[1]) == 200
-    assert len(split(1000, settings_from(**many, contamination="auto"))[1]) == 0  # suspects are found among all images
+    groups = [None] * 1000
+    assert len(split(groups, settings_from(**many))[1]) == 200
+    assert len(split(groups, settings_from(**many, contamination="auto"))[1]) == 0  # suspects are found among all images
     with pytest.raises(InputError, match="needs at least 2"):
         Detector(**SMALL, contamination=0.45).fit(images[:2])
 

@@ -30,7 +30,7 @@ def fresh(number):
     return load(sys.argv[1]).inspect(texture(number)).score
 
 def fitted(number):
-    return len(Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(26)]).model.bank.patches)
+    return len(Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(26)]).model.members[0].bank.patches)
 
 def many(number):
     images = [texture(seed) for seed in range(26)]
@@ -119,8 +119,8 @@ def test_copies_inspect_save_and_learn_as_the_original(detector: Detector, model
         assert (tmp_path / "copy.safetensors").read_bytes() == model_file.read_bytes()
         again = pickle.loads(pickle.dumps(made))  # before its network was needed
         assert again.inspect(image, evidence=True).regions == expected.regions
-    made.update(remove=[made.model.bank.sources[0].name])
-    assert len(made.model.bank.sources) == len(detector.model.bank.sources) - 1
+    made.update(remove=[made.model.sources[0].name])
+    assert len(made.model.sources) == len(detector.model.sources) - 1
     assert made.inspect(image).score != pytest.approx(0)
     unfitted = pickle.loads(pickle.dumps(Detector(image_size=96, weights="weights.pt")))
     assert unfitted.settings.image_size == (96, 96)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.decisions import Calibration
+from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.evaluation import Evaluation
 from offnominal.detector.inspector import Inspector
 from offnominal.detector.model import Model
@@ -63,7 +65,9 @@ def refused(path: Path) -> str:
 def test_no_tensor_may_hold_what_is_no_number(small: Path, value: float) -> None:
     description, tensors = opened(small)
     floats = [name for name, values in tensors.items() if np.issubdtype(values.dtype, np.floating)]
-    assert {"bank.patches", "standard.scale", "normal.deviation", "calibration.scores"} <= set(floats)
+    assert {"member.0.bank.patches", "member.1.standard.scale", "member.1.normal.deviation", "calibration.scores"} <= set(
+        floats
+    )
     for name in floats:
         changed = tensors[name].copy()
         changed.flat[-1] = value
@@ -96,33 +100,46 @@ def _index(name: str, at: tuple[int, ...], value: int) -> Callable[[dict[str, An
     return change
 
 
+def _changed(tensors: Tensors, name: str, change: Callable[[Any], Any]) -> None:
+    tensors[name] = change(tensors[name])
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        _index("bank.image", (0,), -1),
-        _index("bank.image", (0,), 12),
-        _index("bank.place", (0, 0), 2**40),
-        _index("bank.place", (0, 1), -3),
-        _index("bank.place", (0, 2), 4000),
-        _index("stand_ins.replaces", (0,), 10**9),
-        _index("stand_ins.image", (0,), -1),
-        _index("stand_ins.place", (0, 1), 999),
-        _index("learnt.grid", (0, 0), 2**40),
+        _index("member.0.bank.image", (0,), -1),
+        _index("member.1.bank.image", (0,), 12),
+        _index("member.0.bank.position", (0, 0), -3),
+        _index("member.1.bank.position", (0, 1), 4000),
+        _index("member.0.replacements.replaces", (0,), 10**9),
+        _index("member.1.replacements.image", (0,), -1),
+        _index("member.0.replacements.position", (0, 1), 999),
+        _index("member.1.held_out.grid", (0, 0), 2**40),
         _index("thumbnails.ends", (0,), -5),
         _index("thumbnails.ends", (-1,), 2**60),
-        lambda description, tensors: description["geometry"].update(multiple=10**9),
-        lambda description, tensors: description["geometry"].update(longest=10**9),
-        lambda description, tensors: description["geometry"].update(size=[0, 0]),
-        lambda description, tensors: description["bank"]["sources"][0].__setitem__(1, 10**15),
-        lambda description, tensors: description["bank"]["sources"][0].__setitem__(0, 7),
+        lambda description, tensors: description["members"][0]["geometry"].update(multiple=10**9),
+        lambda description, tensors: description["members"][1]["geometry"].update(longest=10**9),
+        lambda description, tensors: description["members"][0]["geometry"].update(size=[0, 0]),
+        lambda description, tensors: description["sources"][0].__setitem__(1, 10**15),
+        lambda description, tensors: description["sources"][0].__setitem__(0, 7),
+        lambda description, tensors: description["sources"][0].__setitem__(3, 7),
+        lambda description, tensors: description["sources"].pop(),
+        lambda description, tensors: description["members"].clear(),
+        lambda description, tensors: description["members"].pop(),
+        lambda description, tensors: description["members"].reverse(),
+        lambda description, tensors: description["members"][1].update(name="efficientnet-lite0@2"),
+        lambda description, tensors: description["members"][0].update(fit_radius="wide"),
+        lambda description, tensors: description.update(removed=-1),
+        lambda description, tensors: description.update(threshold_removed=0),
         lambda description, tensors: description["settings"].update(image_size=[10**9, 10**9]),
         lambda description, tensors: description.update(versions=["torch"]),
         lambda description, tensors: description.update(skipped=[[1, 2]]),
-        lambda description, tensors: description["usual_distance"].update(deviation=0.0),
-        lambda description, tensors: tensors.update({"learnt.signals": np.zeros((10**12, 0), np.float16)}),
-        lambda description, tensors: tensors.update({"bank.patches": tensors["bank.patches"].astype(np.float64)}),
-        lambda description, tensors: tensors.update({"bank.image": tensors["bank.image"].astype(np.int32)}),
-        lambda description, tensors: tensors.update({"bank.patches": tensors["bank.patches"][:, :5].copy()}),
+        lambda description, tensors: description["members"][1]["distance_scale"].update(deviation=0.0),
+        lambda description, tensors: tensors.update({"member.0.held_out.signals": np.zeros((10**12, 0), np.float16)}),
+        lambda description, tensors: _changed(tensors, "member.0.bank.patches", lambda values: values.astype(np.float64)),
+        lambda description, tensors: _changed(tensors, "member.1.bank.image", lambda values: values.astype(np.int32)),
+        lambda description, tensors: _changed(tensors, "member.1.bank.patches", lambda values: values[:, :5].copy()),
+        lambda description, tensors: _changed(tensors, "member.0.replacements.patches", lambda values: values[:, :5].copy()),
         lambda description, tensors: tensors.pop("calibration.scores"),
     ],
 )
@@ -161,7 +178,7 @@ def test_any_change_is_refused_or_works(small: Path, detector: Detector) -> None
     """Every entry of the description with values of all kinds: one line, or a model that inspects."""
     description, tensors = opened(small)
     rng, image, worked = random.Random(0), damaged(300)[0], 0
-    engine = detector._ready().engine
+    engines = detector._ready().engines
     for path in _leaves(description):
         for value in rng.sample([None, -1, 0, 10**12, 1e300, "x", "\0", [], {}, True, [1], -0.5, "9" * 99], 2):
             changed = copy.deepcopy(description)
@@ -175,13 +192,9 @@ def test_any_change_is_refused_or_works(small: Path, detector: Detector) -> None
             if model is None:
                 continue
             json.dumps([facts(model), warnings_of(model)], allow_nan=False)
-            if (
-                path
-                and path[0] in ("settings", "geometry", "values", "usual_distance", "bank", "learnt")
-                and rng.random() < 0.4
-            ):
+            if path and path[0] in ("settings", "members", "values", "sources", "calibration") and rng.random() < 0.4:
                 try:
-                    ((_, found, _),) = Inspector(model, engine).inspect([image], _raise, evidence=True)
+                    ((_, found, _),) = Inspector(model, engines).inspect([image], _raise, evidence=True)
                 except OffnominalError:
                     continue
                 assert np.isfinite(found.score)
@@ -206,29 +219,31 @@ def test_damaged_tensors_never_crash(small: Path) -> None:
 
 
 def blinded(detector: Detector, **parts: Any) -> Detector:
-    """A detector whose model gives numbers that are none, as no file may hold."""
+    """A detector whose second member gives numbers that are none, as no file may hold."""
     blind = copy.copy(detector)
-    blind._inspector = Inspector(replace(detector.model, **parts), detector._ready().engine)
+    first, second = detector.model.members
+    model = replace(detector.model, members=(first, replace(second, **parts)))
+    blind._inspector = Inspector(model, detector._ready().engines)
     blind._unready = None
     return blind
 
 
 @pytest.mark.parametrize("what", ["bank", "normal", "standard"])
 def test_a_score_that_is_none_is_an_error_of_its_image(what: str, detector: Detector, parts: Path, tmp_path: Path) -> None:
-    model = detector.model
+    member = detector.model.members[1]
     if what == "bank":
-        patches = model.bank.patches.clone()
+        patches = member.bank.patches.clone()
         patches[:] = float("nan")
-        blind = blinded(detector, bank=replace(model.bank, patches=patches))
+        blind = blinded(detector, bank=replace(member.bank, patches=patches))
     elif what == "normal":
-        mean = model.normal.mean.copy()
-        normal = copy.copy(model.normal)
-        mean[0, 0] = np.nan
+        mean = member.normal.mean.copy()
+        normal = copy.copy(member.normal)
+        mean[0] = np.nan
         object.__setattr__(normal, "mean", mean)
         blind = blinded(detector, normal=normal)
     else:
-        standard = copy.copy(model.standard)
-        object.__setattr__(standard, "mean", model.standard.mean * float("inf"))
+        standard = copy.copy(member.standard)
+        object.__setattr__(standard, "mean", member.standard.mean * float("inf"))
         blind = blinded(detector, standard=standard)
     with pytest.raises(ImageError, match="cannot be scored"):
         blind.inspect(texture(7))
@@ -249,15 +264,17 @@ def test_a_p_value_of_nothing_is_refused() -> None:
     assert calibration.anomalous(float("inf"))
 
 
-def test_an_evaluation_counts_them_as_unreadable(detector: Detector, parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inspected = type(detector._ready().engine).maps
+def test_an_evaluation_counts_them_as_unreadable(
+    detector: Detector, parts: Path, monkeypatch: pytest.MonkeyPatch, at_work: threading.local
+) -> None:
+    inspected = FeatureEngine.maps
 
-    def maps(self: Any, batch: Any) -> Any:
-        found = inspected(self, batch)
-        found[0][[at for at, index in enumerate(batch.index) if index == 3]] = float("nan")
+    def maps(self: FeatureEngine, images: Any) -> Any:
+        found = inspected(self, images)
+        found[[at for at, index in enumerate(at_work.index) if index == 3]] = float("nan")
         return found
 
-    monkeypatch.setattr(type(detector._ready().engine), "maps", maps)
+    monkeypatch.setattr(FeatureEngine, "maps", maps)
     result: Evaluation = detector.evaluate(parts)
     assert len(result.images) == 9
     ((_, reason),) = result.unreadable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,14 +69,20 @@ def errors_of(folder: Path) -> dict[str, str | None]:
 )
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_an_image_that_cannot_be_scored(
-    error: Exception, side_by_side: bool, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    side_by_side: bool,
+    detector: Detector,
+    lot: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at_work: threading.local,
 ) -> None:
     whole = FeatureEngine.maps
 
-    def maps(self: FeatureEngine, batch: Any) -> Any:
-        if 2 in batch.index:
+    def maps(self: FeatureEngine, images: Any) -> Any:
+        if 2 in at_work.index:
             raise error
-        return whole(self, batch)
+        return whole(self, images)
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
     monkeypatch.setattr(threads, "FEWEST", 2 if side_by_side else 100)
@@ -93,20 +100,42 @@ def _raise(index: int, error: ImageError) -> None:
     raise error
 
 
-def test_a_fit_leaves_out_what_the_network_fails_with(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("member", [0, 1])
+def test_a_fit_leaves_out_what_the_network_fails_with(
+    member: int, monkeypatch: pytest.MonkeyPatch, at_work: threading.local
+) -> None:
+    images = [texture(seed) for seed in range(6)]
+    names = [source.name for source in Detector(image_size=96, bank=60).fit(images).model.sources]
     whole = FeatureEngine.maps
 
-    def maps(self: FeatureEngine, batch: Any) -> Any:
-        found = whole(self, batch)
-        for at, index in enumerate(batch.index):
-            if index == 3 and len(batch.original) == len(batch.decoded):
-                found[0][at] = float("inf")
+    def maps(self: FeatureEngine, images: Any) -> Any:
+        found = whole(self, images)
+        if self.name.endswith("@1.5") == bool(member):
+            found[[at for at, index in enumerate(at_work.index) if index == 3]] = float("inf")
         return found
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
-    model = Detector(image_size=96, bank=60).fit([texture(seed) for seed in range(6)]).model
+    model = Detector(image_size=96, bank=60).fit(images).model
     ((name, reason),) = model.skipped
-    assert name == "array 3"
+    assert name == names[3]
+    assert "not finite" in reason
+
+
+def test_an_update_leaves_out_what_the_network_fails_with(monkeypatch: pytest.MonkeyPatch, at_work: threading.local) -> None:
+    detector = Detector(image_size=96, bank=60).fit([texture(seed) for seed in range(6)])
+    whole = FeatureEngine.maps
+
+    def maps(self: FeatureEngine, images: Any) -> Any:
+        found = whole(self, images)
+        if self.name.endswith("@1.5"):
+            found[[at for at, index in enumerate(at_work.index) if index == 1]] = float("nan")
+        return found
+
+    monkeypatch.setattr(FeatureEngine, "maps", maps)
+    change = detector.update(add=[texture(seed) for seed in range(20, 23)])
+    assert change.added == ("array 6", "array 8")
+    ((name, reason),) = change.skipped
+    assert name == "array 7"
     assert "not finite" in reason
 
 

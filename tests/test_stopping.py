@@ -40,7 +40,7 @@ def many(parts: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(1500):
-        (folder / f"{number:04d}.png").symlink_to(parts / "test" / "good" / f"{100 + number % 5}.png")
+        (folder / f"{number:04d}.png").hardlink_to(parts / "test" / "good" / f"{100 + number % 5}.png")
     return folder
 
 

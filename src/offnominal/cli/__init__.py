@@ -80,7 +80,8 @@ def fit(
     image_size: Annotated[
         str | None,
         typer.Option(
-            help="Network pixels: the short side of images, or height x width. [default: 256; vision transformers: 448]"
+            help="Network pixels: the short side of usual images, or height x width. [default: 256; vision transformers: up to "
+            "448]"
         ),
     ] = None,
     resize: Annotated[

@@ -188,6 +188,7 @@ class Inspector:
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[torch.Tensor], bytes]]:
             pictures = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
             members = [scorer.patches(batch) for scorer in self.scorers]
+            require_numbers(*members)
             patches = [[of_member[at] for of_member in members] for at in range(len(batch.index))]
             return list(zip(batch.index, batch.original, patches, pictures, strict=True))
 

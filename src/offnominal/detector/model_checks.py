@@ -16,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from offnominal.images import Geometry, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
@@ -33,9 +34,12 @@ MOST = 2**53
 MOST_OF_NOTHING = 2**20
 
 
-def require_numbers(*arrays: npt.NDArray[Any]) -> None:
-    """Raise `ValueError` where a value is NaN or infinite: what is computed from it would be no verdict."""
-    require(all(bool(np.isfinite(values).all()) for values in arrays), "it gives values that are not finite numbers")
+def require_numbers(*arrays: npt.NDArray[Any] | torch.Tensor) -> None:
+    """Raise `ValueError` if a value is NaN or infinite: what is computed from it would be no verdict."""
+    finite = (
+        (torch.isfinite(values) if isinstance(values, torch.Tensor) else np.isfinite(values)).all().item() for values in arrays
+    )
+    require(all(finite), "it gives values that are not finite numbers")
 
 
 def parsed(description: str) -> dict[str, Any]:

@@ -242,7 +242,7 @@ class Fitting:
     def _features_of(self, batch: ImageBatch, members: Sequence[MemberPatches]) -> tuple[ImageBatch, list[torch.Tensor], Float]:
         maps = [patches.engine.maps(batch.seen(patches.view)) for patches in members]
         wholes = whole_images(batch, maps[0])
-        require_numbers(wholes)
+        require_numbers(wholes, *maps)
         return batch, [interior_patches(one) for one in maps], wholes
 
     def _keep(self, kept: npt.NDArray[np.bool_], members: Sequence[MemberPatches], shown: Sequence[int]) -> list[int]:
