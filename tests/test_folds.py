@@ -44,12 +44,12 @@ def engine() -> FeatureEngine:
 
 
 def naive_folds(patches: torch.Tensor, rows: Sequence[slice], units: Sequence[slice], size: int, settings: Any) -> list[Any]:
-    """Each image against the bank of a fit on all images outside its fifth of the units, with as large a share of them."""
+    """Each image against the bank of a fit on all images outside its fifth of the units."""
     found = {}
     for fold in np.array_split(np.arange(len(units)), min(5, len(units))):
         out = {image for unit in fold for image in range(units[unit].start, units[unit].stop)}
         left = torch.cat([patches[part] for image, part in enumerate(rows) if image not in out])
-        count = max(1, min(len(left), round(size * len(left) / len(patches))))
+        count = min(size, len(left))
         bank = left[torch.from_numpy(kcenter(left, count, farthest_from_mean(left)).indices)]
         for image in out:
             assert not any(bool((bank == patch).all(1).any()) for patch in patches[rows[image]])
@@ -69,7 +69,8 @@ def test_folds_are_fits_without_each_fold(engine: FeatureEngine, sizes: list[int
             patches.put(image, torch.randn(rows.stop - rows.start, engine.dimensions, generator=draws))
         assert {rows.stop - rows.start for rows in patches.rows} <= {36, 60, 84}
         told: list[int] = []
-        found = fold_signals(patches, units, 30, settings, SCALE, told.append)
+        upsamplings = [engine.upsampling(network) for network in patches.networks]
+        found = fold_signals(patches.readable(), patches.rows, units, 30, settings, SCALE, CPU, upsamplings, told.append)
         right = naive_folds(patches.all.clone(), patches.rows, units, 30, settings)
     assert len(found) == len(originals) == told[-1]
     assert told == sorted(told)
@@ -119,7 +120,7 @@ def test_no_bank_of_a_fold_holds_a_patch_of_its_images(fold_banks: list[torch.Te
         nearest = [float(torch.cdist(patches[image].double(), bank.double()).min()) for image in range(12)]
         assert all(nearest[image] > 0.1 for image in fold)
         assert min(near for image, near in enumerate(nearest) if image not in fold) < 1e-3, "those of others are in it"
-        assert len(bank) == round(60 * (12 - len(fold)) / 12)
+        assert len(bank) == 60, "as many patches as the bank of the model"
     signals = member.held_out.signals
     assert all(image.shape[2] == 3 for image in signals)
 

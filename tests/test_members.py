@@ -159,7 +159,7 @@ def test_members_share_the_decoding_of_an_image(pair: Detector, paths: list[Path
     assert sorted(decoded) == sorted(paths)
     decoded.clear()
     Detector(backbone=PAIR, exposure="keep", **SMALL).fit(paths)
-    assert sorted(decoded) == sorted(paths)
+    assert sorted(decoded[1:]) == sorted(paths), "the first is decoded before, to see whether there is contrast"
 
 
 def test_members_of_one_geometry_share_a_view(paths: list[Path]) -> None:

@@ -68,7 +68,7 @@ def test_no_data_is_not_smeared_over_its_neighbours(value: float) -> None:
     values, geometry = ValueRange("float", 0.2, 0.8), Geometry((64, 96), "squash")
     image = DEPTH.copy()
     image[100, 150] = value
-    seen, plain = prepare(image, geometry, values).pixels, prepare(DEPTH, geometry, values).pixels
+    seen, plain = prepare(image, [geometry], values).views[0], prepare(DEPTH, [geometry], values).views[0]
     assert np.abs(seen - plain).max() <= 0.3
     assert -1 <= seen.min() <= seen.max() <= 2
 
