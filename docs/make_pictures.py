@@ -33,9 +33,9 @@ def main() -> None:
         _offnominal("evaluate", model, cells, "--out", judged, "--plots", judged / "plots")
     _offnominal("info", model, "--plots", work / "about")
     PICTURES.mkdir(exist_ok=True)
-    for path in [judged / "plots" / f"{name}.png" for name in PLOTS] + [work / "about" / "radius.png"]:
+    for path in [judged / "plots" / f"{name}.png" for name in PLOTS] + [work / "about" / "radius-1.png"]:
         _smaller(Image.open(path), 800).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(
-            PICTURES / path.name, optimize=True
+            PICTURES / path.name.replace("-1", ""), optimize=True
         )
     _smaller(_viewer(judged / "report.html"), 1200).convert("RGB").save(PICTURES / "viewer.jpg", quality=80, optimize=True)
 

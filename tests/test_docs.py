@@ -13,7 +13,7 @@ from offnominal import Detector
 from offnominal.cli import app
 from offnominal.config import Settings
 from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.run import write_evaluation, write_inspections
+from offnominal.detector.outputs.run import facts, write_evaluation, write_inspections
 from offnominal.images import any_images
 from offnominal.types import silent
 
@@ -35,6 +35,9 @@ def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: 
     flagged = next(row for row in rows if row["regions"])
     keys = {*flagged, *flagged["regions"][0], *flagged["regions"][0]["evidence"], *flagged["maps"]["anomaly"], *metrics}
     keys |= {*flagged["regions"][0]["evidence"]["nearest"][0]}
+    told = facts(detector.model)
+    keys |= {*told, *told["members"][0], *told["members"][0]["bank"], *told["members"][0]["input"]}
+    keys |= {*told["calibration"], *told["values"], *told["updates"]}
     keys |= {*(tmp_path / "e/scores.csv").read_text().split("\n")[0].split(",")}
     assert keys <= NAMED, keys - NAMED
     left = {path.name + "/" * path.is_dir() for folder in ("i", "e") for path in (tmp_path / folder).iterdir()}

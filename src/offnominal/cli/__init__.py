@@ -28,7 +28,7 @@ from offnominal.machine import kernel_facts, kernel_lines, kernels
 from offnominal.stopping import stoppable, stopped
 
 app = typer.Typer(
-    help="Learns from pictures of good parts alone; scores, locates and explains what is off in new ones.",
+    help="Learns from images of good parts alone; detects, localises and explains anomalies in new images.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -200,7 +200,7 @@ def inspect(
         bool | None,
         typer.Option(
             "--evidence/--no-evidence",
-            help="Say in results.jsonl what stands behind each region. [default: with --report]",
+            help="Include evidence for each region in results.jsonl (slightly slower). [default: with --report]",
         ),
     ] = None,
     receipts: Annotated[
@@ -302,9 +302,7 @@ def evaluate(
     plots: Annotated[Path | None, typer.Option(help="Folder for the plots as PNG files.")] = None,
     evidence: Annotated[
         bool,
-        typer.Option(
-            "--evidence/--no-evidence", help="Say in the report what stands behind each region; costs some ms_per_image."
-        ),
+        typer.Option("--evidence/--no-evidence", help="Include evidence for each region in the report (slightly slower)."),
     ] = True,
     pages: PagesOption = None,
     memory: MemoryOption = None,
@@ -353,7 +351,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     json: Json = False,
 ) -> None:
-    """Hold two runs side by side: figures with intervals, and the images whose verdict changed."""
+    """Compare two runs: figures with intervals, and the images whose verdict changed."""
     from offnominal.comparison import compare as compared
     from offnominal.comparison import read_run, write_comparison
 
@@ -370,7 +368,7 @@ def info(
     plots: Annotated[Path | None, typer.Option(help="Folder for plots of the bank: coverage, covering radius.")] = None,
     json: Json = False,
 ) -> None:
-    """Say what a model was fitted on, with what, and what it promises."""
+    """Show what a model was fitted on, its members, and which false-alarm rate is guaranteed."""
     from offnominal.detector import load_model
     from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
 
