@@ -30,9 +30,9 @@ from offnominal.types import silent
 def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
 
-    def counted(path: Path) -> np.ndarray:
+    def counted(path: Path, memory: int) -> np.ndarray:
         decoded.append(path)
-        return decode(path)
+        return decode(path, memory)
 
     # Through the function, since its name hides that of its module.
     monkeypatch.setitem(batches.__globals__, "decode", counted)
