@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -437,11 +438,17 @@ def main() -> None:
         say(f"offnominal: {error.filename}: cannot be used ({error.strerror}); check the path and your access to it")
         sys.exit(errors.WRONG_INPUT)
     except KeyboardInterrupt:  # a second one, while the first was seen to
-        stopped()
-        say("offnominal: stopped")
-        sys.exit(errors.STOPPED)
+        _end_stopped()
     except SystemExit as stop:
         if stop.code == errors.STOPPED:  # typer has made that of Ctrl-C
-            stopped()
-            say("offnominal: stopped")
+            _end_stopped()
         raise
+
+
+def _end_stopped() -> None:
+    """End a stopped process at once: all is written, and a native thread still at work would abort the interpreter's exit."""
+    stopped()
+    say("offnominal: stopped")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(errors.STOPPED)
