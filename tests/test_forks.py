@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import texture
 from offnominal import Detector, machine
@@ -122,9 +123,11 @@ def test_copies_inspect_save_and_learn_as_the_original(detector: Detector, model
     made.update(remove=[made.model.sources[0].name])
     assert len(made.model.sources) == len(detector.model.sources) - 1
     assert made.inspect(image).score != pytest.approx(0)
-    unfitted = pickle.loads(pickle.dumps(Detector(image_size=96, weights="weights.pt")))
+    weights = tmp_path / "weights.pt"
+    torch.save({}, weights)
+    unfitted = pickle.loads(pickle.dumps(Detector(image_size=96, weights=weights)))
     assert unfitted.settings.image_size == (96, 96)
-    assert unfitted._weights == Path("weights.pt").absolute()
+    assert unfitted._weights == weights.absolute()
 
 
 def test_kernels_say_why_they_are_not_the_fast_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
