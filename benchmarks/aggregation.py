@@ -141,7 +141,7 @@ def gains(name: str, found: dict[str, list[dict[str, Any]]]) -> list[str]:
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=0, most=50)
+    parser = set_arguments(__doc__, most=50)
     parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     use_threads(given.threads)

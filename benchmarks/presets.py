@@ -268,7 +268,7 @@ def draw(found: dict[str, dict[str, list[dict[str, Any]]]], took: dict[str, Timi
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=0, most=50, cells=True)
+    parser = set_arguments(__doc__, most=50, cells=True)
     parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     use_threads(given.threads)

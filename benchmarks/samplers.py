@@ -81,7 +81,7 @@ def gains(name: str, found: dict[float, dict[str, list[dict[str, Any]]]]) -> lis
 
 
 def main() -> None:
-    parser = set_arguments(__doc__, seeds=0, most=50)
+    parser = set_arguments(__doc__, most=50)
     parser.add_argument("--draws", type=int, default=5)
     given = parser.parse_args()
     use_threads(given.threads)

@@ -25,11 +25,10 @@ from offnominal.images import labelled_images, normal_images
 from tables import arguments
 
 
-def set_arguments(doc: str | None, *, seeds: int, most: int, cells: bool = False) -> ArgumentParser:
-    """`tables.arguments` with the folder of sets, how many seeds, and how large a set may be."""
+def set_arguments(doc: str | None, *, most: int, cells: bool = False) -> ArgumentParser:
+    """`tables.arguments` with the folder of sets and how large a set may be."""
     parser = arguments(doc)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--most", type=int, default=most, help="training images of a set, at most")
     if cells:
         parser.add_argument("--cells", action="store_true", help="the solar cells of elpv-dataset too")

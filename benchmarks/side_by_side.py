@@ -52,7 +52,7 @@ def measure(data: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    given = set_arguments(__doc__, seeds=1, most=100, cells=True).parse_args()
+    given = set_arguments(__doc__, most=100, cells=True).parse_args()
     use_threads(given.threads)
     here = machine()
     found: dict[str, dict[str, Any]] = {}

@@ -47,8 +47,9 @@ def test_two_columns_that_mean_the_same_are_refused(header: str, tmp_path: Path)
 
 def test_columns_without_use_are_named_and_a_group_is_kept(tmp_path: Path) -> None:
     path = manifest(tmp_path, "path,lot,View,operator,comment\na.png,7,top,Ann,\n")
-    (note,) = manifest_notes(path)
-    assert all(f"'{name}'" in note for name in ("View", "operator", "comment"))
+    unused, groups = manifest_notes(path)
+    assert all(f"'{name}'" in unused for name in ("View", "operator", "comment"))
+    assert "images with a group: 1" in groups
     (item,) = normal_images(path)
     assert item.group == "7"
     both = manifest(tmp_path, "path,lot,batch\na.png,7,8\n")

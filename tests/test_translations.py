@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from offnominal.errors import BackboneError, SettingsError
-from offnominal.features import openvino_runtime
+from offnominal.features import make_runtime, openvino_runtime
 from offnominal.features.cache import cache_folder
 from offnominal.features.openvino_runtime import IN_PROCESS, KEPT, OpenVinoRuntime
 
@@ -207,3 +208,9 @@ def test_first_inferences_go_alone_and_later_ones_together(monkeypatch: pytest.M
         for future in [pool.submit(work) for _ in range(2)]:
             assert all(torch.allclose(found, torch.from_numpy(2 * images), rtol=1e-5) for found in future.result())
     assert firsts == [1, 1]
+
+
+def test_a_broken_installation_of_openvino_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "offnominal.features.openvino_runtime", None)
+    with pytest.raises(SettingsError, match=r"OpenVINO cannot be loaded .* --runtime torch"):
+        make_runtime(lambda: Scaled(1), "openvino", "float32", torch.device("cpu"), "key")

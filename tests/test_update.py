@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
+from PIL import Image
 
 from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
@@ -261,9 +262,25 @@ def test_a_group_loses_one_image_at_a_time(tmp_path: Path) -> None:
 def test_a_model_that_was_fitted_with_folds_can_be_updated() -> None:
     detector = fitted(calibration="folds")
     assert detector.model.calibration.method == "folds"
+    detector.update(remove=["array 1"])
+    assert detector.model.calibration.method == "folds"  # all that is left was held out so
     detector.update(add=[texture(30)], remove=["array 2"])
     assert detector.model.calibration.method == "leave-one-image-out"
     assert detector.inspect(damaged(50)[0]).anomalous
+
+
+def test_an_update_learns_every_page_of_a_file(tmp_path: Path) -> None:
+    stack = tmp_path / "stack.tif"
+    first, *others = (Image.fromarray(texture(seed)) for seed in (40, 41, 42))
+    first.save(stack, save_all=True, append_images=others)
+    with pytest.raises(InputError, match="3 pages"):
+        fitted().update(add=[stack])
+    for pages in (stack, [stack], tmp_path):
+        assert [Path(name).name for name in fitted().update(add=pages, pages="all").added] == [
+            "stack.tif#1",
+            "stack.tif#2",
+            "stack.tif#3",
+        ]
 
 
 def test_how_a_model_is_run_is_not_written_into_it(model_file: Path, tmp_path: Path) -> None:

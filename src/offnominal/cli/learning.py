@@ -15,6 +15,8 @@ from offnominal.cli.settings import (
     BatchOption,
     DeviceOption,
     Json,
+    MemoryOption,
+    PagesOption,
     PrecisionOption,
     RuntimeOption,
     Weights,
@@ -99,6 +101,8 @@ def update(
     ] = None,
     remove: Annotated[list[str] | None, typer.Option(help="Name of an image to forget; may be repeated.")] = None,
     out: Annotated[Path | None, typer.Option(help="Model file to write. [default: the same file]")] = None,
+    pages: PagesOption = None,
+    memory: MemoryOption = None,
     weights: Weights = None,
     runtime: RuntimeOption = None,
     precision: PrecisionOption = None,
@@ -111,13 +115,15 @@ def update(
     from offnominal.detector.outputs.run import facts, warnings_of
     from offnominal.images import manifest_notes
 
-    detector = load(model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size)
+    detector = load(
+        model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size, memory=memory
+    )
     for given in add or ():
         for note in manifest_notes(given):
             say(f"note: {note}")
     before = detector.model.calibration
     with progress_bars() as progress:
-        change = detector.update(add=add or (), remove=remove or (), progress=progress)
+        change = detector.update(add=add or (), remove=remove or (), progress=progress, pages=pages_from(pages))
     target = out or model
     detector.save(target)
     after = detector.model.calibration

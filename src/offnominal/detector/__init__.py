@@ -170,19 +170,21 @@ class Detector:
         add: str | Path | Sequence[Source] = (),
         remove: Iterable[str | Path] = (),
         progress: Progress = silent,
+        pages: Pages = "one",
     ) -> Change:
         """Remove images from the fitted model by their names, and add others, without a new fit.
 
-        `add` is a folder, image, glob or manifest of normal images, or a sequence of these and of arrays. The calibration
-        then holds out each image that the model knows, whatever the fit did; the threshold follows. When this raises, the
-        model is as before. What is exact and what is not: `offnominal.detector.learning.update`.
+        `add` is a folder, image, glob or manifest of normal images, or a sequence of these and of arrays; with `pages` =
+        `all` each page of a file is an image. The calibration then holds out each image alone that the model knows,
+        whatever the fit did, and groups of new images are not kept; the threshold follows. When this raises, the model is as
+        before. What is exact and what is not: `offnominal.detector.learning.update`.
 
         Raises:
             InputError: an unknown name (the nearest is suggested) or a doubled one, fewer than two images left, or none of
                 the new ones can be read.
         """
         inspector = self._ready()
-        given = _expanded([add] if isinstance(add, (str, Path)) else add, _unused_number(inspector.model))
+        given = _expanded([add] if isinstance(add, (str, Path)) else add, _unused_number(inspector.model), pages)
         if isinstance(remove, (str, Path)):
             raise InputError(f"remove = {str(remove)!r}: put the names in a list, even a single one")
         names = [name.as_posix() if isinstance(name, Path) else name for name in remove]
@@ -414,16 +416,16 @@ def _named(data: str | Path | Sequence[Source], pages: Pages = "one") -> list[Tr
     return named
 
 
-def _expanded(given: Sequence[Source], first: int) -> list[tuple[str, Source]]:
+def _expanded(given: Sequence[Source], first: int, pages: Pages) -> list[tuple[str, Source]]:
     """As `_named` of each: folders, globs and manifests become their images, arrays are numbered from `first` on."""
     found: list[tuple[str, Source]] = []
     for number, one in enumerate(several(given), first):
         if not isinstance(one, (str, Path)):
             found.append((f"array {number}", one))
         elif Path(one).is_file() and Path(one).suffix.lower() not in MANIFESTS:
-            found.append((str(one), one))
+            found += [(named.name, named.source) for named in _named([one], pages)]
         else:
-            found += [(named.name, named.source) for named in _named(one)]
+            found += [(named.name, named.source) for named in _named(one, pages)]
     return found
 
 

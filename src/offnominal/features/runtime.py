@@ -55,7 +55,11 @@ def make_runtime(build: Callable[[], nn.Module], runtime: str, precision: str, d
     """
     precision = "float32" if precision == "auto" else precision
     if choose_runtime(runtime, device) == "openvino":
-        from offnominal.features.openvino_runtime import OpenVinoRuntime
+        try:
+            from offnominal.features.openvino_runtime import OpenVinoRuntime
+        except ImportError as error:
+            reason = str(error).splitlines()[0]
+            raise SettingsError(f"OpenVINO cannot be loaded ({reason}): install it again, or use --runtime torch") from error
 
         return OpenVinoRuntime(build, precision, key)
     return TorchRuntime(build(), precision, device)

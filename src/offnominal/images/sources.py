@@ -59,9 +59,14 @@ def find_normal(data: str | Path) -> Found:
 
 
 def manifest_notes(data: str | Path) -> list[str]:
-    """What to report of a manifest of good images; nothing of other data. Raises `InputError` as `normal_images`."""
+    """What an update reports of a manifest of good images; nothing of other data. Raises `InputError` as `normal_images`."""
     path = _place(data)
-    return find_normal(path).notes if path.suffix.lower() in MANIFESTS and path.is_file() else []
+    if path.suffix.lower() not in MANIFESTS or not path.is_file():
+        return []
+    found = find_normal(path)
+    grouped = sum(item.group is not None for item in found.items)
+    note = f"{path}: images with a group: {grouped}; an update holds each image out alone, a new fit each group"
+    return [*found.notes, note] if grouped else found.notes
 
 
 def labelled_images(data: str | Path, pages: Pages = "one") -> list[Item]:

@@ -3,7 +3,8 @@
 Removing is exact in the banks: each becomes the bank that the image was held out with, so that the image, inspected afterwards,
 has its leave-one-out score. Adding keeps the covering radius: greedy k-center goes on from the bank's patches until the new
 ones are covered as well. Normal statistics and calibration scores are computed again from all held-out signals, so the
-threshold is that of the images that the model then knows, each held out alone. The drift monitor stays that of the fit.
+threshold is that of the images that the model then knows. New ones are held out alone, whatever the fit did. The drift monitor
+stays that of the fit.
 
 Approximate is that the held-out signals of the other images stay those of the bank before (after adding, their distances can
 only be too large; after removing, too small), and that channel statistics and distance scale stay those of the fit.
@@ -21,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from offnominal.decisions import calibrate
+from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, calibrate
 from offnominal.detector.engine import FeatureEngine
 from offnominal.detector.held_out_scores import normal_signals, scores_of_model
 from offnominal.detector.inspector import Inspector
@@ -91,7 +92,8 @@ def updated(
     progress("calibration", 0, 1)
     members = tuple(replace(member, normal=normal_signals(member.held_out.signals)) for member in model.members)
     model = replace(model, members=members)
-    calibration = calibrate(scores_of_model(model), model.calibration.asked)
+    method = FOLDS if model.calibration.method == FOLDS and not add else LEAVE_ONE_OUT
+    calibration = calibrate(scores_of_model(model), model.calibration.asked, method)
     progress("calibration", 1, 1)
     return replace(model, calibration=calibration), Change(names, remove, skipped, patches_added, patches_removed)
 

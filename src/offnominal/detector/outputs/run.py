@@ -97,8 +97,8 @@ def warnings_of(model: Model) -> list[str]:
     return found
 
 
-#: Inspected images that may wait to be drawn, with their pixels.
-MOST_WAITING = 4
+#: Inspected images that may wait to be drawn, with their pixels. One that takes more than this part of the memory does not wait.
+MOST_WAITING, LARGE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,8 @@ def write_inspections(
             for index, found, pixels in inspected:
                 appearances[index] = found.appearance
                 drawing.append(painter.submit(draw, index, found, pixels))
-                if len(drawing) > MOST_WAITING:
+                large = pixels.nbytes + found.anomaly_map.nbytes > detector.settings.memory // LARGE
+                while len(drawing) > (0 if large else MOST_WAITING):
                     take()
             while drawing:
                 take()
