@@ -97,7 +97,7 @@ def warnings_of(model: Model) -> list[str]:
     return found
 
 
-#: Inspected images that may wait to be drawn, with their pixels. One that takes more than this part of the memory does not wait.
+#: Inspected images that may wait to be drawn, with their pixels. One above `1 / LARGE` of the memory does not wait.
 MOST_WAITING, LARGE = 4, 16
 
 
