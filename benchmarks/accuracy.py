@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from offnominal import Detector
-from offnominal.images import labelled_images, pixels_of
+from offnominal.datasets import labelled_images
+from offnominal.images import pixels_of
 from offnominal.metrics import Judged, figures
 from sets import drawn, packaged_sets
 from tables import apart, machine, peak_memory, plus_minus, table

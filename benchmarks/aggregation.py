@@ -26,8 +26,9 @@ from torch import Tensor
 
 from offnominal import Detector
 from offnominal.config import settings_from
+from offnominal.datasets import labelled_images
 from offnominal.features import channel_standard, load_backbone, reduce_channels
-from offnominal.images import EIGHT_BIT, Geometry, batches, labelled_images, raise_unreadable, read_mask, to_original
+from offnominal.images import EIGHT_BIT, Geometry, batches, raise_unreadable, read_mask, to_original
 from offnominal.memory import NearestPatches, PatchRows, farthest_from_mean, kcenter
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import image_score

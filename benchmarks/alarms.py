@@ -22,9 +22,9 @@ import numpy as np
 from scipy.stats import betabinom
 
 from offnominal import Detector
+from offnominal.datasets import labelled_images, normal_images
 from offnominal.decisions import calibrate, judge_lot
-from offnominal.detector.learning import fit as fitting
-from offnominal.images import labelled_images, normal_images
+from offnominal.fitting import fit as fitting
 from sets import packaged_sets
 from streams import endless, stream_tables, watched
 from tables import arguments, machine, table, use_threads, write

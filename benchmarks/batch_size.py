@@ -20,7 +20,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from offnominal import load
-from offnominal.images import labelled_images
+from offnominal.datasets import labelled_images
 from sets import fitted
 from tables import Timing, apart, arguments, machine, peak_memory, table, timed, use_threads, write
 

@@ -17,9 +17,9 @@ import torch
 
 from offnominal.config import settings_from
 from offnominal.decisions import SPLIT, Method, calibrate, held_count
-from offnominal.detector.engine import SignalEngine
-from offnominal.detector.learning.hold_out import distance_scale, fold_signals, held_out_signals
-from offnominal.detector.learning.patches import choose
+from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
+from offnominal.fitting.member_patches import choose
+from offnominal.inference.engine import SignalEngine
 from offnominal.memory import HeldOutBanks, PatchRows
 from offnominal.types import Float
 from tables import arguments, machine, table, use_threads, write

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from offnominal import Detector
+from offnominal.datasets import Item, labelled_images, normal_images
 from offnominal.decisions import calibrate
 from offnominal.demo import write_manifest
-from offnominal.images import Item, labelled_images, normal_images
 from offnominal.metrics import auroc
 from tables import arguments, machine, plus_minus, table, use_threads, write
 

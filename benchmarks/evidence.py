@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 from offnominal import Detector
-from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.run import write_inspections
-from offnominal.images import Item, labelled_images
+from offnominal.datasets import Item, labelled_images
+from offnominal.outputs.extras import Extras
+from offnominal.outputs.run import write_inspections
 from offnominal.types import Inspection, silent
 from tables import Timing, arguments, machine, seconds, table, use_threads, write, yes
 

@@ -26,9 +26,9 @@ from gpu import Rows, both_machines, on_gpu, peak_of, waited
 from networks import LITE, PRECISIONS, SIDE, WIDE
 from offnominal import Detector, load
 from offnominal.config import settings_from
-from offnominal.detector.engine import FeatureEngine
+from offnominal.datasets import labelled_images
 from offnominal.features import MemberName
-from offnominal.images import labelled_images
+from offnominal.inference.engine import FeatureEngine
 from tables import Timing, arguments, table, timed, write
 
 BATCHES, AT_ONCE = (1, 4, 16, 64), (1, 16)

@@ -20,24 +20,14 @@ from typing import Any
 import numpy as np
 
 from offnominal import Detector
-from offnominal.detector.inspector import MemberResult
-from offnominal.images import (
-    PSEUDO_ANOMALIES,
-    Item,
-    Source,
-    batches,
-    labelled_images,
-    normal_images,
-    pixels_of,
-    pseudo_anomaly,
-    raise_unreadable,
-    read_mask,
-    to_original,
-)
+from offnominal.datasets import Item, labelled_images, normal_images
+from offnominal.images import Source, batches, pixels_of, raise_unreadable, read_mask, to_original
+from offnominal.inference.inspector import MemberResult
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import average_maps, image_score, member_map
 from offnominal.types import Mask
 from sets import set_arguments, sets_asked_for
+from synthetic_anomalies import SYNTHETIC_ANOMALIES, synthetic_anomaly
 from tables import machine, table, use_threads, write
 
 #: Radius of the leakage in patch positions; 0 leaves the map as it is.
@@ -58,8 +48,8 @@ def with_synthetic_anomalies(data: Path) -> tuple[list[Source], list[Mask | None
         pixels = pixels_of(item.path)
         sources.append(pixels)
         masks.append(None)
-        for kind in PSEUDO_ANOMALIES:
-            made, mask = pseudo_anomaly(pixels, pixels_of(others[int(rng.integers(len(others)))].path), kind, rng)
+        for kind in SYNTHETIC_ANOMALIES:
+            made, mask = synthetic_anomaly(pixels, pixels_of(others[int(rng.integers(len(others)))].path), kind, rng)
             sources.append(made)
             masks.append(mask)
     return sources, masks

@@ -10,8 +10,8 @@ import numpy as np
 from torch.utils.flop_counter import FlopCounterMode
 
 from offnominal.config import settings_from
-from offnominal.detector.engine import FeatureEngine
 from offnominal.features import MemberName
+from offnominal.inference.engine import FeatureEngine
 from tables import Timing, apart, table, timed, yes
 
 Way = tuple[str, str]

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offnominal.config import settings_from
-from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.learning.survey import common_exposure
+from offnominal.datasets import normal_images
 from offnominal.features import channel_standard, parse_members
-from offnominal.images import EIGHT_BIT, batches, normal_images, raise_unreadable, read_header
+from offnominal.fitting.survey import common_exposure
+from offnominal.images import EIGHT_BIT, batches, raise_unreadable, read_header
+from offnominal.inference.engine import FeatureEngine
 
 CLUSTERS = 256
 SIDE, CELL = 32, 4

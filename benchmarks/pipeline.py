@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from offnominal import Detector
-from offnominal.images import labelled_images, normal_images, read_header, read_mask
+from offnominal.datasets import labelled_images, normal_images
+from offnominal.images import read_header, read_mask
 from offnominal.metrics import Judged, figures
 from sets import drawn
 from tables import arguments, machine, plus_minus, table, use_threads, write

@@ -19,7 +19,8 @@ import numpy as np
 import networks
 from networks import PRECISIONS, REFERENCE, SIDE, WAYS, WIDE, Way
 from offnominal import load
-from offnominal.images import Item, labelled_images, read_mask
+from offnominal.datasets import Item, labelled_images
+from offnominal.images import read_mask
 from offnominal.metrics import Judged, figures
 from sets import ImageSet, fitted, image_sets
 from tables import apart, arguments, machine, peak_memory, table, use_threads, write

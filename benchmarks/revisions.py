@@ -121,7 +121,7 @@ def main() -> None:
         ways = {"before": (before, {}), "after": (after, {}), "after, fast": (after, {"preset": "fast"})}
         whole = given.data / given.timed
         if whole.is_dir():
-            from offnominal.images import labelled_images, normal_images
+            from offnominal.datasets import labelled_images, normal_images
 
             job = {
                 "train": [str(item.path) for item in normal_images(whole)],

@@ -67,7 +67,7 @@ def environment(folder: Path) -> Path:
 
 def chosen(data: str, most: int) -> tuple[list[Any], list[Any]]:
     """Training images, and up to `most` test images, every so many-th of each class."""
-    from offnominal.images import labelled_images, normal_images
+    from offnominal.datasets import labelled_images, normal_images
 
     test = labelled_images(data)
     step = max(1, -(-len(test) // most))

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from offnominal import Detector
+from offnominal.datasets import labelled_images, normal_images
 from offnominal.demo import write_manifest
 from offnominal.errors import InputError
-from offnominal.images import labelled_images, normal_images
 from tables import arguments
 
 

@@ -19,8 +19,8 @@ from unittest.mock import patch
 import numpy as np
 
 from offnominal import Detector
-from offnominal.detector import threads
-from offnominal.images import labelled_images
+from offnominal.datasets import labelled_images
+from offnominal.inference import parallel as threads
 from sets import set_arguments, sets_asked_for
 from tables import apart, machine, table, timed, use_threads, write
 

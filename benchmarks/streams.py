@@ -11,11 +11,12 @@ import numpy as np
 
 from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
-from offnominal.detector.appearances import DISTURBED, whole_images
-from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.learning.survey import LOOKED_AT, common_exposure
 from offnominal.features import parse_members
+from offnominal.fitting.appearance import DISTURBED
+from offnominal.fitting.survey import LOOKED_AT, common_exposure
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
+from offnominal.inference.engine import FeatureEngine
+from offnominal.inference.image_features import image_features
 from tables import table
 
 STREAMS, ORDERS, TEACHINGS, FALSE_WARNINGS = 1000, 100, 20, 0.01
@@ -65,7 +66,7 @@ class Streams:
         for batch in batches(pictures, (self.geometry,), self.values, batch_size=16, failed=raise_unreadable):
             if change is not None:
                 batch = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
-            found.update(zip(batch.index, whole_images(batch, engine.maps(batch.seen(0))), strict=True))
+            found.update(zip(batch.index, image_features(batch, engine.maps(batch.seen(0))), strict=True))
         return np.array([found[at] for at in sorted(found)])
 
     def draws(self, count: int, teachings: int) -> Any:

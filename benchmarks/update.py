@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from offnominal import Detector
-from offnominal.images import labelled_images, normal_images, raise_unreadable
+from offnominal.datasets import labelled_images, normal_images
+from offnominal.images import raise_unreadable
 from offnominal.memory import NearestPatches
 from offnominal.metrics import auroc
 from tables import arguments, machine, now, table, use_threads, write

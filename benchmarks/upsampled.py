@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from offnominal import Detector
-from offnominal.detector.engine import FeatureEngine
+from offnominal.datasets import labelled_images
 from offnominal.features import parse_members
-from offnominal.images import batches, labelled_images, raise_unreadable
+from offnominal.images import batches, raise_unreadable
+from offnominal.inference.engine import FeatureEngine
 from offnominal.memory import NearestPatches, Upsampling, search
 from tables import Timing, arguments, machine, table, timed, use_threads, write
 

@@ -99,9 +99,10 @@ os.environ.setdefault("COLUMNS", "120")
 def real() -> tuple[np.ndarray, np.ndarray]:
     """Standardised patches of two photographs, and a bank from five others."""
     from offnominal.config import Settings
-    from offnominal.detector.engine import member_engines
+    from offnominal.datasets import normal_images
     from offnominal.features import channel_standard
-    from offnominal.images import EIGHT_BIT, batches, normal_images, read_header
+    from offnominal.images import EIGHT_BIT, batches, read_header
+    from offnominal.inference.engine import member_engines
 
     def fail(index: int, error: Exception) -> None:
         raise error

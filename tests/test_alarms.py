@@ -18,12 +18,12 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
-from offnominal.detector.engine import member_engines
-from offnominal.detector.inspector import Inspector
-from offnominal.detector.learning.calibration import calibrated_by_split
-from offnominal.detector.outputs.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
 from offnominal.errors import ImageError, InputError, SettingsError
+from offnominal.fitting.split import calibrated_by_split
 from offnominal.images import to_original
+from offnominal.inference.engine import member_engines
+from offnominal.inference.inspector import Inspector
+from offnominal.outputs.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
 from offnominal.types import silent
 
 scores_of = st.lists(st.integers(0, 30), min_size=1, max_size=60)

@@ -18,11 +18,11 @@ from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
-from offnominal.detector.learning.audit import supporters, supporters_needed
-from offnominal.detector.learning.calibration import split
-from offnominal.detector.outputs.audit import write_audit
 from offnominal.errors import InputError, SettingsError
+from offnominal.fitting.audit import supporters, supporters_needed
+from offnominal.fitting.split import split
 from offnominal.memory import Coreset, HeldOutBanks
+from offnominal.outputs.suspects import write_audit
 
 SMALL = {"image_size": 96, "bank": 300, "false_alarm_rate": 0.1}
 
@@ -143,7 +143,7 @@ def test_what_others_support_is_not_missed_where_an_image_is_left_out(monkeypatc
             super().__init__(*args, **named)
             made.append(self)
 
-    monkeypatch.setattr("offnominal.detector.learning.patches.HeldOutBanks", Watched)
+    monkeypatch.setattr("offnominal.fitting.member_patches.HeldOutBanks", Watched)
     Detector(**SMALL).audit([texture(seed) for seed in range(12)])
     assert len(made) == 2  # one a member
     for banks in made:

@@ -57,7 +57,7 @@ def test_the_version_is_said() -> None:
 def test_help_is_light() -> None:
     heavy = {
         "offnominal.cli": ("torch", "cv2", "numpy", "matplotlib"),
-        "offnominal.detector.outputs.run": ("matplotlib", "timm", "openvino", "scipy.stats"),
+        "offnominal.outputs.run": ("matplotlib", "timm", "openvino", "scipy.stats"),
     }
     for module, names in heavy.items():
         code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in {names}))"

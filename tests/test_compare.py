@@ -15,10 +15,10 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from offnominal import Detector
 from offnominal.cli import main
 from offnominal.comparison import read_run
-from offnominal.detector.outputs.run import write_evaluation, write_inspections
-from offnominal.images import any_images
+from offnominal.datasets import any_images
 from offnominal.metrics import Verdicts, paired_figures
 from offnominal.metrics.paired import weighted_figures
+from offnominal.outputs.run import write_evaluation, write_inspections
 from offnominal.types import silent
 
 

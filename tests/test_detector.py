@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 import offnominal
 from conftest import damaged, texture
 from offnominal import Detector, load
-from offnominal.detector.inspector import Inspector
 from offnominal.errors import ImageError, InputError, ModelFileError, OutputError, SettingsError
 from offnominal.features.torchvision_schemas import import_timm
+from offnominal.inference.inspector import Inspector
 
 
 @pytest.mark.parametrize(

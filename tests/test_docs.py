@@ -12,9 +12,9 @@ import typer.main
 from offnominal import Detector
 from offnominal.cli import app
 from offnominal.config import Settings
-from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.run import facts, write_evaluation, write_inspections
-from offnominal.images import any_images
+from offnominal.datasets import any_images
+from offnominal.outputs.extras import Extras
+from offnominal.outputs.run import facts, write_evaluation, write_inspections
 from offnominal.types import silent
 
 FILES = (Path(__file__).parents[1] / "docs" / "files.md").read_text("utf-8")

@@ -17,10 +17,10 @@ from conftest import damaged, texture
 from offnominal import Detector
 from offnominal.decisions import LIKENESS, DriftTest, drift, halves, learn_appearance
 from offnominal.decisions.appearance import CUT, OTHERS, RIDGE
-from offnominal.detector import Model
-from offnominal.detector.outputs.drift_watch import CHANGES, DriftWatch, report_drift, state_path
 from offnominal.errors import InputError
-from offnominal.images import DISTURBANCES, profiles
+from offnominal.images import DISTURBANCES, pixel_features
+from offnominal.model import Model
+from offnominal.monitoring.drift_monitor import CHANGES, DriftWatch, report_drift, state_path
 
 
 def ranks(test: DriftTest, values: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ def test_disturbances_keep_shape_and_do_what_they_say() -> None:
     assert DISTURBANCES["brightness"](image).max() <= 1
     grey = cv2.resize(image.mean(axis=0), (64, 64), interpolation=cv2.INTER_AREA)
     across = np.concatenate([np.median(grey, axis=0), np.median(grey, axis=1)]) - np.median(grey)
-    assert profiles(image[None]) == pytest.approx(across[None], abs=1e-5)
+    assert pixel_features(image[None])[:, :-3] == pytest.approx(across[None], abs=1e-5)
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------
@@ -216,8 +216,8 @@ def watched() -> Model:
 
 
 def appearances(model: Model, images: list[np.ndarray]) -> np.ndarray:
-    from offnominal.detector.engine import member_engines
-    from offnominal.detector.inspector import Inspector
+    from offnominal.inference.engine import member_engines
+    from offnominal.inference.inspector import Inspector
 
     found = {}
 

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from offnominal import load
 from offnominal.cli import app
-from offnominal.detector import evaluation
-from offnominal.detector.evaluation import MapStore
-from offnominal.detector.outputs.run import write_evaluation
 from offnominal.errors import OutputError
+from offnominal.inference import evaluation
+from offnominal.inference.evaluation import MapStore
 from offnominal.metrics import localisation
+from offnominal.outputs.run import write_evaluation
 
 
 def on_disk(array: np.ndarray) -> bool:

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.config import Settings
-from offnominal.detector.engine import SignalEngine, member_engines
-from offnominal.detector.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
-from offnominal.detector.inspector import Inspector
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
 from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, place_at
+from offnominal.inference.engine import SignalEngine, member_engines
+from offnominal.inference.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
+from offnominal.inference.inspector import Inspector
 from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
 

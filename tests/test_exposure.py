@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from conftest import texture
 from offnominal import Detector, load
 from offnominal.decisions import halves
-from offnominal.detector.learning import fit
-from offnominal.detector.learning.survey import LOOKED_AT, common_exposure
+from offnominal.fitting import fit
+from offnominal.fitting.survey import LOOKED_AT, common_exposure
 from offnominal.images import (
     DISTURBANCES,
     EIGHT_BIT,

@@ -16,12 +16,13 @@ from scipy import ndimage
 
 from conftest import damaged, texture
 from offnominal import Detector, load
+from offnominal.datasets import any_images
 from offnominal.decisions import calibrate, find_regions, region_masks
-from offnominal.detector.model_file import save_model
-from offnominal.detector.outputs.extras import Extras, evidence_row, extras_from
-from offnominal.detector.outputs.run import write_inspections
 from offnominal.errors import ModelFileError, SettingsError
-from offnominal.images import Thumbnails, any_images, thumbnail
+from offnominal.images import Thumbnails, thumbnail
+from offnominal.model.file import save_model
+from offnominal.outputs.extras import Extras, evidence_row, extras_from
+from offnominal.outputs.run import write_inspections
 from offnominal.reports import LEVELS, CocoMasks, SourcePicture, encode_map, encode_mask, receipt, run_lengths
 from offnominal.reports.receipt import CROP, crop
 from offnominal.types import Inspection, silent

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from offnominal.datasets import any_images, count_unlabelled, find_labelled, labelled_images, normal_images
 from offnominal.errors import ImageError, InputError
-from offnominal.images import any_images, count_unlabelled, decode, find_labelled, labelled_images, normal_images
+from offnominal.images import decode
 
 
 def put(*paths: Path) -> None:

@@ -20,17 +20,17 @@ from conftest import damaged, texture
 from offnominal import Detector
 from offnominal.config import settings_from
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT
-from offnominal.detector import Model
-from offnominal.detector.engine import FeatureEngine, SignalEngine, member_engines
-from offnominal.detector.learning import fit as fit_module
-from offnominal.detector.learning import hold_out
-from offnominal.detector.learning.calibration import split
-from offnominal.detector.learning.hold_out import fold_signals
-from offnominal.detector.learning.patches import MemberPatches
-from offnominal.detector.learning.units import TrainingSource, content_key, held_together
-from offnominal.detector.model import DistanceScale
 from offnominal.errors import InputError
+from offnominal.fitting import fit as fit_module
+from offnominal.fitting import held_out_signals
+from offnominal.fitting.held_out_signals import fold_signals
+from offnominal.fitting.member_patches import MemberPatches
+from offnominal.fitting.split import split
+from offnominal.fitting.units import TrainingSource, content_key, held_together
+from offnominal.inference.engine import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
+from offnominal.model import Model
+from offnominal.model.model import DistanceScale
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"preset": "fast", "image_size": 64, "bank": 60, "false_alarm_rate": 0.2}
@@ -95,14 +95,14 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
 @pytest.fixture
 def fold_banks(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     banks: list[torch.Tensor] = []
-    choose = hold_out.choose
+    choose = held_out_signals.choose
 
     def noted(patches: Any, *given: Any) -> Any:
         coreset = choose(patches, *given)
         banks.append(patches[torch.from_numpy(coreset.indices)])
         return coreset
 
-    monkeypatch.setattr(hold_out, "choose", noted)
+    monkeypatch.setattr(held_out_signals, "choose", noted)
     return banks
 
 

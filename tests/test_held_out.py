@@ -10,10 +10,10 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from offnominal.config import settings_from
-from offnominal.detector.engine import SignalEngine
-from offnominal.detector.learning.hold_out import held_out_signals
-from offnominal.detector.model import DistanceScale
+from offnominal.fitting.held_out_signals import held_out_signals
+from offnominal.inference.engine import SignalEngine
 from offnominal.memory import HeldOutBanks, kcenter
+from offnominal.model.model import DistanceScale
 
 CPU = torch.device("cpu")
 

@@ -13,27 +13,22 @@ import pytest
 from PIL import Image
 
 from conftest import texture
-from offnominal.detector.outputs.report_files import PICTURES
+from offnominal.datasets import RUN_FOLDERS, any_images, count_unlabelled, labelled_images, normal_images
 from offnominal.errors import ImageError, InputError
 from offnominal.images import (
-    RUN_FOLDERS,
     Exposure,
     Geometry,
     ImageBatch,
     Source,
     ValueRange,
-    any_images,
     batches,
     content_digest,
-    count_unlabelled,
     decode,
     displayed,
     from_array,
     from_pillow,
     image_range,
     join_ranges,
-    labelled_images,
-    normal_images,
     pixels_of,
     read_header,
     read_mask,
@@ -41,6 +36,7 @@ from offnominal.images import (
     to_original,
 )
 from offnominal.images.batches import prepare
+from offnominal.outputs.report_files import PICTURES
 
 COLOUR = (200, 100, 50)
 

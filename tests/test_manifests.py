@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from offnominal.datasets import any_images, find_any, find_labelled, find_normal, labelled_images, manifest_notes, normal_images
 from offnominal.errors import InputError
-from offnominal.images import any_images, find_any, find_labelled, find_normal, labelled_images, manifest_notes, normal_images
 
 
 def manifest(folder: Path, text: str, encoding: str = "utf-8") -> Path:

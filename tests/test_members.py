@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.config import settings_from
-from offnominal.detector.engine import member_engines
-from offnominal.detector.held_out_scores import held_out_scores
 from offnominal.errors import BackboneError
 from offnominal.features import MemberName, parse_members
 from offnominal.images import batches, place_at
+from offnominal.inference.engine import member_engines
+from offnominal.inference.held_out_scores import held_out_scores
 from offnominal.scoring import average_maps
 
 LITE = "efficientnet-lite0"

@@ -18,15 +18,15 @@ from safetensors.numpy import save_file
 
 from conftest import damaged, texture
 from offnominal import Detector, load
+from offnominal.datasets import any_images
 from offnominal.decisions import Calibration
-from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.evaluation import Evaluation
-from offnominal.detector.inspector import Inspector
-from offnominal.detector.model import Model
-from offnominal.detector.model_file import _digest, load_model
-from offnominal.detector.outputs.run import facts, warnings_of, write_inspections
 from offnominal.errors import ImageError, ModelFileError, OffnominalError
-from offnominal.images import any_images
+from offnominal.inference.engine import FeatureEngine
+from offnominal.inference.evaluation import Evaluation
+from offnominal.inference.inspector import Inspector
+from offnominal.model.file import _digest, load_model
+from offnominal.model.model import Model
+from offnominal.outputs.run import facts, warnings_of, write_inspections
 from offnominal.types import silent
 
 Tensors = dict[str, Any]

@@ -16,16 +16,16 @@ import pytest
 
 from conftest import damaged, texture
 from offnominal import Detector
-from offnominal.detector import threads
-from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.learning.audit import Audit
-from offnominal.detector.outputs import audit as audited
-from offnominal.detector.outputs import extras, report_files, run
-from offnominal.detector.outputs.earlier_run import RECORD, own, remove_inspection, remove_own
-from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.run import write_evaluation, write_inspections
+from offnominal.datasets import any_images
 from offnominal.errors import ImageError, OutputError
-from offnominal.images import any_images
+from offnominal.fitting.audit import Audit
+from offnominal.inference import parallel as threads
+from offnominal.inference.engine import FeatureEngine
+from offnominal.outputs import extras, report_files, run
+from offnominal.outputs import suspects as audited
+from offnominal.outputs.extras import Extras
+from offnominal.outputs.run import write_evaluation, write_inspections
+from offnominal.storage.owned_files import RECORD, own, remove_inspection, remove_own
 from offnominal.types import silent
 
 EVERYTHING = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)

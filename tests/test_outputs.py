@@ -15,15 +15,16 @@ from PIL import Image
 
 from conftest import texture
 from offnominal import Detector
-from offnominal.detector.outputs.audit import begin_audit
-from offnominal.detector.outputs.earlier_run import own, remove_inspection
-from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.report_files import picture_name, write_picture
-from offnominal.detector.outputs.run import write_inspections
+from offnominal.datasets import any_images, normal_images
 from offnominal.errors import ImageError, OutputError
-from offnominal.images import Geometry, ImageBatch, ThumbnailStore, ValueRange, any_images, batches, decode, normal_images
+from offnominal.images import Geometry, ImageBatch, ThumbnailStore, ValueRange, batches, decode
 from offnominal.memory import PatchStore
+from offnominal.outputs.extras import Extras
+from offnominal.outputs.report_files import picture_name, write_picture
+from offnominal.outputs.run import write_inspections
+from offnominal.outputs.suspects import begin_audit
 from offnominal.reports import overlay
+from offnominal.storage.owned_files import own, remove_inspection
 from offnominal.types import silent
 
 

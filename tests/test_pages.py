@@ -11,18 +11,9 @@ from PIL import Image, TiffImagePlugin
 
 from conftest import damaged, texture
 from offnominal import Detector
+from offnominal.datasets import any_images, labelled_images, normal_images, page_paths
 from offnominal.errors import ImageError
-from offnominal.images import (
-    any_images,
-    count_pages,
-    decode,
-    from_pillow,
-    labelled_images,
-    normal_images,
-    page_paths,
-    read_header,
-    read_mask,
-)
+from offnominal.images import count_pages, decode, from_pillow, read_header, read_mask
 
 ONE, TWO = np.full((6, 8, 3), 10, np.uint8), np.full((6, 8, 3), 200, np.uint8)
 

@@ -13,8 +13,8 @@ import pytest
 
 from conftest import texture
 from offnominal import Detector
-from offnominal.detector.outputs.plots import evaluation_charts, model_charts, write_charts
 from offnominal.memory import greedy_kcenter
+from offnominal.outputs.charts import evaluation_charts, model_charts, write_charts
 from offnominal.reports.plots import Chart, bank_coverage, class_boxes, drawn, kcenter_radii, score_histogram, svg
 
 _SVG = "{http://www.w3.org/2000/svg}"

@@ -27,9 +27,9 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from conftest import texture
 from offnominal import Detector
 from offnominal.comparison import compare, read_run, write_comparison
-from offnominal.detector.outputs.plots import evaluation_charts
-from offnominal.detector.outputs.report_files import ReportWriter
-from offnominal.detector.outputs.run import write_evaluation
+from offnominal.outputs.charts import evaluation_charts
+from offnominal.outputs.report_files import ReportWriter
+from offnominal.outputs.run import write_evaluation
 from offnominal.types import Evidence, Inspection, Neighbour, Region
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]

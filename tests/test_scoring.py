@@ -10,8 +10,8 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 
 from offnominal.config import settings_from
-from offnominal.detector.engine import member_engines
 from offnominal.features import ChannelStandard
+from offnominal.inference.engine import member_engines
 from offnominal.scoring import (
     SIGNALS,
     NormalSignals,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from offnominal.detector.model_file import require_writable
 from offnominal.memory import PatchStore
+from offnominal.model.file import require_writable
 from offnominal.stopping import stoppable, unstopped
 from offnominal.storage import scratch_folder, write_whole
 
@@ -111,7 +111,7 @@ def killed(code: str, *words: object) -> None:
 WRITES = """
 import os, sys
 from pathlib import Path
-import offnominal.storage as storage
+import offnominal.storage.atomic as storage
 storage.os.{at} = lambda *_: os.kill(os.getpid(), 9)
 storage.write_whole(Path(sys.argv[1]), b"half of a model")
 """

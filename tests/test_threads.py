@@ -16,10 +16,10 @@ import torch
 
 from conftest import texture
 from offnominal import Detector
-from offnominal.detector import threads
-from offnominal.detector.engine import FeatureEngine
-from offnominal.detector.threads import MOST_WAITING, one_beside, side_by_side, threads_for
 from offnominal.errors import ImageError, SettingsError
+from offnominal.inference import parallel as threads
+from offnominal.inference.engine import FeatureEngine
+from offnominal.inference.parallel import MOST_WAITING, one_beside, side_by_side, threads_for
 
 CPU = torch.device("cpu")
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from offnominal import Detector, load
 from offnominal.config import Settings, settings_from
-from offnominal.detector.engine import member_engines
 from offnominal.errors import BackboneError
 from offnominal.features import PatchExtractor, load_backbone, make_runtime, openvino_runtime
 from offnominal.features.openvino_runtime import OpenVinoRuntime
 from offnominal.features.torchvision_schemas import import_timm
 from offnominal.features.transformers import TransformerMaps, default_side, middle_blocks, resampled
+from offnominal.inference.engine import member_engines
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"depth": 4, "embed_dim": 48, "num_heads": 3, "num_classes": 0}

@@ -18,12 +18,12 @@ from PIL import Image
 
 from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
-from offnominal.detector import Member, Model
-from offnominal.detector.held_out_scores import held_out_scores
-from offnominal.detector.inspector import Inspector
-from offnominal.detector.outputs.alarms import promise
 from offnominal.errors import InputError, SettingsError
+from offnominal.inference.held_out_scores import held_out_scores
+from offnominal.inference.inspector import Inspector
 from offnominal.memory import cover
+from offnominal.model import Member, Model
+from offnominal.outputs.alarms import promise
 
 SMALL = {"image_size": 96, "bank": 120, "false_alarm_rate": 0.1, "calibration": "leave-one-out"}
 

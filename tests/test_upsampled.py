@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from conftest import texture
 from offnominal import Detector
 from offnominal.config import DEFAULT_BACKBONE
-from offnominal.detector.engine import FeatureEngine, member_engines
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
+from offnominal.inference.engine import FeatureEngine, member_engines
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
 from offnominal.memory.upsampled import MOST_AT_ONCE, UpsampledBank, nearest
 from offnominal.types import interior

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from offnominal.datasets import any_images
 from offnominal.detector import Detector, load
-from offnominal.detector.outputs.extras import Extras
-from offnominal.detector.outputs.run import warnings_of, write_evaluation, write_inspections
 from offnominal.errors import InputError, unwritable
-from offnominal.images import any_images
+from offnominal.outputs.extras import Extras
+from offnominal.outputs.run import warnings_of, write_evaluation, write_inspections
 from offnominal.types import Progress
 
 TRAINING_CELLS = 350

@@ -66,7 +66,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What stands behind a region, at the patch of its peak; how each number is made: `offnominal.detector.evidence`.
+    """What stands behind a region, at the patch of its peak; how each number is made: `offnominal.inference.evidence`.
 
     Attributes:
         member: the member of the model whose map is highest at the peak; everything below is of this member.

@@ -140,10 +140,10 @@ def fit(
     """Learn what is normal from good images and write a model file."""
     not_settings = ("data", "out", "weights", "pages", "config", "json")
     options = {name: value for name, value in locals().items() if name not in (*not_settings, "not_settings")}
-    from offnominal.detector import Plan
-    from offnominal.detector.model_file import require_writable
-    from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
-    from offnominal.images import find_normal
+    from offnominal.datasets import find_normal
+    from offnominal.fitting import Plan
+    from offnominal.model.file import require_writable
+    from offnominal.outputs.run import facts, kernels_of, warnings_of
 
     require_writable(out)
 
@@ -238,12 +238,12 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Score, judge and locate: one line an image in results.jsonl, and an overlay each; watch the stream in drift.json."""
+    from offnominal.datasets import RUN_FOLDERS, find_any, in_pages
     from offnominal.detector import load
-    from offnominal.detector.outputs.alarms import require_lot, write_lot
-    from offnominal.detector.outputs.drift_watch import DriftWatch, report_drift, state_path
-    from offnominal.detector.outputs.extras import extras_from
-    from offnominal.detector.outputs.run import unlike_as_a_whole, write_inspections
-    from offnominal.images import RUN_FOLDERS, find_any, in_pages
+    from offnominal.monitoring.drift_monitor import DriftWatch, report_drift, state_path
+    from offnominal.outputs.alarms import require_lot, write_lot
+    from offnominal.outputs.extras import extras_from
+    from offnominal.outputs.run import unlike_as_a_whole, write_inspections
 
     if fdr is not None and not lot:
         raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")
@@ -315,9 +315,9 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model on labelled images and write a report."""
+    from offnominal.datasets import find_labelled
     from offnominal.detector import load
-    from offnominal.detector.outputs.run import begin_evaluation, write_evaluation
-    from offnominal.images import find_labelled
+    from offnominal.outputs.run import begin_evaluation, write_evaluation
 
     begin_evaluation(out, plots)
     undrawn: list[str] = []
@@ -370,14 +370,14 @@ def info(
     json: Json = False,
 ) -> None:
     """Show what a model was fitted on, its members, and which false-alarm rate is guaranteed."""
-    from offnominal.detector import load_model
-    from offnominal.detector.outputs.run import facts, kernels_of, warnings_of
+    from offnominal.model import load_model
+    from offnominal.outputs.run import facts, kernels_of, warnings_of
 
     loaded = load_model(model)
     used = kernels_of(loaded.settings)
     known: dict[str, Any] = {**facts(loaded), "kernels": kernel_facts(used)}
     if plots is not None:
-        from offnominal.detector.outputs.plots import model_charts, write_charts
+        from offnominal.outputs.charts import model_charts, write_charts
 
         for path in write_charts(model_charts(loaded), plots):
             say(f"{path}")

@@ -67,8 +67,8 @@ def _take_options(command: Callable[..., None], fit: Callable[..., None]) -> Non
 
 def _audit(data: str, out: Path, json: bool, options: dict[str, Any]) -> None:
     config, weights, pages = options.pop("config"), options.pop("weights"), pages_from(options.pop("pages"))
-    from offnominal.detector.outputs.audit import begin_audit, write_audit
-    from offnominal.images import find_normal, in_pages
+    from offnominal.datasets import find_normal, in_pages
+    from offnominal.outputs.suspects import begin_audit, write_audit
 
     detector = detector_from(options, config, weights)
     normal = find_normal(data)
@@ -111,9 +111,9 @@ def update(
     json: Json = False,
 ) -> None:
     """Add good images to a model or take some out, without a new fit; the threshold follows."""
+    from offnominal.datasets import manifest_notes
     from offnominal.detector import load
-    from offnominal.detector.outputs.run import facts, warnings_of
-    from offnominal.images import manifest_notes
+    from offnominal.outputs.run import facts, warnings_of
 
     detector = load(
         model, weights=weights, runtime=runtime, precision=precision, device=device, batch_size=batch_size, memory=memory

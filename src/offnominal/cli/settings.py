@@ -11,8 +11,8 @@ import typer
 from offnominal.weights_file import require_weights
 
 if TYPE_CHECKING:
+    from offnominal.datasets import Pages
     from offnominal.detector import Detector
-    from offnominal.images import Pages
 
 
 def _existing_weights(path: Path | None) -> Path | None:

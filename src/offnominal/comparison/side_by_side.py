@@ -12,11 +12,11 @@ import cv2
 import numpy as np
 
 from offnominal.comparison.run import Run, RunImage
-from offnominal.detector import write_whole
-from offnominal.detector.outputs.report_files import as_text
 from offnominal.errors import InputError, unwritable
 from offnominal.metrics import CONFIDENCE, RESAMPLES, Paired, Verdicts, paired_figures
+from offnominal.outputs.report_files import as_text
 from offnominal.reports import ChangedPictures, comparison_page
+from offnominal.storage import write_whole
 
 #: Figures of `metrics.json` that are compared as numbers: an interval would need the maps of both runs.
 PIXEL_FIGURES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.30", "aupro_0.05")

@@ -1,1 +1,0 @@
-"""From good images to a model: fit, audit, choice of a preset, and learning on."""

@@ -1,0 +1,20 @@
+"""The fitted model and its file."""
+
+from offnominal.model.checks import require_numbers
+from offnominal.model.file import load_model, require_writable, save_model
+from offnominal.model.model import BackboneIdentity, DistanceScale, HeldOut, LeftOut, Member, Model, Replacements, as_stored
+
+__all__ = [
+    "BackboneIdentity",
+    "DistanceScale",
+    "HeldOut",
+    "LeftOut",
+    "Member",
+    "Model",
+    "Replacements",
+    "as_stored",
+    "load_model",
+    "require_numbers",
+    "require_writable",
+    "save_model",
+]

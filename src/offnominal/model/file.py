@@ -1,0 +1,298 @@
+"""The model file: one `.safetensors` with tensors and JSON metadata, written whole or not at all, checked when read.
+
+Metadata keys: `format` (`offnominal`), `version`, `description` (JSON) and `digest`, the SHA-256 of the description and of all
+tensors, so that a damaged file is noticed and not believed. Never pickle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from offnominal.config import Settings
+from offnominal.decisions import Appearance, Calibration
+from offnominal.errors import ModelFileError, OutputError, unwritable
+from offnominal.features import ChannelStandard
+from offnominal.images import PIXEL_FEATURES, Exposure, Geometry, Thumbnails, ValueRange
+from offnominal.memory import MemoryBank, SourceImage
+from offnominal.model.checks import (
+    parsed,
+    require_bank,
+    require_geometry,
+    require_grids,
+    require_indices,
+    require_positions,
+    require_tensors,
+    require_types,
+)
+from offnominal.model.model import (
+    BackboneIdentity,
+    DistanceScale,
+    HeldOut,
+    LeftOut,
+    Member,
+    Model,
+    Replacements,
+)
+from offnominal.scoring import SIGNALS, NormalSignals
+from offnominal.storage import remove_unfinished
+from offnominal.storage import write_whole as write_whole
+from offnominal.types import require
+
+FORMAT = "offnominal"
+VERSION = 9
+_Tensors = dict[str, npt.NDArray[Any]]
+_APPEARANCE = ("center", "scale", "directions", "reference")
+
+
+def save_model(model: Model, path: Path) -> None:
+    """Write `model` to `path`: beside it first, then synced and renamed, so that a crash leaves the old file or the new one.
+
+    Raises:
+        OutputError: the place cannot be written, or the disk is full; what was there before is kept.
+    """
+    tensors = _tensors(model)
+    description = json.dumps(_description(model), sort_keys=True, ensure_ascii=True, allow_nan=False)
+    metadata = {"format": FORMAT, "version": str(VERSION), "description": description, "digest": _digest(description, tensors)}
+    write_whole(path, _ordered(save(tensors, metadata)))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with its header's keys in order: the library writes them in any, and equal models should be
+    equal files. Offsets count from the end of the header, so they stay; its length is padded to a multiple of 8."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def require_writable(path: Path) -> None:
+    """Whether a file could be written there, before the work that is to end in it; nothing of it is left.
+
+    Raises:
+        OutputError: it could not.
+    """
+    if not path.name or path.is_dir():
+        raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'part.safetensors'}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path.parent, path.name)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def load_model(path: Path) -> Model:
+    """Read a model file and check it: format, version, digest, shapes.
+
+    Raises:
+        ModelFileError: missing, not a model of ours, of another version, or damaged.
+    """
+    if path.is_dir():
+        raise ModelFileError(f"{path}: is a folder; name the model file in it, such as {path / 'part.safetensors'}")
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such model file; make one with: offnominal fit DATA --out {path}")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise ModelFileError(f"{path}: is a safetensors file, but not an offnominal model; give one that fit wrote")
+            if metadata.get("version") != str(VERSION):
+                raise ModelFileError(
+                    f"{path}: has format version {metadata.get('version')}, this release reads {VERSION}; "
+                    "fit anew, or use the release that made it"
+                )
+            tensors: _Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise ModelFileError(
+            f"{path}: is not a readable model file ({str(error).splitlines()[0][:90]}); copy it again"
+        ) from None
+    description = metadata.get("description", "")
+    if metadata.get("digest") != _digest(description, tensors):
+        raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit anew")
+    try:
+        require_tensors(tensors)
+        model = _model(parsed(description), tensors)
+        require_model(model)
+    except Exception as error:  # noqa: BLE001 - what a stranger wrote raises many kinds, and none may pass
+        why = (str(error).splitlines() or [""])[0][:90] or type(error).__name__
+        raise ModelFileError(f"{path}: is inconsistent ({why}); fit anew") from None
+    return model
+
+
+def require_model(model: Model) -> None:
+    """What the parts do not check themselves: types, finite numbers, indices and sizes. Raises `ValueError`."""
+    require_types(model, Model, "model")
+    require(min(model.added, model.removed) >= 0, "a negative number of images was added or removed")
+    for member in model.members:
+        require_geometry(member.geometry, model.values)
+        held_out = member.held_out
+        grids = [(image.shape[0], image.shape[1]) for image in held_out.signals]
+        require_bank(member.bank, member.geometry, model.sources, grids)
+        replacements = held_out.replacements
+        require_positions(replacements.image, replacements.position, grids, "replacements")
+        require_indices(replacements.replaces, len(grids), "replacements.replaces")
+        wanted = member.bank.patches.shape[1]
+        features = replacements.patches.shape[1]
+        require(features == wanted, f"replacement patches have {features} features, not {wanted}")
+        require(member.distance_scale.deviation > 0, "the deviation of the distance must be above 0")
+
+
+def _digest(description: str, tensors: _Tensors) -> str:
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}".encode())
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(model: Model) -> _Tensors:
+    found: _Tensors = {"calibration.scores": model.calibration.scores}
+    if model.thumbnails is not None:
+        found |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
+    if model.appearance is not None:
+        found |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
+    for number, member in enumerate(model.members):
+        found |= {f"member.{number}.{name}": values for name, values in _of_member(member, _used(model.settings)).items()}
+    return found
+
+
+def _of_member(member: Member, columns: list[int]) -> _Tensors:
+    held_out, replacements = member.held_out, member.held_out.replacements
+    signals = np.concatenate([image.reshape(-1, len(SIGNALS)) for image in held_out.signals])[:, columns]
+    return {
+        "bank.patches": member.bank.patches.cpu().numpy(),
+        "bank.image": member.bank.image,
+        "bank.position": member.bank.position,
+        "standard.mean": member.standard.mean.cpu().numpy(),
+        "standard.scale": member.standard.scale.cpu().numpy(),
+        "normal.mean": member.normal.mean,
+        "normal.deviation": member.normal.deviation,
+        "held_out.signals": np.ascontiguousarray(signals, dtype=np.float16),
+        "held_out.grid": np.array([image.shape[:2] for image in held_out.signals], dtype=np.int64),
+        "replacements.patches": replacements.patches.cpu().numpy(),
+        "replacements.replaces": replacements.replaces,
+        "replacements.image": replacements.image,
+        "replacements.position": replacements.position,
+    }
+
+
+def _used(settings: Settings) -> list[int]:
+    """The signals that are stored: all but a response that no score uses, which is 0 everywhere."""
+    return [0, 1, *([2] if settings.fusion.response > 0 else [])]
+
+
+def _description(model: Model) -> dict[str, Any]:
+    return {
+        "settings": model.settings.model_dump(mode="json"),
+        "members": [
+            {
+                "name": member.name,
+                "backbone": dataclasses.asdict(member.backbone),
+                "geometry": dataclasses.asdict(member.geometry),
+                "distance_scale": dataclasses.asdict(member.distance_scale),
+                "radius": member.bank.radius,
+                "fit_radius": member.held_out.radius,
+            }
+            for member in model.members
+        ],
+        "values": dataclasses.asdict(model.values),
+        "sources": [[source.name, *source.size, source.group] for source in model.sources],
+        "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
+        "appearance": None if model.appearance is None else list(model.appearance.names),
+        "left_out": [dataclasses.asdict(entry) for entry in model.left_out],
+        "skipped": [list(entry) for entry in model.skipped],
+        "versions": model.versions,
+        "added": model.added,
+        "removed": model.removed,
+        "threshold_removed": model.threshold_removed,
+    }
+
+
+def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
+    settings = Settings.model_validate_json(json.dumps(stored["settings"]))
+    sources = tuple(SourceImage(name, (height, width), group) for name, height, width, group in stored["sources"])
+    members = tuple(
+        _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _used(settings))
+        for number, entry in enumerate(stored["members"])
+    )
+    appearance = None
+    if stored["appearance"] is not None:
+        appearance = Appearance(tuple(stored["appearance"]), **{name: tensors[f"appearance.{name}"] for name in _APPEARANCE})
+        expected = len(members[0].standard.mean) + PIXEL_FEATURES
+        require(len(appearance.center) == expected, f"appearance has {len(appearance.center)} features, expected {expected}")
+    exposure = stored["values"].pop("exposure")
+    return Model(
+        settings=settings,
+        members=members,
+        values=ValueRange(**stored["values"], exposure=None if exposure is None else Exposure(**exposure)),
+        sources=sources,
+        calibration=Calibration(tensors["calibration.scores"], stored["calibration"]["asked"], stored["calibration"]["method"]),
+        appearance=appearance,
+        left_out=tuple(LeftOut(**entry) for entry in stored["left_out"]),
+        skipped=tuple((name, reason) for name, reason in stored["skipped"]),
+        versions=stored["versions"],
+        thumbnails=_thumbnails(tensors),
+        added=stored["added"],
+        removed=stored["removed"],
+        threshold_removed=stored["threshold_removed"],
+    )
+
+
+def _with_prefix(tensors: _Tensors, prefix: str) -> _Tensors:
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
+
+
+def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> Member:
+    backbone, geometry = stored["backbone"], stored["geometry"]
+    mean = torch.from_numpy(tensors["standard.mean"])
+    bank = MemoryBank(
+        torch.from_numpy(tensors["bank.patches"]), tensors["bank.image"], tensors["bank.position"], stored["radius"]
+    )
+    require(len(mean) > 0, "there are no features")
+    require(bank.patches.shape[1:] == mean.shape, f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    return Member(
+        name=stored["name"],
+        backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
+        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
+        standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
+        bank=bank,
+        distance_scale=DistanceScale(**stored["distance_scale"]),
+        normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
+        held_out=_held_out(stored, tensors, images, columns),
+    )
+
+
+def _held_out(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> HeldOut:
+    flat, grids = tensors["held_out.signals"], [(int(height), int(width)) for height, width in tensors["held_out.grid"]]
+    require(flat.ndim == 2 and flat.shape[1] == len(columns), f"held-out signals have the shape {flat.shape}")
+    require(len(grids) == images, f"{images} images, held-out signals of {len(grids)}")
+    require_grids(grids, len(flat))
+    ends = np.cumsum([height * width for height, width in grids])
+    padded = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
+    padded[:, columns] = flat
+    signals = tuple(part.reshape(*grid, -1) for part, grid in zip(np.split(padded, ends[:-1]), grids, strict=True))
+    replacements = Replacements(
+        torch.from_numpy(tensors["replacements.patches"]),
+        tensors["replacements.replaces"],
+        tensors["replacements.image"],
+        tensors["replacements.position"],
+    )
+    return HeldOut(signals, replacements, stored["fit_radius"])
+
+
+def _thumbnails(tensors: _Tensors) -> Thumbnails | None:
+    if "thumbnails.ends" not in tensors:
+        return None
+    return Thumbnails(tensors["thumbnails.content"], tensors["thumbnails.ends"])

@@ -1,0 +1,1 @@
+"""Drift monitoring: whether inspected images still look like those that the model was fitted on."""

@@ -1,0 +1,68 @@
+"""results.jsonl: a row is on disk as soon as its image is done, and at the end all stand in the order of the images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from offnominal.errors import unwritable
+from offnominal.storage import write_whole
+from offnominal.storage.owned_files import RESULTS, own
+
+Row = dict[str, Any]
+
+
+class ResultRows:
+    """The rows of a run, by the number of the image. Rows may be added from several threads.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[str]) -> None:
+        self._path, self._paths, self._lock = own(folder, RESULTS, "inspect"), paths, Lock()
+        self.rows: dict[int, Row] = {}
+        write_whole(self._path, b"")
+        try:
+            self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+        except OSError as error:
+            raise unwritable(self._path, error) from None
+
+    def add(self, index: int, row: Row) -> None:
+        """A row without its `path`. Raises `OutputError` where the disk is full; the rows before stay whole."""
+        row = {"path": self._paths[index], **row}
+        content = _line(row)
+        with self._lock:
+            self.rows[index] = row
+            try:
+                end = os.fstat(self._file).st_size
+                if os.write(self._file, content) < len(content):
+                    os.ftruncate(self._file, end)
+                    os.write(self._file, content)  # says why
+            except OSError as error:
+                raise unwritable(self._path, error) from None
+
+    def finish(self) -> list[Row]:
+        """All rows in the order of the images, written anew so. Raises `OutputError`."""
+        os.close(self._file)
+        ordered = [self.rows[index] for index in sorted(self.rows)]
+        write_whole(self._path, b"".join(map(_line, ordered)))
+        return ordered
+
+
+def error_row(reason: str) -> Row:
+    """The row of an image that could not be read, scored or drawn."""
+    return {
+        **dict.fromkeys(("score", "p_value", "anomalous", "threshold", "whole_p_value")),
+        "regions": [],
+        "map": None,
+        "error": reason,
+    }
+
+
+def _line(row: Row) -> bytes:
+    return (json.dumps(row, allow_nan=False) + "\n").encode()
