@@ -21,8 +21,8 @@ from typing import Any
 from offnominal import Detector
 from offnominal.datasets import Item, labelled_images
 from offnominal.outputs.extras import Extras
-from offnominal.outputs.run import write_inspections
-from offnominal.types import Inspection, silent
+from offnominal.outputs.inspections import write_inspections
+from offnominal.types import Inspection
 from tables import Timing, arguments, machine, seconds, table, use_threads, write, yes
 
 RATE, MOST, RUNS = 0.1, 16, 11
@@ -53,7 +53,7 @@ def check(detector: Detector, items: list[Item]) -> dict[str, float]:
 
 def ways(detector: Detector, items: list[Item], folder: Path) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     def command(evidence: bool, receipts: bool = False) -> Callable[[], Any]:
-        return lambda: write_inspections(detector, items, folder, silent, Extras(evidence=evidence, receipts=receipts))
+        return lambda: write_inspections(detector, items, folder, Extras(evidence=evidence, receipts=receipts))
 
     return {
         "Python": (lambda: inspected(detector, items, False), lambda: inspected(detector, items, True)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import torch
 
 from offnominal import Detector
 from offnominal.images import ImageBatch
+from offnominal.inference import Inspector
+from offnominal.model import Model
+from offnominal.observer import Observer
 
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -44,6 +48,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "realdata" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="the image sets are not beside the checkout"))
+
+
+class Notes(Observer):
+    """Keeps the notes of a detector."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def on_note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def with_model(detector: Detector, model: Model) -> Detector:
+    """A detector with the networks of another one, and a model that no fit would give."""
+    other = copy.copy(detector)
+    other._use(Inspector(model, detector._ready().engines))
+    return other
 
 
 def texture(seed: int, size: tuple[int, int] = (96, 120)) -> np.ndarray:

@@ -19,12 +19,14 @@ from offnominal import Detector, load
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
 from offnominal.errors import ImageError, InputError, SettingsError
+from offnominal.fitting.sources import TrainingSource
 from offnominal.fitting.split import calibrated_by_split
 from offnominal.images import to_original
 from offnominal.inference.engine import member_engines
 from offnominal.inference.inspector import Inspector
-from offnominal.outputs.alarms import calibration_facts, calibration_warnings, promise, require_lot, write_lot
-from offnominal.types import silent
+from offnominal.observer import SILENT
+from offnominal.outputs.guarantee import calibration_facts, calibration_warnings, promise
+from offnominal.outputs.lot import require_lot, write_lot
 
 scores_of = st.lists(st.integers(0, 30), min_size=1, max_size=60)
 
@@ -107,7 +109,7 @@ def test_split_calibration_inspects_images_that_were_not_learned_from(parts: Pat
         Detector(calibration="jackknife")
     inspector = Inspector(fitted.model, member_engines(fitted.settings))
     with pytest.raises(InputError, match="held out to calibrate"):
-        calibrated_by_split(fitted.model, inspector, [tmp_path / "nothing.png"], ["nothing.png"], silent)
+        calibrated_by_split(fitted.model, inspector, [TrainingSource("nothing.png", tmp_path / "nothing.png")], SILENT)
     assert issubclass(ImageError, InputError)
 
 

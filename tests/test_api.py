@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import texture
+from conftest import Notes, texture
 from offnominal import Detector, load
 from offnominal.errors import ImageError, InputError, OffnominalError, SettingsError
 
@@ -23,18 +23,18 @@ def small(**settings: Any) -> Detector:
 
 
 def test_copies_are_told(images: list[np.ndarray]) -> None:
-    said: list[str] = []
-    small().fit([*images, images[3], images[0]], tell=said.append)
-    (line,) = said
+    notes = Notes()
+    small().fit([*images, images[3], images[0]], observer=notes)
+    (line,) = notes.texts
     assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
-    said.clear()
-    small().audit([*images, images[3], images[0]], tell=said.append)
-    (line,) = said
+    notes = Notes()
+    small().audit([*images, images[3], images[0]], observer=notes)
+    (line,) = notes.texts
     assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
-    said.clear()
-    small().fit(images, tell=said.append)
-    small().audit(images, tell=said.append)
-    assert not said
+    notes = Notes()
+    small().fit(images, observer=notes)
+    small().audit(images, observer=notes)
+    assert not notes.texts
 
 
 def test_names_to_remove_come_in_any_shape_but_alone(images: list[np.ndarray]) -> None:

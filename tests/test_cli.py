@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from conftest import texture
 from offnominal import Detector
 from offnominal.cli import main
-from offnominal.cli.settings import detector_from
+from offnominal.cli.options import detector_from
 from offnominal.errors import BackboneError
 
 SMALL = ["--image-size", "128", "--bank", "300", "--false-alarm-rate", "0.1"]

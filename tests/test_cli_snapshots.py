@@ -4,7 +4,7 @@ After a wanted change write the files anew, and read their diff before it is com
 
     OFFNOMINAL_UPDATE_SNAPSHOTS=1 pytest tests/test_cli_snapshots.py
 
-How help is laid out is up to typer; when a new version of it changes that, the files are written anew in the same way.
+How help is laid out is up to click; when a new version of it changes that, the files are written anew in the same way.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from offnominal.comparison import read_run
 from offnominal.datasets import any_images
 from offnominal.metrics import Verdicts, paired_figures
 from offnominal.metrics.paired import weighted_figures
-from offnominal.outputs.run import write_evaluation, write_inspections
-from offnominal.types import silent
+from offnominal.outputs.evaluations import write_evaluation
+from offnominal.outputs.inspections import write_inspections
 
 
 def test_weighted_figures_against_scikit_learn() -> None:
@@ -80,9 +80,9 @@ def test_a_model_against_itself_does_not_differ() -> None:
 @pytest.fixture(scope="module")
 def runs(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    write_evaluation(detector, detector.evaluate(parts), folder / "a", "A")
+    write_evaluation(detector.model, detector.evaluate(parts), folder / "a", "A")
     # The same images scored higher where good, lower where bad: verdicts change in ways that are known.
-    write_evaluation(detector, detector.evaluate(parts), folder / "b", "B")
+    write_evaluation(detector.model, detector.evaluate(parts), folder / "b", "B")
     lines = (folder / "b" / "scores.csv").read_text().splitlines()
     rows = [line.split(",") for line in lines[1:]]
     first = {label: next(row for row in rows if row[1] == label) for label in ("good", "blotch")}
@@ -90,7 +90,7 @@ def runs(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFacto
         row[2], row[4] = str(float(row[2]) + (1000 if label == "good" else -1000)), str(1 - int(row[4]))
     (folder / "b" / "scores.csv").write_text("\n".join([lines[0], *(",".join(row) for row in rows)]) + "\n")
     (folder / "changed.json").write_text(json.dumps({row[0]: row[4] for row in first.values()}))
-    write_inspections(detector, any_images([parts / "test"]), folder / "inspected", silent)
+    write_inspections(detector, any_images([parts / "test"]), folder / "inspected")
     return folder
 
 
@@ -131,7 +131,7 @@ def test_pictures_stay_with_their_images_where_a_mask_cannot_be_read(
     shutil.copytree(parts, tmp_path / "parts")
     first = min((tmp_path / "parts" / "ground_truth").rglob("*.png"))
     first.write_bytes(b"no picture")
-    write_evaluation(detector, detector.evaluate(tmp_path / "parts"), tmp_path / "run", "A")
+    write_evaluation(detector.model, detector.evaluate(tmp_path / "parts"), tmp_path / "run", "A")
     lines = (tmp_path / "run" / "scores.csv").read_text().splitlines()[1:]
     assert any(line.split(",")[5] for line in lines[:-1]), "the one without a mask is not the last"
     images = read_run(tmp_path / "run").images

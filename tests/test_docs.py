@@ -7,15 +7,16 @@ import re
 import tomllib
 from pathlib import Path
 
-import typer.main
+import click
 
 from offnominal import Detector
-from offnominal.cli import app
+from offnominal.cli.fit import fit
 from offnominal.config import Settings
 from offnominal.datasets import any_images
+from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.extras import Extras
-from offnominal.outputs.run import facts, write_evaluation, write_inspections
-from offnominal.types import silent
+from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.model_facts import facts
 
 FILES = (Path(__file__).parents[1] / "docs" / "files.md").read_text("utf-8")
 NAMED = set(re.findall(r"`([^`]+)`", FILES))
@@ -24,14 +25,14 @@ NAMED = set(re.findall(r"`([^`]+)`", FILES))
 def test_the_settings_file_holds_the_defaults_of_what_has_no_option() -> None:
     told = tomllib.loads(FILES.split("```toml\n")[1].split("```")[0])
     assert {**json.loads(Settings().model_dump_json()), **told} == json.loads(Settings().model_dump_json())
-    options = {parameter.name for parameter in typer.main.get_command(app).commands["fit"].params}  # type: ignore[attr-defined]
+    options = {parameter.name for parameter in fit.get_params(click.Context(fit))}
     assert set(told) == set(Settings.model_fields) - options
 
 
 def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: Path) -> None:
     extras = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)
-    _, rows = write_inspections(detector, any_images([parts / "test"]), tmp_path / "i", silent, extras, report="title")
-    metrics = write_evaluation(detector, detector.evaluate(parts), tmp_path / "e", "title")
+    _, rows = write_inspections(detector, any_images([parts / "test"]), tmp_path / "i", extras, report="title")
+    metrics = write_evaluation(detector.model, detector.evaluate(parts), tmp_path / "e", "title")
     flagged = next(row for row in rows if row["regions"])
     keys = {*flagged, *flagged["regions"][0], *flagged["regions"][0]["evidence"], *flagged["maps"]["anomaly"], *metrics}
     keys |= {*flagged["regions"][0]["evidence"]["nearest"][0]}

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from offnominal import load
 from offnominal.cli import app
 from offnominal.errors import OutputError
-from offnominal.inference import evaluation
-from offnominal.inference.evaluation import MapStore
 from offnominal.metrics import localisation
-from offnominal.outputs.run import write_evaluation
+from offnominal.outputs.evaluations import write_evaluation
+from offnominal.storage import spill
+from offnominal.storage.spill import ArrayStore
 
 
 def on_disk(array: np.ndarray) -> bool:
@@ -34,7 +34,7 @@ def test_a_tiny_memory_limit_changes_no_figure(
     wide = load(model_file)
     expected = wide.evaluate(parts)
     assert not any(on_disk(image.inspection.anomaly_map) for image in expected.images)
-    monkeypatch.setattr(evaluation, "_FILE_BYTES", file_bytes)
+    monkeypatch.setattr(spill, "_FILE_BYTES", file_bytes)
     monkeypatch.setattr(localisation, "_BLOCK", 15_000)  # more than one image of 96 x 120, fewer than all
     tight = load(model_file)
     tight.settings = tight.settings.model_copy(update={"memory": 100_000})
@@ -49,7 +49,7 @@ def test_a_tiny_memory_limit_changes_no_figure(
         assert np.array_equal(one.inspection.influence_map, other.inspection.influence_map)
         assert (one.mask is None) == (other.mask is None)
         assert one.mask is None or np.array_equal(one.mask, other.mask)
-    write_evaluation(tight, found, tmp_path, "parts")
+    write_evaluation(tight.model, found, tmp_path, "parts")
     assert (tmp_path / "report.html").is_file()
 
 
@@ -63,12 +63,12 @@ def test_images_and_masks_that_cannot_be_read_are_counted_apart(model_file: Path
     told = found.as_json()
     assert (told["n_unreadable"], told["n_masks_unreadable"]) == (1, 1)
     assert (told["n_good"], told["n_defect"], found.without_mask) == (4, 5, 2)
-    write_evaluation(load(model_file), found, tmp_path / "some", "parts")
+    write_evaluation(load(model_file).model, found, tmp_path / "some", "parts")
     assert told["n_without_mask"] == 2
     assert "without a mask that can be read: 2" in (tmp_path / "some/report.html").read_text()
     shutil.rmtree(root / "ground_truth")
     without = load(model_file).evaluate(root)
-    write_evaluation(load(model_file), without, tmp_path / "none", "parts")
+    write_evaluation(load(model_file).model, without, tmp_path / "none", "parts")
     assert without.without_mask == 0
     assert "without a mask" not in (tmp_path / "none/report.html").read_text(), "a set without masks misses nothing"
     assert [name for name, _ in found.unreadable] == ["test/blotch/200.png", "test/good/100.png"]
@@ -86,12 +86,12 @@ def test_rows_without_a_label_are_told(model_file: Path, parts: Path, tmp_path: 
 
 
 def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "_FILE_BYTES", 1000)
+    monkeypatch.setattr(spill, "_FILE_BYTES", 1000)
     rng = np.random.default_rng(0)
     given = [rng.normal(size=(10, 10)).astype(np.float32)]
     given += [rng.normal(size=(h, 7)).astype(np.float32)[:, ::2] for h in rng.integers(1, 100, 20)]
     given += [rng.random((h, 5)) > 0.5 for h in rng.integers(1, 100, 20)]
-    with MapStore(400) as store:
+    with ArrayStore(400) as store:
         kept = [store.keep(array) for array in given]
     assert kept[0] is given[0]
     for before, after in zip(given, kept, strict=True):
@@ -107,9 +107,9 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         def write(self, content: object) -> None:
             raise OSError(28, "No space left on device")
 
-    def opened(store: MapStore, size: int) -> None:
+    def opened(store: ArrayStore, size: int) -> None:
         store._file, store._bytes = Full(), np.empty(size, np.uint8)
 
-    monkeypatch.setattr(MapStore, "_open", opened)
+    monkeypatch.setattr(ArrayStore, "_open", opened)
     with pytest.raises(OutputError, match="the disk is full"):
-        MapStore(0).keep(np.zeros((4, 4), np.float32))
+        ArrayStore(0).keep(np.zeros((4, 4), np.float32))

@@ -22,10 +22,10 @@ from offnominal.errors import ModelFileError, SettingsError
 from offnominal.images import Thumbnails, thumbnail
 from offnominal.model.file import save_model
 from offnominal.outputs.extras import Extras, evidence_row, extras_from
-from offnominal.outputs.run import write_inspections
+from offnominal.outputs.inspections import write_inspections
 from offnominal.reports import LEVELS, CocoMasks, SourcePicture, encode_map, encode_mask, receipt, run_lengths
 from offnominal.reports.receipt import CROP, crop
-from offnominal.types import Inspection, silent
+from offnominal.types import Inspection
 
 ALL = extras_from(True, "anomaly,influence,noise,layers", "tiff", "png,coco", receipts=True)
 
@@ -33,7 +33,7 @@ ALL = extras_from(True, "anomaly,influence,noise,layers", "tiff", "png,coco", re
 @pytest.fixture(scope="module")
 def written(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("written")
-    _, rows = write_inspections(detector, any_images([parts / "test"]), folder, silent, ALL)
+    _, rows = write_inspections(detector, any_images([parts / "test"]), folder, ALL)
     stored = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert stored == json.loads(json.dumps(rows))
     return folder, stored
@@ -306,9 +306,7 @@ def test_none_is_kept_where_none_may_be(parts: Path, tmp_path: Path) -> None:
     loaded = load(tmp_path / "m")
     assert loaded.model.thumbnails is None
     assert b"\xff\xd8\xff" not in (tmp_path / "m").read_bytes()
-    write_inspections(
-        loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", silent, Extras(evidence=True, receipts=True)
-    )
+    write_inspections(loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", Extras(evidence=True, receipts=True))
     assert len(list((tmp_path / "o" / "receipts").iterdir())) == 5
 
 
@@ -329,7 +327,7 @@ def test_pictures_that_are_none_leave_a_receipt_without_them(detector: Detector,
         assert loaded.model.thumbnails.picture(0) is None
         if number == 0:
             run, _ = write_inspections(
-                loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", silent, Extras(evidence=True, receipts=True)
+                loaded, any_images([parts / "test" / "blotch"]), tmp_path / "o", Extras(evidence=True, receipts=True)
             )
             assert run.anomalous == 5
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from conftest import damaged, texture
+from conftest import Notes, damaged, texture
 from offnominal import Detector
 from offnominal.config import settings_from
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT
@@ -25,8 +25,8 @@ from offnominal.fitting import fit as fit_module
 from offnominal.fitting import held_out_signals
 from offnominal.fitting.held_out_signals import fold_signals
 from offnominal.fitting.member_patches import MemberPatches
+from offnominal.fitting.sources import TrainingSource, content_key, held_together
 from offnominal.fitting.split import split
-from offnominal.fitting.units import TrainingSource, content_key, held_together
 from offnominal.inference.engine import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
 from offnominal.model import Model
@@ -82,13 +82,15 @@ def test_folds_are_fits_without_each_fold(engine: FeatureEngine, sizes: list[int
 def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
     """Of every fit, the names of the images that were held out together; a fold's bank holds none of its images' patches."""
     names: list[list[list[str]]] = []
-    members = fit_module.Fitting._member
+    members = fit_module.Fit._member
 
-    def noted(self: Any, patches: MemberPatches, coreset: Any, units: Sequence[slice], size: int, method: Any) -> Any:
-        names.append([[image.name for image in self._images[unit]] for unit in units])
-        return members(self, patches, coreset, units, size, method)
+    def noted(
+        self: Any, extraction: Any, patches: MemberPatches, coreset: Any, units: Sequence[slice], size: int, method: Any
+    ) -> Any:
+        names.append([[image.name for image in extraction.images[unit]] for unit in units])
+        return members(self, extraction, patches, coreset, units, size, method)
 
-    monkeypatch.setattr(fit_module.Fitting, "_member", noted)
+    monkeypatch.setattr(fit_module.Fit, "_member", noted)
     return names
 
 
@@ -200,12 +202,12 @@ def copied(folder: Path, count: int = 8) -> list[Path]:
 @pytest.mark.parametrize("calibration", ["folds", "leave-one-out"])
 def test_copies_are_held_out_together(calibration: str, tmp_path: Path, held_out: list[list[list[str]]]) -> None:
     paths = copied(tmp_path)
-    told: list[str] = []
-    detector = Detector(calibration=calibration, **SMALL).fit(paths, tell=told.append)
+    notes = Notes()
+    detector = Detector(calibration=calibration, **SMALL).fit(paths, observer=notes)
     (units,) = held_out
     assert sorted(map(len, units)) == [1] * 8 + [2]
     assert ["copy.png", "odd.png"] in [sorted(Path(name).name for name in unit) for unit in units]
-    assert "copies of a file are held out together" in told[0]
+    assert "copies of a file are held out together" in notes.texts[0]
     alone = Detector(calibration=calibration, **SMALL).fit(paths[:-1])
     found, right = distances(detector.model), distances(alone.model)
     assert found["odd.png"] == pytest.approx(found["copy.png"], rel=1e-3)

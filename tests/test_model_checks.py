@@ -16,7 +16,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from conftest import damaged, texture
+from conftest import damaged, texture, with_model
 from offnominal import Detector, load
 from offnominal.datasets import any_images
 from offnominal.decisions import Calibration
@@ -26,8 +26,8 @@ from offnominal.inference.evaluation import Evaluation
 from offnominal.inference.inspector import Inspector
 from offnominal.model.file import _digest, load_model
 from offnominal.model.model import Model
-from offnominal.outputs.run import facts, warnings_of, write_inspections
-from offnominal.types import silent
+from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.model_facts import facts, warnings_of
 
 Tensors = dict[str, Any]
 
@@ -220,12 +220,9 @@ def test_damaged_tensors_never_crash(small: Path) -> None:
 
 def blinded(detector: Detector, **parts: Any) -> Detector:
     """A detector whose second member gives numbers that are none, as no file may hold."""
-    blind = copy.copy(detector)
     first, second = detector.model.members
     model = replace(detector.model, members=(first, replace(second, **parts)))
-    blind._inspector = Inspector(model, detector._ready().engines)
-    blind._unready = None
-    return blind
+    return with_model(detector, model)
 
 
 @pytest.mark.parametrize("what", ["bank", "normal", "standard"])
@@ -248,7 +245,7 @@ def test_a_score_that_is_none_is_an_error_of_its_image(what: str, detector: Dete
     with pytest.raises(ImageError, match="cannot be scored"):
         blind.inspect(texture(7))
     items = any_images([parts / "test"])
-    run, rows = write_inspections(blind, items, tmp_path, silent)
+    run, rows = write_inspections(blind, items, tmp_path)
     assert (run.done, run.anomalous, run.unreadable) == (0, 0, 10)
     for row in rows:
         assert row["anomalous"] is None

@@ -21,12 +21,12 @@ from offnominal.errors import ImageError, OutputError
 from offnominal.fitting.audit import Audit
 from offnominal.inference import parallel as threads
 from offnominal.inference.engine import FeatureEngine
-from offnominal.outputs import extras, report_files, run
+from offnominal.outputs import extras, inspections, report_files
 from offnominal.outputs import suspects as audited
+from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.extras import Extras
-from offnominal.outputs.run import write_evaluation, write_inspections
+from offnominal.outputs.inspections import write_inspections
 from offnominal.storage.owned_files import RECORD, own, remove_inspection, remove_own
-from offnominal.types import silent
 
 EVERYTHING = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)
 
@@ -86,7 +86,7 @@ def test_an_image_that_cannot_be_scored(
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
     monkeypatch.setattr(threads, "FEWEST", 2 if side_by_side else 100)
-    done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", silent, EVERYTHING, report="Lot")
+    done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", EVERYTHING, report="Lot")
     assert (done.done, done.unreadable) == (4, 1)
     assert [Path(row["path"]).name for row in rows] == [f"{number}.png" for number in range(5)]
     said = errors_of(tmp_path / "o")
@@ -142,8 +142,8 @@ def test_an_update_leaves_out_what_the_network_fails_with(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("where", "name", "error"),
     [
-        (run, "overlay", cv2.error("overlay")),
-        (run, "write_picture", ImageError("no file can have this name")),
+        (inspections, "overlay", cv2.error("overlay")),
+        (inspections, "write_picture", ImageError("no file can have this name")),
         (extras, "encode_mask", AssertionError()),
         (extras, "encode_map", ValueError("values beyond")),
         (report_files, "pictures_of", ZeroDivisionError()),
@@ -155,7 +155,7 @@ def test_an_image_that_cannot_be_drawn(
     where: Any, name: str, error: Exception, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing(monkeypatch, where, name, error, 1)
-    done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", silent, EVERYTHING, report="Lot")
+    done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", EVERYTHING, report="Lot")
     assert (done.done, done.unreadable) == (4, 1)
     (bad,) = [at for at, row in enumerate(rows) if row["error"]]
     assert rows[bad]["anomalous"] is rows[bad]["map"] is None
@@ -173,7 +173,7 @@ def test_images_of_odd_shapes_beside_a_good_one(size: tuple[int, int], detector:
     (tmp_path / "lot").mkdir()
     cv2.imwrite(str(tmp_path / "lot/0.png"), rng.integers(0, 255, (*size, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "lot/1.png"), texture(5))
-    done, rows = write_inspections(detector, any_images([tmp_path / "lot"]), tmp_path / "o", silent, EVERYTHING, report="Lot")
+    done, rows = write_inspections(detector, any_images([tmp_path / "lot"]), tmp_path / "o", EVERYTHING, report="Lot")
     assert len(rows) == 2
     assert rows[1]["error"] is None
     assert done.done + done.unreadable == 2
@@ -186,7 +186,7 @@ def test_suspects_and_reports_that_cannot_be_drawn(
     failing(monkeypatch, report_files, "pictures_of", cv2.error("thin"), 2)
     said: list[str] = []
     result = detector.evaluate(parts)
-    write_evaluation(detector, result, tmp_path / "e", "Parts", failed=said.append)
+    write_evaluation(detector.model, result, tmp_path / "e", "Parts", failed=said.append)
     assert len(said) == 1
     assert "cannot be drawn" in said[0]
     page = (tmp_path / "e" / "report.html").read_text("utf-8")
@@ -205,7 +205,7 @@ def test_what_all_images_need_ends_the_run(
 ) -> None:
     failing(monkeypatch, Path, "write_bytes", OSError(number, os.strerror(number)), 2)
     with pytest.raises(OutputError):
-        write_inspections(detector, any_images([lot]), tmp_path / "o", silent)
+        write_inspections(detector, any_images([lot]), tmp_path / "o")
     assert len(errors_of(tmp_path / "o")) >= 2  # the rows so far
 
 
@@ -251,7 +251,7 @@ def test_files_of_a_user_stay(command: str, results: str | None, detector: Detec
         if results is not None:
             (out / name).write_text(results)
     if command == "inspect":
-        write_inspections(detector, any_images([lot / "0.png"]), out, silent)
+        write_inspections(detector, any_images([lot / "0.png"]), out)
     else:
         audited.begin_audit(out)
     assert [path.read_text() for path in kept] == ["somebody's own"] * len(kept)
@@ -260,8 +260,8 @@ def test_files_of_a_user_stay(command: str, results: str | None, detector: Detec
 def test_a_report_removes_its_own_pictures_alone(detector: Detector, lot: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     kept = users(out, "report_files/mine.jpg", "report_files/00000-other.jpg", "maps/notes.txt")
-    write_inspections(detector, any_images([lot]), out, silent, EVERYTHING, report="Lot")
-    write_inspections(detector, any_images([lot / "1.png"]), out, silent)
+    write_inspections(detector, any_images([lot]), out, EVERYTHING, report="Lot")
+    write_inspections(detector, any_images([lot / "1.png"]), out)
     left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     own_files = [RECORD, "overlays/00000-1.jpg", "results.jsonl"]
     assert left == sorted([*own_files, *(path.relative_to(out).as_posix() for path in kept)])
@@ -269,7 +269,7 @@ def test_a_report_removes_its_own_pictures_alone(detector: Detector, lot: Path, 
 
 def test_links_are_not_followed_to_delete(detector: Detector, lot: Path, tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
-    write_inspections(detector, any_images([lot]), out, silent, Extras(masks=("png",)))
+    write_inspections(detector, any_images([lot]), out, Extras(masks=("png",)))
     names = sorted(path.name for path in (out / "overlays").iterdir())
     (out / "overlays").rename(elsewhere)
     (out / "overlays").symlink_to(elsewhere)
@@ -282,7 +282,7 @@ def test_links_are_not_followed_to_delete(detector: Detector, lot: Path, tmp_pat
     assert sorted(path.name for path in elsewhere.iterdir()) == names
     assert target.read_text() == "somebody's own"
     assert [path.name for path in (out / "masks").iterdir()] == [mask.name]
-    write_inspections(detector, any_images([lot]), out, silent, Extras(masks=("png",)))
+    write_inspections(detector, any_images([lot]), out, Extras(masks=("png",)))
     assert target.read_text() == "somebody's own"  # nor to write
 
 

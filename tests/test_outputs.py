@@ -20,12 +20,11 @@ from offnominal.errors import ImageError, OutputError
 from offnominal.images import Geometry, ImageBatch, ThumbnailStore, ValueRange, batches, decode
 from offnominal.memory import PatchStore
 from offnominal.outputs.extras import Extras
+from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.report_files import picture_name, write_picture
-from offnominal.outputs.run import write_inspections
 from offnominal.outputs.suspects import begin_audit
 from offnominal.reports import overlay
 from offnominal.storage.owned_files import own, remove_inspection
-from offnominal.types import silent
 
 
 def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +37,7 @@ def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: P
     # Through the function, since its name hides that of its module.
     monkeypatch.setitem(batches.__globals__, "decode", counted)
     items = any_images([parts / "test"])
-    _, rows = write_inspections(detector, items, tmp_path, silent)
+    _, rows = write_inspections(detector, items, tmp_path)
     assert sorted(decoded) == sorted(item.path for item in items)
     for row in rows:
         image = decode(Path(row["path"]))
@@ -77,7 +76,7 @@ def test_names_as_long_as_a_system_takes_do_not_end_a_run(detector: Detector, pa
     long = tmp_path / f"{'検' * 83}.png"
     long.write_bytes(next((parts / "test").rglob("*.png")).read_bytes())
     extras = Extras(maps=("layers",), masks=("png",))
-    _, (row,) = write_inspections(detector, any_images([long]), tmp_path / "o", silent, extras)
+    _, (row,) = write_inspections(detector, any_images([long]), tmp_path / "o", extras)
     assert row["map"] == f"overlays/00000-{'検' * 40}.jpg"
     for name in (row["map"], row["mask"], *(told["path"] for told in row["maps"].values())):
         assert (tmp_path / "o" / name).is_file()
@@ -99,11 +98,11 @@ def test_a_full_disk_is_one_line_wherever_pictures_wait(monkeypatch: pytest.Monk
 
 def test_a_report_has_every_image(detector: Detector, parts: Path, tmp_path: Path) -> None:
     items = any_images([parts / "test"])
-    write_inspections(detector, items[-1:] + items[:-1], tmp_path, silent, report="Earlier")
+    write_inspections(detector, items[-1:] + items[:-1], tmp_path, report="Earlier")
     (tmp_path / "report_files" / "mine.jpg").write_bytes(b"somebody's own")
     old = own(tmp_path, "report_files/old.jpg", "inspect")
     old.write_bytes(b"of an earlier run")
-    _, rows = write_inspections(detector, items, tmp_path, silent, Extras(evidence=True, receipts=True), report="Parts")
+    _, rows = write_inspections(detector, items, tmp_path, Extras(evidence=True, receipts=True), report="Parts")
     page = (tmp_path / "report.html").read_text("utf-8")
     data = json.loads(page.split('<script type="application/json" id="data">')[1].split("</script>")[0])
     assert sorted(image["name"] for image in data["images"]) == sorted(item.name for item in items)

@@ -28,8 +28,8 @@ from conftest import texture
 from offnominal import Detector
 from offnominal.comparison import compare, read_run, write_comparison
 from offnominal.outputs.charts import evaluation_charts
+from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.report_files import ReportWriter
-from offnominal.outputs.run import write_evaluation
 from offnominal.types import Evidence, Inspection, Neighbour, Region
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -388,7 +388,7 @@ def test_page_of_an_inspection(
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_page_of_a_comparison(browser: WebDriver, detector: Detector, parts: Path, tmp_path: Path, theme: str) -> None:
-    write_evaluation(detector, detector.evaluate(parts), tmp_path / "a", "A")
+    write_evaluation(detector.model, detector.evaluate(parts), tmp_path / "a", "A")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     scores = (tmp_path / "b" / "scores.csv").read_text()
     (tmp_path / "b" / "scores.csv").write_text(scores.replace(",1,,", ",0,,", 1))

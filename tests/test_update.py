@@ -16,28 +16,26 @@ from hypothesis import settings as trials
 from hypothesis import strategies as st
 from PIL import Image
 
-from conftest import REAL_DATA, damaged, texture
+from conftest import REAL_DATA, damaged, texture, with_model
 from offnominal import Detector, load
 from offnominal.errors import InputError, SettingsError
 from offnominal.inference.held_out_scores import held_out_scores
-from offnominal.inference.inspector import Inspector
 from offnominal.memory import cover
 from offnominal.model import Member, Model
-from offnominal.outputs.alarms import promise
+from offnominal.outputs.guarantee import promise
 
 SMALL = {"image_size": 96, "bank": 120, "false_alarm_rate": 0.1, "calibration": "leave-one-out"}
 
 
 @cache
-def inspector_of(**settings: object) -> Inspector:
-    return Detector(**{**SMALL, **settings}).fit([texture(seed) for seed in range(10)])._ready()
+def shared_fit(**settings: object) -> Detector:
+    return Detector(**{**SMALL, **settings}).fit([texture(seed) for seed in range(10)])
 
 
 def fitted(**settings: object) -> Detector:
     """A detector of its own on the one fit to ten images."""
-    detector = Detector()
-    detector._inspector = inspector_of(**settings)
-    return detector
+    detector = shared_fit(**settings)
+    return with_model(detector, detector.model)
 
 
 def scores_of(model: Model) -> np.ndarray:
@@ -54,8 +52,7 @@ def patches_of(detector: Detector, image: np.ndarray) -> list[torch.Tensor]:
     def fail(index: int, error: Exception) -> None:
         raise error
 
-    inspector = detector._inspector
-    assert isinstance(inspector, Inspector)
+    inspector = detector._ready()
     ((_, _, patches, _),) = inspector.patches([image], fail)
     return patches
 
@@ -182,8 +179,7 @@ def test_added_and_removed_again_is_as_before(tmp_path: Path) -> None:
     plain = with_members(after, lambda one: replace(one, bank=replace(one.bank, radius=radii[one.name])))
     plain = replace(plain, added=0, removed=0, threshold_removed=False)
     for name, model in (("before", before), ("after", plain)):
-        detector._inspector = Inspector(model, detector._ready().engines)
-        detector.save(tmp_path / name)
+        with_model(detector, model).save(tmp_path / name)
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
 
@@ -338,7 +334,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tm
     twice = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(3)])
     sources = twice.model.sources
     alike = replace(twice.model, sources=(sources[0], sources[0], sources[2]))
-    twice._inspector = Inspector(alike, twice._ready().engines)
+    twice = with_model(twice, alike)
     with pytest.raises(InputError, match=f"2 images named '{sources[0].name}'"):
         twice.update(remove=[sources[0].name])
     wide = tmp_path / "wide.png"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,11 @@ import numpy as np
 from offnominal.datasets import any_images
 from offnominal.detector import Detector, load
 from offnominal.errors import InputError, unwritable
+from offnominal.observer import Observer
+from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.extras import Extras
-from offnominal.outputs.run import warnings_of, write_evaluation, write_inspections
-from offnominal.types import Progress
+from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.model_facts import warnings_of
 
 TRAINING_CELLS = 350
 
@@ -48,22 +49,22 @@ def write_manifest(path: Path, seed: int = 0, kind: str = "mono") -> None:
         raise unwritable(path, error) from None
 
 
-def run(out: Path, progress: Progress, say: Callable[[str], None]) -> None:
+def run(out: Path, observer: Observer) -> None:
     """Fit, inspect a few, evaluate all, write the report."""
     manifest, model = out / "cells.csv", out / "cells.safetensors"
     write_manifest(manifest)
-    say("fit: 350 good cells")
-    detector = Detector().fit(manifest, progress=progress)
+    observer.on_note("fit: 350 good cells")
+    detector = Detector().fit(manifest, observer=observer)
     detector.save(model)
     for warning in warnings_of(detector.model):
-        say(f"note: {warning}")
+        observer.on_note(warning)
     detector = load(model)
-    say("evaluate: all other good cells, and the defective ones")
-    result = detector.evaluate(manifest, evidence=True, progress=progress)
-    metrics = write_evaluation(detector, result, out / "evaluation", "Solar cells")
-    say("inspect: a few of them")
+    observer.on_note("evaluate: all other good cells, and the defective ones")
+    result = detector.evaluate(manifest, evidence=True, observer=observer)
+    metrics = write_evaluation(detector.model, result, out / "evaluation", "Solar cells")
+    observer.on_note("inspect: a few of them")
     paths = [image.item.path for image in result.images][:: max(1, len(result.images) // 12)]
-    write_inspections(detector, any_images(paths), out / "inspection", progress, Extras(evidence=True), report="Solar cells")
+    write_inspections(detector, any_images(paths), out / "inspection", Extras(evidence=True), report="Solar cells", observer=observer)
     rates = f"false alarms {metrics['false_alarm_rate']:.1%}, found {metrics['detection_rate']:.1%}"
-    say(f"image AUROC {metrics['image_auroc']:.3f}, {rates}")
-    say(f"open {out / 'evaluation' / 'report.html'}")
+    observer.on_note(f"image AUROC {metrics['image_auroc']:.3f}, {rates}")
+    observer.on_note(f"open {out / 'evaluation' / 'report.html'}")

@@ -1,22 +1,18 @@
 """From normal images to a model: survey, fit, calibration, update, audit."""
 
 from offnominal.fitting.audit import Audit
-from offnominal.fitting.fit import Fitting
-from offnominal.fitting.plan import Plan
-from offnominal.fitting.split import calibrated_by_split, split, splits
-from offnominal.fitting.units import TrainingSource, content_key, held_together
+from offnominal.fitting.fit import Stopwatch, audit_images, fit_model
+from offnominal.fitting.sources import TrainingSource, added_sources, training_sources
 from offnominal.fitting.update import Change, updated
 
 __all__ = [
     "Audit",
     "Change",
-    "Fitting",
-    "Plan",
+    "Stopwatch",
     "TrainingSource",
-    "calibrated_by_split",
-    "content_key",
-    "held_together",
-    "split",
-    "splits",
+    "added_sources",
+    "audit_images",
+    "fit_model",
+    "training_sources",
     "updated",
 ]

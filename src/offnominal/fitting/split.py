@@ -10,10 +10,11 @@ import numpy as np
 from offnominal.config import Settings
 from offnominal.decisions import SPLIT, calibrate, choose_method, held_count
 from offnominal.errors import ImageError, InputError
-from offnominal.images import Source
+from offnominal.fitting.sources import TrainingSource
 from offnominal.inference.inspector import Inspector
 from offnominal.model.model import Model
-from offnominal.types import Index, Progress
+from offnominal.observer import Observer
+from offnominal.types import Index
 
 
 def splits(images: int, settings: Settings) -> bool:
@@ -55,9 +56,7 @@ def split(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Inde
     return everything[~chosen], everything[chosen]
 
 
-def calibrated_by_split(
-    model: Model, inspector: Inspector, sources: Sequence[Source], names: Sequence[str], progress: Progress
-) -> Model:
+def calibrated_by_split(model: Model, inspector: Inspector, sources: Sequence[TrainingSource], observer: Observer) -> Model:
     """The model with a calibration on images that it was not fitted on.
 
     Raises:
@@ -66,13 +65,13 @@ def calibrated_by_split(
     skipped: list[tuple[str, str]] = []
 
     def fail(index: int, error: ImageError) -> None:
-        skipped.append((names[index], str(error)))
+        skipped.append((sources[index].name, str(error)))
 
     scores = []
-    for _, found, _ in inspector.inspect(sources, fail):
-        scores.append(found.score)
-        progress("calibration", len(scores), len(sources))
-    progress("calibration", len(sources), len(sources))
+    for _, inspection, _ in inspector.inspect([source.source for source in sources], fail):
+        scores.append(inspection.score)
+        observer.on_progress("calibration", len(scores), len(sources))
+    observer.on_progress("calibration", len(sources), len(sources))
     if not scores:
         raise InputError(f"none of the {len(sources)} images held out to calibrate can be read; the first: {skipped[0][1]}")
     calibration = calibrate(np.array(scores, dtype=np.float32), model.settings.false_alarm_rate, SPLIT)

@@ -27,7 +27,8 @@ from offnominal.images import (
     pixels_of,
     read_header,
 )
-from offnominal.types import Depth, Progress, silent
+from offnominal.observer import SILENT
+from offnominal.types import Depth
 
 #: Share of the range of values that an image must fill to have contrast: a quarter of a grey level of 8 bits.
 LEAST_CONTRAST = 1 / 1024
@@ -89,7 +90,7 @@ def common_exposure(
     geometry: Geometry,
     values: ValueRange,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Callable[[str, int, int], None] = SILENT.on_progress,
     memory: int = MEMORY,
 ) -> Exposure | None:
     """The exposure of these images, from `LOOKED_AT` evenly spaced ones; None if their lighting does not vary.

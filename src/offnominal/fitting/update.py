@@ -13,6 +13,7 @@ only be too large; after removing, too small), and that channel statistics and d
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -24,17 +25,19 @@ from torch import Tensor
 
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, calibrate
 from offnominal.errors import ImageError, InputError
-from offnominal.fitting.fit import FEWEST_IMAGES
 from offnominal.fitting.held_out_signals import held_out_signals
 from offnominal.fitting.member_patches import whence
-from offnominal.images import Source, Thumbnails
+from offnominal.fitting.sources import TrainingSource
+from offnominal.fitting.training_set import FEWEST_IMAGES
+from offnominal.images import Thumbnails
 from offnominal.inference.engine import FeatureEngine
 from offnominal.inference.held_out_scores import normal_signals, scores_of_model
 from offnominal.inference.inspector import Inspector
 from offnominal.memory import HeldOutBanks, MemoryBank, SourceImage, cover, random_coreset
 from offnominal.model.model import HeldOut, Member, Model, Replacements, as_stored
+from offnominal.observer import Observer
 from offnominal.scoring import to_grid
-from offnominal.types import Index, Progress
+from offnominal.types import Index
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,9 @@ class Change:
 def updated(
     model: Model,
     engines: Sequence[FeatureEngine],
-    add: Sequence[tuple[str, Source]],
+    add: Sequence[TrainingSource],
     remove: Sequence[str],
-    progress: Progress,
+    observer: Observer,
 ) -> tuple[Model, Change]:
     """The model without the images named `remove`, then with the named images `add`.
 
@@ -70,7 +73,8 @@ def updated(
         raise InputError("nothing to update: name images to add or to remove")
     gone = _named(model, remove)
     left = {source.name for at, source in enumerate(model.sources) if at not in gone}
-    doubled = sorted(left & {name for name, _ in add} | {name for name in (n for n, _ in add) if _count(add, name) > 1})
+    added = Counter(source.name for source in add)
+    doubled = sorted(name for name, count in added.items() if count > 1 or name in left)
     if doubled:
         raise InputError(
             f"'{doubled[0]}' would be in the model twice: remove it in the same update, or add a folder above it, by which its "
@@ -87,23 +91,19 @@ def updated(
         patches_added = _bank_patches(model) - before + patches_removed
     if add:
         before = _bank_patches(model)
-        model, names, skipped = _with(model, engines, add, progress)
+        model, names, skipped = _with(model, engines, add, observer)
         patches_added += _bank_patches(model) - before
-    progress("calibration", 0, 1)
+    observer.on_progress("calibration", 0, 1)
     members = tuple(replace(member, normal=normal_signals(member.held_out.signals)) for member in model.members)
     model = replace(model, members=members)
     method = FOLDS if model.calibration.method == FOLDS and not add else LEAVE_ONE_OUT
     calibration = calibrate(scores_of_model(model), model.calibration.asked, method)
-    progress("calibration", 1, 1)
+    observer.on_progress("calibration", 1, 1)
     return replace(model, calibration=calibration), Change(names, remove, skipped, patches_added, patches_removed)
 
 
 def _bank_patches(model: Model) -> int:
     return sum(len(member.bank.patches) for member in model.members)
-
-
-def _count(add: Sequence[tuple[str, Source]], name: str) -> int:
-    return sum(other == name for other, _ in add)
 
 
 def _named(model: Model, names: Sequence[str]) -> set[int]:
@@ -203,7 +203,7 @@ def _loosened(radius: float | None, leaving: Tensor, left: Tensor) -> float | No
 
 
 def _with(
-    model: Model, engines: Sequence[FeatureEngine], add: Sequence[tuple[str, Source]], progress: Progress
+    model: Model, engines: Sequence[FeatureEngine], add: Sequence[TrainingSource], observer: Observer
 ) -> tuple[Model, tuple[str, ...], tuple[tuple[str, str], ...]]:
     """The model with the images that can be read, their names, and why the others cannot."""
     failed: dict[int, str] = {}
@@ -212,19 +212,19 @@ def _with(
         failed[index] = str(error)
 
     found: dict[int, tuple[tuple[int, int], list[Tensor], bytes]] = {}
-    for index, original, patches, picture in Inspector(model, engines).patches([source for _, source in add], fail):
+    for index, original, patches, picture in Inspector(model, engines).patches([source.source for source in add], fail):
         found[index] = original, [of_member.cpu() for of_member in patches], picture
-        progress("features", len(found), len(add))
+        observer.on_progress("features", len(found), len(add))
     if not found:
         raise InputError(f"none of {len(add)} images can be added; the first: {failed[min(failed)]}")
     order = sorted(found)
     originals = [found[at][0] for at in order]
     members = tuple(
-        _member_with(model, member, engine, originals, [found[at][1][number] for at in order], progress)
+        _member_with(model, member, engine, originals, [found[at][1][number] for at in order], observer)
         for number, (member, engine) in enumerate(zip(model.members, engines, strict=True))
     )
-    names = tuple(add[at][0] for at in order)
-    skipped = tuple((add[at][0], reason) for at, reason in sorted(failed.items()))
+    names = tuple(add[at].name for at in order)
+    skipped = tuple((add[at].name, reason) for at, reason in sorted(failed.items()))
     model = replace(
         model,
         members=members,
@@ -242,7 +242,7 @@ def _member_with(
     engine: FeatureEngine,
     originals: Sequence[tuple[int, int]],
     patches: Sequence[Tensor],
-    progress: Progress,
+    observer: Observer,
 ) -> Member:
     """The member with the (N, D) patches of new images of these original (H, W)."""
     bank, held_out, settings = member.bank, member.held_out, model.settings
@@ -266,7 +266,7 @@ def _member_with(
         settings,
         member.distance_scale,
         engine.device,
-        lambda done: progress("held-out scores", done - old, len(originals)),
+        lambda done: observer.on_progress("held-out scores", done - old, len(originals)),
         first=old,
     )
     grids = [engine.grid(network) for network in networks]

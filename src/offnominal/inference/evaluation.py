@@ -2,95 +2,52 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from offnominal.datasets import Item
-from offnominal.errors import unwritable
-from offnominal.metrics import Curves, Figures
+from offnominal.errors import ImageError, InputError
+from offnominal.images import read_mask
+from offnominal.inference.inspector import Inspector
+from offnominal.metrics import Curves, Figures, Judged, figures_and_curves, figures_by_class
+from offnominal.observer import SILENT, Observer
+from offnominal.storage.spill import ArrayStore
 from offnominal.types import Inspection, Mask
-
-Array = TypeVar("Array", bound=npt.NDArray[Any])
-
-#: Size of one temporary file of a `MapStore`; an open file each, so not small.
-_FILE_BYTES = 1 << 30
-#: Arrays begin at multiples of this.
-_ALIGNED = 64
-
-
-class MapStore:
-    """Keeps arrays in memory up to `limit` bytes together; those beyond come back as read-only views of temporary files.
-
-    Use as a context manager while arrays are added. The files have no name and vanish with the last array that lies in them.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._file: Any = None
-        self._bytes: npt.NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._at = 0
-
-    def __enter__(self) -> MapStore:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._close()
-
-    def keep(self, array: Array) -> Array:
-        """The array itself, or the same values on disk.
-
-        Raises:
-            OutputError: the disk is full.
-        """
-        if array.nbytes <= self._left:
-            self._left -= array.nbytes
-            return array
-        try:
-            if self._at + array.nbytes > len(self._bytes):
-                self._open(max(_FILE_BYTES, array.nbytes))
-            # Written and not copied through the view: on a full disk that is an error, the copy would be a crash.
-            self._file.seek(self._at)
-            self._file.write(np.ascontiguousarray(array).data)
-            self._file.flush()
-        except OSError as error:
-            raise unwritable(Path(tempfile.gettempdir()), error) from None
-        stored: Any = self._bytes[self._at : self._at + array.nbytes].view(array.dtype).reshape(array.shape)
-        self._at += -(-array.nbytes // _ALIGNED) * _ALIGNED
-        return stored  # type: ignore[no-any-return]
-
-    def _open(self, size: int) -> None:
-        self._close()
-        self._file = tempfile.TemporaryFile(prefix="offnominal-")  # noqa: SIM115 - closed by the next one, or on exit
-        self._file.truncate(size)
-        self._bytes = np.asarray(np.memmap(self._file, np.uint8, "r", shape=(size,)))
-        self._at = 0
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One test image: what it is, what was found, and its mask where there is one."""
+    """One test image: its item, its inspection, and its mask if it has one."""
 
     item: Item
     inspection: Inspection
     mask: Mask | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures and curves over all images, figures per class.
+    """Figures and curves over all images, and figures for each class.
 
-    `rate` is the false-alarm rate in force. `unreadable` holds (name, reason) of images, and of those that were scored but
-    whose mask cannot be read; `unlabelled` counts the rows of a manifest that have no label.
+    Attributes
+    ----------
+    figures, curves
+        Over all images.
+    classes
+        Figures by class.
+    images
+        Those that could be read.
+    unreadable
+        Name and reason of images that cannot be read, and of images whose mask cannot be read.
+    seconds
+        Duration of the inspection.
+    unlabelled
+        Rows of a manifest without a label.
+    rate
+        The false-alarm rate in force.
     """
 
     figures: Figures
@@ -104,12 +61,10 @@ class Evaluation:
 
     @property
     def without_mask(self) -> int:
-        """Defective images that pixel figures leave out; 0 where there are no such figures, as of a set without masks."""
-        return (
-            0
-            if self.figures["pixel_auroc"] is None
-            else sum(not image.item.good and image.mask is None for image in self.images)
-        )
+        """Number of defective images that the pixel figures leave out; 0 if there are no pixel figures."""
+        if self.figures["pixel_auroc"] is None:
+            return 0
+        return sum(not image.item.good and image.mask is None for image in self.images)
 
     def as_json(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
@@ -129,17 +84,94 @@ class Evaluation:
         }
 
     def _as_a_whole(self) -> dict[str, Any] | None:
-        """Shares of good and of defective images, and of those of each class, whose `whole_p_value` is at most the rate."""
-        unlike: dict[str, list[bool]] = {}
+        """Shares of good images, defective images and each class whose image-level p-value is at most the rate."""
+        flagged: dict[str, list[bool]] = {}
         for image in self.images:
             if image.inspection.whole_p_value is None:
                 return None
             kind = "good" if image.item.good else image.item.label or "defect"
-            unlike.setdefault(kind, []).append(image.inspection.whole_p_value <= self.rate)
-        good = unlike.pop("good", [])
-        bad = [one for of_class in unlike.values() for one in of_class]
+            flagged.setdefault(kind, []).append(image.inspection.whole_p_value <= self.rate)
+        good = flagged.pop("good", [])
+        bad = [flag for flags in flagged.values() for flag in flags]
         return {
             "false_alarm_rate": float(np.mean(good)) if good else None,
             "detection_rate": float(np.mean(bad)) if bad else None,
-            "classes": {kind: float(np.mean(found)) for kind, found in sorted(unlike.items())},
+            "classes": {kind: float(np.mean(flags)) for kind, flags in sorted(flagged.items())},
         }
+
+
+def evaluate(
+    inspector: Inspector,
+    items: Sequence[Item],
+    *,
+    unlabelled: int = 0,
+    evidence: bool = False,
+    observer: Observer = SILENT,
+) -> Evaluation:
+    """Inspect labelled images and compute the figures. Maps and masks beyond the setting `memory` spill to disk.
+
+    Raises
+    ------
+    InputError
+        Not both good and defective images can be read.
+    OutputError
+        The disk is too full for the maps.
+    """
+    with ArrayStore(inspector.model.settings.memory) as store:
+        images, unreadable, seconds = _inspected(inspector, items, store, observer, evidence)
+    judged = [_judged(image) for image in images]
+    if not any(image.good for image in judged) or all(image.good for image in judged):
+        reason = next(iter(unreadable.values()), "")
+        raise InputError(f"too few images could be read to evaluate, good and defective ones are needed; the first: {reason}")
+    observer.on_progress("figures", 0, 1)
+    figures, curves = figures_and_curves(judged)
+    evaluation = Evaluation(
+        figures=figures,
+        curves=curves,
+        classes=figures_by_class(judged),
+        images=tuple(images),
+        unreadable=tuple((items[index].name, reason) for index, reason in sorted(unreadable.items())),
+        seconds=seconds,
+        unlabelled=unlabelled,
+        rate=inspector.model.calibration.rate,
+    )
+    observer.on_progress("figures", 1, 1)
+    return evaluation
+
+
+def _inspected(
+    inspector: Inspector, items: Sequence[Item], store: ArrayStore, observer: Observer, evidence: bool
+) -> tuple[list[Evaluated], dict[int, str], float]:
+    """The images that can be read, the reason for each other index, and the seconds that the inspection took."""
+    unreadable: dict[int, str] = {}
+    inspections: dict[int, Inspection] = {}
+    started = perf_counter()
+    for index, inspection, _ in inspector.inspect(
+        [item.path for item in items], lambda at, error: unreadable.__setitem__(at, str(error)), evidence=evidence
+    ):
+        inspections[index] = replace(
+            inspection,
+            anomaly_map=store.keep(inspection.anomaly_map),
+            influence_map=store.keep(inspection.influence_map),
+        )
+        observer.on_progress("inspect", len(inspections), len(items))
+    seconds = perf_counter() - started
+    images = []
+    for index, inspection in sorted(inspections.items()):
+        mask: Mask | None = None
+        try:
+            mask = _mask(items[index], inspection, inspector.model.settings.memory)
+        except ImageError as error:
+            unreadable[index] = str(error)
+        images.append(Evaluated(items[index], inspection, None if mask is None else store.keep(mask)))
+    return images, unreadable, seconds
+
+
+def _mask(item: Item, inspection: Inspection, memory: int) -> Mask | None:
+    return None if item.mask is None else read_mask(item.mask, inspection.anomaly_map.shape, memory)
+
+
+def _judged(image: Evaluated) -> Judged:
+    inspection = image.inspection
+    label = image.item.label or "defect"
+    return Judged(image.item.good, label, inspection.score, inspection.anomalous, inspection.anomaly_map, image.mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -161,7 +162,10 @@ class Inspector:
             decoded = sum(pixels.nbytes for pixels in batch.decoded if pixels is not None)
             return decoded + 4 * maps_of_an_image * sum(height * width for height, width in batch.original)
 
-        yield from self._work_through(sources, lambda batch: self._of_batch(batch, evidence, maps), size, failed, keep)
+        inspected = self._work_through(sources, lambda batch: self._of_batch(batch, evidence, maps), size, failed, keep)
+        for index, inspection, pixels in inspected:
+            source = sources[index]
+            yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
 
     def _of_batch(self, batch: ImageBatch, evidence: bool, maps: bool) -> Iterator[tuple[int, Inspection, Pixels | None]]:
         results: list[list[MemberResult]] = []

@@ -71,7 +71,7 @@ class HeldOut:
     radius: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Member:
     """One backbone at one scale, with its own bank and statistics.
 
@@ -105,7 +105,7 @@ class LeftOut:
     p_value: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A fitted detector without its networks. The anomaly map of an image is the mean of its members' maps.
 

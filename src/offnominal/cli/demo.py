@@ -1,0 +1,20 @@
+"""The command `demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from offnominal.cli.console import Console
+from offnominal.cli.options import Command, path_option
+
+
+@click.command(cls=Command)
+@path_option("--out", "Folder for everything that the demo makes. [default: demo-out]", default=Path("demo-out"))
+def demo(out: Path) -> None:
+    """Run everything once on real solar cells."""
+    from offnominal.demo import run
+
+    with Console() as console:
+        run(out, console)

@@ -1,0 +1,83 @@
+"""The command `fit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from offnominal import errors
+from offnominal.cli.console import Console, emit, say
+from offnominal.cli.options import (
+    FIT_SETTINGS,
+    Command,
+    config_option,
+    data_argument,
+    detector_from,
+    given_settings,
+    json_option,
+    pages_option,
+    path_option,
+    weights_option,
+)
+from offnominal.machine import Kernel, kernel_facts, kernel_lines
+
+if TYPE_CHECKING:
+    from offnominal.datasets import Pages
+    from offnominal.observer import Plan
+
+
+@click.command(cls=Command, settings=FIT_SETTINGS)
+@data_argument
+@path_option("--out", "Model file to write (.safetensors).", required=True)
+@weights_option
+@pages_option
+@config_option
+@json_option
+@click.pass_context
+def fit(
+    context: click.Context, data: str, out: Path, weights: Path | None, pages: Pages, config: Path | None, as_json: bool
+) -> None:
+    """Learn from good images and write a model file."""
+    from offnominal.datasets import find_normal
+    from offnominal.model import require_writable
+    from offnominal.outputs.model_facts import facts, kernels_of, warnings_of
+
+    require_writable(out)
+    detector = detector_from(given_settings(context), config, weights)
+    used = kernels_of(detector.settings)
+    for note in find_normal(data).notes:
+        say(f"note: {note}")
+    with Console(on_plan=lambda plan: _say_plan(plan, used)) as console:
+        detector.fit(data, observer=console, pages=pages)
+    detector.save(out)
+    model_facts = facts(detector.model)
+    for warning in warnings_of(detector.model):
+        say(f"note: {warning}")
+    if as_json:
+        emit({**model_facts, "kernels": kernel_facts(used), "seconds": detector.seconds, "model": str(out)})
+    else:
+        calibration = model_facts["calibration"]
+        say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms")
+        say(f"promise: {model_facts['promise']}")
+    if detector.model.skipped:
+        raise click.exceptions.Exit(errors.SOME_UNREADABLE)
+
+
+def _say_plan(plan: Plan, used: dict[str, Kernel]) -> None:
+    where = " on disk" if plan.on_disk else ""
+    say(f"{plan.images} images, {plan.bytes / 1e6:.0f} MB of patches{where}")
+    for member in plan.members:
+        say(
+            f"{member.name}: {member.patches:,} patches x {member.dimensions}, one every {member.spacing:.0f} pixels, "
+            f"bank of {member.bank:,}"
+        )
+    enlarged = max(plan.members, key=lambda member: member.enlarged)
+    if enlarged.enlarged > 1:
+        say(
+            f"note: {enlarged.name} enlarges the images {enlarged.enlarged:.1f} times, which takes time and may gain "
+            "nothing; compare with --preset fast or a smaller --image-size"
+        )
+    for line in kernel_lines(used):
+        say(line)

@@ -1,0 +1,130 @@
+"""The images of a fit, in an order that depends on their content alone, and what the survey found about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from offnominal.config import Settings
+from offnominal.errors import InputError
+from offnominal.fitting.member_patches import TrainingImage
+from offnominal.fitting.plan import plan_fit
+from offnominal.fitting.sources import TrainingSource, content_key, held_together
+from offnominal.fitting.survey import common_exposure, survey
+from offnominal.images import Geometry, ValueRange
+from offnominal.inference.engine import FeatureEngine
+from offnominal.memory import SourceImage
+from offnominal.observer import Observer, Plan
+
+FEWEST_IMAGES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet:
+    """Surveyed images, ready to be read.
+
+    Attributes
+    ----------
+    sources
+        All images that the user named.
+    images
+        Those that the survey could use, in the order of the fit.
+    geometries
+        How images are resized, for each member.
+    values
+        How stored pixel values become the network's 0 to 1.
+    plan
+        What the fit is going to do.
+    skipped
+        Reason by index in `sources`.
+    """
+
+    sources: Sequence[TrainingSource]
+    images: tuple[TrainingImage, ...]
+    geometries: tuple[Geometry, ...]
+    values: ValueRange
+    plan: Plan
+    skipped: dict[int, str]
+
+
+def training_set(
+    sources: Sequence[TrainingSource], settings: Settings, engines: Sequence[FeatureEngine], observer: Observer
+) -> TrainingSet:
+    """Survey the images.
+
+    Raises
+    ------
+    InputError
+        Fewer than two images can be used, or none has contrast.
+    """
+    skipped: dict[int, str] = {}
+    paths = [source.source for source in sources]
+    values, originals = survey(
+        paths,
+        [source.name for source in sources],
+        skipped.__setitem__,
+        lambda done: observer.on_progress("survey", done, len(sources)),
+        settings.memory,
+    )
+    require_enough(len(originals), skipped)
+    images = _sorted(sources, originals)
+    geometries = tuple(engine.geometry(originals.values()) for engine in engines)
+    if settings.exposure == "auto":
+        usable = [paths[image.source] for image in images]
+        exposure = common_exposure(usable, geometries[0], values, settings.seed, observer.on_progress, settings.memory)
+        values = replace(values, exposure=exposure)
+    plan = plan_fit([image.original for image in images], geometries, settings, engines)
+    return TrainingSet(sources=sources, images=images, geometries=geometries, values=values, plan=plan, skipped=skipped)
+
+
+def held_out_units(images: Sequence[TrainingImage]) -> list[slice]:
+    """Slices of `images` that are held out together. Raises `InputError` if there is only one."""
+    numbers = np.array([image.unit for image in images])
+    bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
+    units = [slice(start, stop) for start, stop in pairwise(bounds)]
+    if len(units) < FEWEST_IMAGES:
+        raise InputError(
+            f"all {len(numbers)} images are copies of one image or belong to one group: a fit needs at least two to hold one "
+            "out; add other normal images, or correct the column group"
+        )
+    return units
+
+
+def source_images(images: Sequence[TrainingImage], units: Sequence[slice]) -> tuple[SourceImage, ...]:
+    """The images as the model lists them, each with the name of what it is held out with."""
+    sources: list[SourceImage] = []
+    for unit in units:
+        together = images[unit]
+        groups = sorted({image.group for image in together if image.group is not None})
+        name = " + ".join(groups) or f"copies of {together[0].name}"
+        group = None if len(together) == 1 else name
+        sources += [SourceImage(image.name, image.original, group) for image in together]
+    return tuple(sources)
+
+
+def require_enough(count: int, skipped: dict[int, str]) -> None:
+    """Raise `InputError` if `count` images are too few for a fit."""
+    if count >= FEWEST_IMAGES:
+        return
+    why = f"; the first of {len(skipped)} that cannot be read: {next(iter(skipped.values()))}" if skipped else ""
+    raise InputError(
+        f"{count} readable good image{'' if count == 1 else 's'}: a fit needs at least {FEWEST_IMAGES}, "
+        f"and 99 to promise 1 % false alarms{why}"
+    )
+
+
+def _sorted(sources: Sequence[TrainingSource], originals: dict[int, tuple[int, int]]) -> tuple[TrainingImage, ...]:
+    """The usable images sorted by a digest of their content, units (`held_together`) side by side."""
+    indices = list(originals)
+    usable = [sources[at] for at in indices]
+    digests = [content_key(source.source) for source in usable]
+    units = held_together(usable, digests)
+    order = sorted(range(len(indices)), key=lambda at: (units[at], digests[at], usable[at].name))
+    numbers = {unit: number for number, unit in enumerate(sorted(set(units)))}
+    return tuple(
+        TrainingImage(indices[at], usable[at].name, originals[indices[at]], usable[at].group, numbers[units[at]])
+        for at in order
+    )

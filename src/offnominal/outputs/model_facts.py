@@ -1,0 +1,101 @@
+"""What a model was fitted on and with, and what it guarantees: for `info`, for reports, and as warnings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from offnominal.config import Settings
+from offnominal.errors import SettingsError
+from offnominal.features import choose_device
+from offnominal.images import Exposure
+from offnominal.machine import Kernel, kernels
+from offnominal.model.model import Member, Model
+from offnominal.outputs.guarantee import calibration_facts, calibration_warnings, drift_facts, promise
+from offnominal.scoring import SIGNALS
+
+
+def facts(model: Model) -> dict[str, Any]:
+    """What a model was fitted on, with what, and what it promises; `offnominal info --json` prints it."""
+    return {
+        "images": len(model.sources),
+        "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
+        "skipped": [{"image": name, "reason": reason} for name, reason in model.skipped],
+        "left_out": [asdict(entry) for entry in model.left_out],
+        "updates": {"added": model.added, "removed": model.removed},
+        "preset": model.settings.preset,
+        "members": [member_facts(member) for member in model.members],
+        "fused": {name: weight for name, weight in zip(SIGNALS, model.settings.fusion.weights, strict=True) if weight},
+        "values": asdict(model.values),
+        "calibration": calibration_facts(model),
+        "promise": promise(model),
+        "drift": drift_facts(model),
+        "settings": model.settings.model_dump(mode="json"),
+        "versions": model.versions,
+    }
+
+
+def kernels_of(settings: Settings) -> dict[str, Kernel]:
+    """What a detector with these settings runs on, on this machine."""
+    try:
+        device = choose_device(settings.device, settings.runtime).type
+    except SettingsError:  # fitted on a GPU, looked at where there is none
+        device = "cpu"
+    return kernels(settings.runtime, device)
+
+
+def member_facts(member: Member) -> dict[str, Any]:
+    """An entry of `members` in `info --json`."""
+    backbone, bank = member.backbone, member.bank
+    return {
+        "name": member.name,
+        "backbone": {"name": backbone.name, "layers": list(backbone.layers), "sha256": backbone.digest},
+        "input": {"resize": member.geometry.resize, "size": list(member.geometry.size)},
+        "bank": {"patches": int(bank.patches.shape[0]), "dimensions": int(bank.patches.shape[1]), "radius": bank.radius},
+    }
+
+
+def warnings_of(model: Model) -> list[str]:
+    """What a user of the model must know, one sentence each."""
+    found = calibration_warnings(model)
+    if model.left_out:
+        worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
+        found.append(
+            f"{len(model.left_out)} of {of} images were left out as suspects, the worst {worst.name} (score {worst.score:.2f})."
+        )
+    if model.added or model.removed:
+        found.append(
+            f"{model.added} images were added and {model.removed} removed since the fit; held-out scores of the other images "
+            "and channel statistics are those of the fit."
+        )
+    if model.skipped:
+        found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
+    return found
+
+
+def readable_facts(model: Model) -> dict[str, str]:
+    calibration = model.calibration
+    several = len(model.members) > 1
+    members = {}
+    for number, member in enumerate(model.members, 1):
+        name = f"Member {number}" if several else "Backbone"
+        size, bank = member.geometry.size, member.bank.patches
+        members[name] = (
+            f"{member.name} ({', '.join(member.backbone.layers)}) at {size[0]} x {size[1]} ({member.geometry.resize}), "
+            f"bank of {len(bank)} patches with {bank.shape[1]} features"
+        )
+    return {
+        "Fitted on": f"{len(model.sources)} good images",
+        **members,
+        "Input": f"{model.values.depth}, values {model.values.low:g} to {model.values.high:g}, "
+        f"{_exposure(model.values.exposure)}",
+        "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.asked:.2%}), "
+        f"from {calibration.count} good images held out ({calibration.method})",
+        "Promise": promise(model),
+        "Threshold": f"{calibration.threshold:.3f}",
+        "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
+    }
+
+
+def _exposure(exposure: Exposure | None) -> str:
+    return "exposure as it is" if exposure is None else f"exposure corrected by up to {exposure.most - 1:.0%}"
