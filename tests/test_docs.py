@@ -1,4 +1,4 @@
-"""What `docs/files.md` says of files and settings is so."""
+"""The documentation agrees with the program: settings, keys, files, commands, options and links."""
 
 from __future__ import annotations
 
@@ -17,15 +17,48 @@ from offnominal.outputs.extras import Extras
 from offnominal.outputs.run import facts, write_evaluation, write_inspections
 from offnominal.types import silent
 
-FILES = (Path(__file__).parents[1] / "docs" / "files.md").read_text("utf-8")
-NAMED = set(re.findall(r"`([^`]+)`", FILES))
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+NAMED = {name for page in (ROOT / "docs/reference").glob("*.md") for name in re.findall(r"`([^`]+)`", page.read_text("utf-8"))}
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
 def test_the_settings_file_holds_the_defaults_of_what_has_no_option() -> None:
-    told = tomllib.loads(FILES.split("```toml\n")[1].split("```")[0])
-    assert {**json.loads(Settings().model_dump_json()), **told} == json.loads(Settings().model_dump_json())
-    options = {parameter.name for parameter in typer.main.get_command(app).commands["fit"].params}  # type: ignore[attr-defined]
-    assert set(told) == set(Settings.model_fields) - options
+    shown = tomllib.loads(SETTINGS.split("```toml\n")[1].split("```")[0])
+    defaults = json.loads(Settings().model_dump_json())
+    assert {**defaults, **shown} == defaults
+    options = {parameter.name for parameter in COMMANDS["fit"].params}
+    assert set(shown) == set(Settings.model_fields) - options
+
+
+def test_every_setting_is_in_the_reference() -> None:
+    rows = set(re.findall(r"^\| `(\w+)` \|", SETTINGS, re.MULTILINE))
+    tables = {"distance_neighbors", "smoothing", "halo", "noise_range", "fusion"}
+    assert rows | tables == set(Settings.model_fields)
+
+
+def test_every_command_and_option_exists() -> None:
+    seen = set()
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+        lines = re.findall(r"^offnominal [^#\n]+", blocks, re.MULTILINE) + re.findall(r"`(offnominal [a-z][^`]*)`", text)
+        for line in lines:
+            name, *words = line.split()[1:]
+            if name.startswith("--") or name == "COMMAND":
+                continue
+            assert name in COMMANDS, f"{page}: {line}"
+            options = {option for parameter in COMMANDS[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+            assert {word for word in words if word.startswith("--")} <= options, f"{page}: {line}"
+            seen.add(name)
+    assert seen == set(COMMANDS)
+
+
+def test_links_of_the_pages_in_the_repository_root() -> None:
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (ROOT / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: Path) -> None:
