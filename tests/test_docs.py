@@ -11,7 +11,7 @@ import typer.main
 
 from offnominal import Detector
 from offnominal.cli import app
-from offnominal.config import Settings
+from offnominal.config import Settings, settings_from
 from offnominal.datasets import any_images
 from offnominal.outputs.extras import Extras
 from offnominal.outputs.run import facts, write_evaluation, write_inspections
@@ -26,7 +26,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 def test_every_setting_is_in_the_reference() -> None:
     shown = tomllib.loads(SETTINGS.split("```toml\n")[1].split("```")[0])
-    defaults = json.loads(Settings().model_dump_json())
+    defaults = json.loads(settings_from().model_dump_json())
     assert {**defaults, **shown} == defaults
     options = {parameter.name for parameter in COMMANDS["fit"].params}
     assert set(shown) == set(Settings.model_fields) - options
