@@ -1,7 +1,7 @@
-"""Makes the pictures of the tutorial from the demo's solar cells: `make docs-pictures`.
+"""Make the pictures of the tutorial from the solar cells of the demo: `make docs-pictures`.
 
 Needs the extra `demo`, selenium, and Debian's chromium with chromium-driver. The cells are from elpv-dataset (Buerhop-Lutz et
-al. 2018, Deitsch et al. 2019), CC BY-NC-SA 4.0, and so are pictures that show them.
+al. 2018, Deitsch et al. 2019), CC BY-NC-SA 4.0; pictures of them have the same licence.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PLOTS = ("scores", "calibration")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo-out"), help="folder of the demo; what is there is used again")
+    parser.add_argument("--work", type=Path, default=Path("demo-out"), help="folder of the demo; existing files are used again")
     work = parser.parse_args().work
     model, cells, judged = work / "cells.safetensors", work / "cells.csv", work / "judged"
     if not model.is_file():
@@ -45,7 +45,7 @@ def _offnominal(*words: object) -> None:
 
 
 def _viewer(page: Path) -> Image.Image:
-    """The report with a found cell opened, whose score is in the middle of those found, and its leading region chosen."""
+    """Screenshot of the report: a detected cell of median score is open, with its leading region selected."""
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1300,880"):

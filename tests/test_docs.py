@@ -1,4 +1,4 @@
-"""What `docs/files.md` says of files and settings is so."""
+"""The documentation agrees with the program: settings, keys, files, commands, options and links."""
 
 from __future__ import annotations
 
@@ -10,23 +10,52 @@ from pathlib import Path
 import click
 
 from offnominal import Detector
-from offnominal.cli.fit import fit
-from offnominal.config import Settings
+from offnominal.cli import app
+from offnominal.config import Settings, settings_from
 from offnominal.datasets import any_images
 from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.model_facts import facts
 
-FILES = (Path(__file__).parents[1] / "docs" / "files.md").read_text("utf-8")
-NAMED = set(re.findall(r"`([^`]+)`", FILES))
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
+NAMED = {name for page in (ROOT / "docs/reference").glob("*.md") for name in re.findall(r"`([^`]+)`", page.read_text("utf-8"))}
+PARAMETERS = {name: command.get_params(click.Context(command)) for name, command in app.commands.items()}
 
 
-def test_the_settings_file_holds_the_defaults_of_what_has_no_option() -> None:
-    told = tomllib.loads(FILES.split("```toml\n")[1].split("```")[0])
-    assert {**json.loads(Settings().model_dump_json()), **told} == json.loads(Settings().model_dump_json())
-    options = {parameter.name for parameter in fit.get_params(click.Context(fit))}
-    assert set(told) == set(Settings.model_fields) - options
+def test_every_setting_is_in_the_reference() -> None:
+    shown = tomllib.loads(SETTINGS.split("```toml\n")[1].split("```")[0])
+    defaults = json.loads(settings_from().model_dump_json())
+    assert {**defaults, **shown} == defaults
+    options = {parameter.name for parameter in PARAMETERS["fit"]}
+    assert set(shown) == set(Settings.model_fields) - options
+    rows = set(re.findall(r"^\| `(\w+)` \|", SETTINGS, re.MULTILINE))
+    assert rows | set(shown) == set(Settings.model_fields)
+
+
+def test_every_command_and_option_exists() -> None:
+    seen = set()
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+        lines = re.findall(r"^offnominal [^#\n]+", blocks, re.MULTILINE) + re.findall(r"`(offnominal [a-z][^`]*)`", text)
+        for line in lines:
+            name, *words = line.split()[1:]
+            if name.startswith("--") or name == "COMMAND":
+                continue
+            assert name in PARAMETERS, f"{page}: {line}"
+            options = {option for parameter in PARAMETERS[name] for option in (*parameter.opts, *parameter.secondary_opts)}
+            assert {word for word in words if word.startswith("--")} <= options, f"{page}: {line}"
+            seen.add(name)
+    assert seen == set(PARAMETERS)
+
+
+def test_links_of_the_pages_in_the_repository_root() -> None:
+    for page in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (ROOT / target).exists(), f"{page.name}: {target}"
 
 
 def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: Path) -> None:
