@@ -1,14 +1,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check docs docs-pictures lock clean
+.PHONY: setup demo test check docs docs-pictures coverage package sanitize lock clean
 
 setup: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml $(wildcard src/offnominal/*/*.c)
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -23,6 +23,17 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest -p no:cacheprovider --doctest-modules src/offnominal
+
+coverage: setup
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+package: setup
+	.ci/package
+
+sanitize: setup
+	.ci/sanitize
 
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -64,7 +64,9 @@ def run(out: Path, observer: Observer) -> None:
     metrics = write_evaluation(detector.model, result, out / "evaluation", "Solar cells")
     observer.on_note("inspect: a few of them")
     paths = [image.item.path for image in result.images][:: max(1, len(result.images) // 12)]
-    write_inspections(detector, any_images(paths), out / "inspection", Extras(evidence=True), report="Solar cells", observer=observer)
+    write_inspections(
+        detector, any_images(paths), out / "inspection", Extras(evidence=True), report="Solar cells", observer=observer
+    )
     rates = f"false alarms {metrics['false_alarm_rate']:.1%}, found {metrics['detection_rate']:.1%}"
     observer.on_note(f"image AUROC {metrics['image_auroc']:.3f}, {rates}")
     observer.on_note(f"open {out / 'evaluation' / 'report.html'}")
