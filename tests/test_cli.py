@@ -57,7 +57,7 @@ def test_the_version_is_said() -> None:
 def test_help_is_light() -> None:
     heavy = {
         "offnominal.cli": ("torch", "cv2", "numpy", "matplotlib"),
-        "offnominal.outputs.run": ("matplotlib", "timm", "openvino", "scipy.stats"),
+        "offnominal.outputs.inspections": ("matplotlib", "timm", "openvino", "scipy.stats"),
     }
     for module, names in heavy.items():
         code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in {names}))"
@@ -318,12 +318,12 @@ def test_the_file_names_weights_too_and_the_option_wins(tmp_path: Path) -> None:
     for path in (a, b):
         save_file({"x": np.zeros(3, np.float32)}, path)
     config.write_text(f'weights = "{a.as_posix()}"\nimage-size = 128\n')
-    assert detector_from({"image_size": None}, config, None)._weights == a
+    assert detector_from({}, config, None)._weights == a
     told = detector_from({"image_size": "96"}, config, b)
     assert (told._weights, told.settings.image_size) == (b, (96, 96))
     a.unlink()
     with pytest.raises(BackboneError, match="does not exist; check --weights"):
-        detector_from({"image_size": None}, config, None)
+        detector_from({}, config, None)
 
 
 @pytest.mark.parametrize("out", [".", "folder"])
