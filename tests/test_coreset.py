@@ -43,11 +43,11 @@ def to_centres(patches: np.ndarray, centres: np.ndarray) -> np.ndarray:
 def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that small data goes through every branch."""
     if request.param == "products":
-        monkeypatch.setattr(coreset, "registers", lambda: 0)
+        monkeypatch.setattr(coreset, "register_bits", lambda: 0)
     elif not compiled.compiled():
         pytest.skip("installed without a compiler")
     else:  # one by one where this processor has no instructions for them
-        monkeypatch.setattr(coreset, "registers", lambda: 1)
+        monkeypatch.setattr(coreset, "register_bits", lambda: 1)
         monkeypatch.setattr(coreset, "SCREENED", 1)
         monkeypatch.setattr(coreset, "FAR", 2)
     monkeypatch.setattr(coreset, "RENEWED", 64)
@@ -125,33 +125,33 @@ def test_the_choice_of_many_is_the_naive_one(many: int) -> None:
 
 @pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "registers", lambda: 1)
+    monkeypatch.setattr(coreset, "register_bits", lambda: 1)
     rng = np.random.default_rng(2)
     patches = np.r_[100 * rng.normal(size=(60, 8)), 1e-3 * rng.normal(size=(900, 8))].astype(np.float32)
     right = naive(patches, 640, 0).tolist()
     greedy = coreset._Greedy(PatchRows(torch.from_numpy(patches)), 640, 0)
     greedy.n = 600
     assert greedy.run(lambda done: None).indices.tolist() == right[:600]
-    greedy.screen = coreset.ScreenedCentres(greedy.centres, 400.0)
-    greedy.screen.add(0, 600)
+    greedy.pruned = coreset.PrunedCentres(greedy.centres, 400.0)
+    greedy.pruned.add(0, 600)
     about = torch.full((5, 8), 5.0) + torch.arange(5.0)[:, None]  # nearer to all that are alike than to the others
     near = greedy._nearest(about, about.square().sum(1), 0)
     centres = greedy.centres[:600].double()
     assert np.allclose(near, (about[:, None].double() - centres[None]).square().sum(2).amin(1), rtol=1e-4)
-    assert greedy.screen is None, "given up"
+    assert greedy.pruned is None, "given up"
     greedy.n = 640
     found = greedy.run(lambda done: None)
-    assert greedy.screen is None
+    assert greedy.pruned is None
     assert found.indices.tolist() == right
     assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
 
 
 @pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 def test_many_features_and_float64_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "registers", lambda: 1)
-    wide, double = torch.zeros(3, coreset.MOST_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
+    monkeypatch.setattr(coreset, "register_bits", lambda: 1)
+    wide, double = torch.zeros(3, coreset.MAX_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
     for patches in (wide, double):
-        assert coreset._Greedy(PatchRows(patches), 2, 0).screen is None
+        assert coreset._Greedy(PatchRows(patches), 2, 0).pruned is None
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -13,16 +13,16 @@ import torch
 
 from offnominal.memory import NearestPatches, Upsampling, compiled, search
 
-WAYS = ["flat", "screened", "product"]
+WAYS = ["flat", "pruned", "product"]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """FAISS alone, int8 dot products first, or one matrix product as on a GPU."""
     asked: str = request.param
-    if asked == "screened" and not compiled.compiled():
+    if asked == "pruned" and not compiled.compiled():
         pytest.skip("installed without a compiler")
-    monkeypatch.setattr(search, "screens", lambda count, dimensions: asked == "screened")
+    monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: asked == "pruned")
     if asked == "product":
         monkeypatch.setattr(search, "_flat", lambda bank: None)
     return asked

@@ -25,7 +25,7 @@ GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
 
 @pytest.fixture(autouse=True)
 def _no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "screens", lambda count, dimensions: False)
+    monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: False)
 
 
 def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -> tuple[torch.Tensor, torch.Tensor, Upsampling]:

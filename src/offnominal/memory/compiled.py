@@ -13,13 +13,13 @@ from torch import Tensor
 
 from offnominal.types import require
 
-SCREENING, UPSAMPLED = "offnominal.memory._screening", "offnominal.memory._upsampled"
+PRUNING, UPSAMPLED = "offnominal.memory._screening", "offnominal.memory._upsampled"
 
 
 def compiled() -> bool:
     """Whether there is what was compiled, and for this machine."""
     try:
-        for name in (SCREENING, UPSAMPLED):
+        for name in (PRUNING, UPSAMPLED):
             import_module(name)
     except ImportError:
         return False

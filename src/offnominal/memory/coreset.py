@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from offnominal.forks import native_threads
-from offnominal.memory.screening import MOST_FEATURES, ScreenedCentres, registers
+from offnominal.memory.pruning import MAX_FEATURES, PrunedCentres, register_bits
 from offnominal.memory.store import PatchRows
 from offnominal.types import Index, require
 
@@ -133,12 +133,12 @@ class _Greedy:
         for block in patches.blocks(ROWS):
             self.shift += block.sum(0, dtype=torch.float64)
         self.shift /= len(patches)
-        screened = self.dtype == torch.float32 and patches.shape[1] <= MOST_FEATURES and registers() > 0
-        self.square, reach = torch.empty(len(patches), dtype=self.dtype), torch.empty(len(patches) if screened else 0)
+        pruned = self.dtype == torch.float32 and patches.shape[1] <= MAX_FEATURES and register_bits() > 0
+        self.square, reach = torch.empty(len(patches), dtype=self.dtype), torch.empty(len(patches) if pruned else 0)
         for number, block in enumerate(patches.blocks(ROWS)):
             part, moved = slice(number * ROWS, number * ROWS + len(block)), self._moved(block)
             torch.linalg.vecdot(moved, moved, out=self.square[part])
-            if screened:
+            if pruned:
                 torch.amax(moved.abs_(), 1, out=reach[part])
         require(bool(self.square.isfinite().all()), "patches must be finite")
         #: Rounding of a D-term product, relative to the lengths multiplied (random-walk growth, with a margin of 4).
@@ -151,9 +151,9 @@ class _Greedy:
         #: Whether a bound is the distance itself to the centres that its patch has seen, unless it has seen none.
         self.tight = False
         self.seen = torch.zeros(len(patches), dtype=torch.int32)
-        self.screen: ScreenedCentres | None = None
-        if screened:
-            self.screen = ScreenedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
+        self.pruned: PrunedCentres | None = None
+        if pruned:
+            self.pruned = PrunedCentres(self.centres, float(reach.topk(min(FAR + 1, len(reach))).values[-1]))
         # Room for products, which grow as they come.
         self.product = torch.empty(max(self.at_once * CENTRES, n), dtype=self.dtype)
         self._take([start], self.patches[torch.tensor([start])])
@@ -188,8 +188,8 @@ class _Greedy:
         self.exact_centres[done : done + len(indices)] = points
         moved = self._moved(points)
         self.centres[done : done + len(indices)] = moved
-        if self.screen is not None:
-            self.screen.add(done, done + len(indices))
+        if self.pruned is not None:
+            self.pruned.add(done, done + len(indices))
         self.lengths[done : done + len(indices)] = moved.square().sum(1)
         self.chosen += indices
         self.bound[indices] = _TAKEN
@@ -232,14 +232,14 @@ class _Greedy:
     def _nearest(self, points: Tensor, squares: Tensor, done: int) -> Tensor:
         """(n,) squared distances of points to their nearest centre after the first `done`, to float32's precision of what is
         multiplied; `squares` are the lengths of the points."""
-        if self.screen is None or len(self.chosen) - done < SCREENED:
+        if self.pruned is None or len(self.chosen) - done < SCREENED:
             return self._by_product(points, done).add_(squares).clamp_(min=0)
-        near, sure = self.screen(points, done, len(self.chosen))
+        near, sure = self.pruned(points, done, len(self.chosen))
         unsure = torch.nonzero(~sure).flatten()
         if len(unsure):
             near[unsure] = self._by_product(points[unsure], done).add_(squares[unsure]).clamp_(min=0)
         if 2 * len(unsure) > len(points):
-            self.screen = None  # too many are alike
+            self.pruned = None  # too many are alike
         return near
 
     def _by_product(self, points: Tensor, done: int) -> Tensor:

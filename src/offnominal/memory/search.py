@@ -14,12 +14,12 @@ import faiss
 
 from offnominal.forks import native_threads
 from offnominal.memory.compiled import compiled
-from offnominal.memory.screening import MOST_FEATURES, ScreenedBank, registers
+from offnominal.memory.pruning import MAX_FEATURES, PrunedBank, register_bits
 from offnominal.memory.upsampled import UpsampledBank, Upsampling
 from offnominal.types import require
 
-#: Screening is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
-SCREENED_BANKS = range(512, 2**19)
+#: Pruning is worth its while from so many bank patches (to so many) and patches at once, up to such a K.
+PRUNED_BANKS = range(512, 2**19)
 FEWEST_SCREENED, MOST_SCREENED = 64, 16
 #: Distances of one matrix product.
 AT_ONCE = 2**25
@@ -28,7 +28,7 @@ AT_ONCE = 2**25
 class NearestPatches:
     """Exact search over a bank (M, D).
 
-    On a CPU FAISS's flat index, or a faster way to the same neighbours if it is compiled: `memory.screening` if the processor
+    On a CPU FAISS's flat index, or a faster way to the same neighbours if it is compiled: `memory.pruning` if the processor
     has int8 dot products and the bank some hundred patches, else `memory.upsampled` for patches that are known to be upsampled.
     On a GPU one matrix product in torch. The choice depends on what there is, never on timing, so results do not vary by a
     rounding error from run to run. `benchmarks/search.py` and `upsampled.py` compare them.
@@ -41,9 +41,9 @@ class NearestPatches:
         on_cpu = self.bank.device.type == "cpu"
         self._index: Any = _flat(self.bank.numpy()) if on_cpu else None
         faster = on_cpu and compiled()
-        screened = faster and screens(*bank.shape)
-        self._screened = ScreenedBank(self.bank) if screened else None
-        self._upsampled = UpsampledBank(self.bank) if faster and not screened else None
+        pruned = faster and uses_pruning(*bank.shape)
+        self._pruned = PrunedBank(self.bank) if pruned else None
+        self._upsampled = UpsampledBank(self.bank) if faster and not pruned else None
 
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """(N, D) -> (N, K) squared distances, ascending, and (N, K) int64 rows of the K nearest bank patches, K = min(k, M).
@@ -64,8 +64,8 @@ class NearestPatches:
             return self._by_product(patches, k)
         if self._upsampled is not None and upsampling is not None:
             return self._completed(patches, *self._upsampled(patches.float(), k, upsampling))
-        if self._screened is not None and k <= MOST_SCREENED and len(patches) >= FEWEST_SCREENED:
-            squared, rows, sure = self._screened(patches.float(), k)
+        if self._pruned is not None and k <= MOST_SCREENED and len(patches) >= FEWEST_SCREENED:
+            squared, rows, sure = self._pruned(patches.float(), k)
             unsure = torch.nonzero(~sure).flatten()
             if len(unsure):
                 points = patches[unsure].float()
@@ -138,6 +138,6 @@ def _flat(bank: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
     return index
 
 
-def screens(count: int, dimensions: int) -> bool:
-    """Whether a bank of so many patches is screened by products of bytes on this processor."""
-    return count in SCREENED_BANKS and dimensions <= MOST_FEATURES and registers() > 0
+def uses_pruning(count: int, dimensions: int) -> bool:
+    """Whether a bank of so many patches is pruned by products of bytes on this processor."""
+    return count in PRUNED_BANKS and dimensions <= MAX_FEATURES and register_bits() > 0

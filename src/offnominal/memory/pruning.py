@@ -20,7 +20,7 @@ from offnominal.memory.compiled import address, compiled, threads
 from offnominal.types import require
 
 #: The largest whole number of steps; products of more features than these could leave 32 bits.
-STEPS, MOST_FEATURES = 127, 4096
+STEPS, MAX_FEATURES = 127, 4096
 #: The bank patches that reach farthest are compared with every patch, so that the others need no long steps; not in a bank of
 #: few.
 FAR, FEW = 8, 64
@@ -28,13 +28,13 @@ FAR, FEW = 8, 64
 #: nothing.
 PANEL, BYTES, NEVER = 64, 4, -(2**29)
 #: Neighbours, at most: as many as are compared in float32.
-MOST_NEIGHBOURS = 512
+MAX_NEIGHBOURS = 512
 #: Bits of registers in which processors multiply bytes, the fastest first.
 REGISTERS = (512, 256)
 
 
 @cache
-def registers() -> int:
+def register_bits() -> int:
     """Bits of the registers in which this processor multiplies bytes; 0 where it does not, or that was not compiled."""
     if not compiled():
         return 0
@@ -43,18 +43,18 @@ def registers() -> int:
     return next((bits for bits in REGISTERS if _screening.multiplies(bits)), 0)
 
 
-class ScreenedBank:
+class PrunedBank:
     """Exact search in a float32 bank (M, D), M below 2^19 and D at most 4,096, on a CPU: products of bytes first, then the
     distances of a few.
 
-    `bits` are those of the registers that bytes are multiplied in, `registers()` unless given; 0 multiplies them one by one, on
+    `bits` are those of the registers that bytes are multiplied in, `register_bits()` unless given; 0 multiplies them one by one, on
     every processor and slowly.
     """
 
     def __init__(self, bank: Tensor, bits: int | None = None) -> None:
         require(len(bank) < 2**19, f"at most 524,287 patches, got {len(bank)}")
-        require(bank.shape[1] <= MOST_FEATURES, f"at most {MOST_FEATURES} features, got {bank.shape[1]}")
-        self._bits = registers() if bits is None else bits
+        require(bank.shape[1] <= MAX_FEATURES, f"at most {MAX_FEATURES} features, got {bank.shape[1]}")
+        self._bits = register_bits() if bits is None else bits
         self._bank = bank.contiguous()
         self._mean = bank.mean(0)
         reach = (bank - self._mean).abs().amax(1)
@@ -73,22 +73,22 @@ class ScreenedBank:
         is not sure, and what is found for it means nothing: then it is to be searched otherwise. Works on as many threads as
         torch has.
         """
-        require(0 < k <= min(MOST_NEIGHBOURS, len(self._bank)), f"{k} neighbours")
+        require(0 < k <= min(MAX_NEIGHBOURS, len(self._bank)), f"{k} neighbours")
         of_bank = self._bank, self._mean, self._far
         return _nearest(patches, of_bank, self._columns, (self._step, self._error), k, self._bits)
 
 
-class ScreenedCentres:
+class PrunedCentres:
     """The same of centres that are added by and by, for patches about their mean: the nearest alone.
 
     Args:
         centres: (n, D) float32 with room for all, of which those are read that were added.
         reach: the largest value of patches; a centre that reaches farther is compared with every patch.
-        bits: as for `ScreenedBank`.
+        bits: as for `PrunedBank`.
     """
 
     def __init__(self, centres: Tensor, reach: float, bits: int | None = None) -> None:
-        self._bits = registers() if bits is None else bits
+        self._bits = register_bits() if bits is None else bits
         self._centres, self._mean, self._reach = centres, torch.zeros(centres.shape[1]), reach
         self._step, self._error = _step(reach), 0.0
         self._far = torch.empty(0, dtype=torch.int64)
