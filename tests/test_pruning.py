@@ -1,4 +1,4 @@
-"""Products of bytes that tell who comes into question: what is sure is what a float64 loop finds, on whatever processor."""
+"""Candidate pruning by int8 dot products: exact results equal those of a float64 loop, on every processor."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 from offnominal.memory import NearestPatches, compiled, search
 from offnominal.memory.pruning import (
-    FAR,
+    LEVELS,
     MAX_FEATURES,
     MAX_NEIGHBOURS,
-    NEVER,
+    OUTLIERS,
+    PADDING_PRODUCT,
     PANEL,
     REGISTERS,
-    STEPS,
     PrunedBank,
     PrunedCentres,
     register_bits,
@@ -39,10 +39,10 @@ def able(bits: int) -> bool:
 
 @pytest.fixture(params=[0, *REGISTERS], ids="{} bits".format)
 def bits(request: pytest.FixtureRequest) -> int:
-    """Every way in which this processor multiplies bytes; one by one everywhere."""
+    """Every register width of this processor, and the scalar code."""
     asked: int = request.param
     if not able(asked):
-        pytest.skip(f"this processor does not multiply bytes in registers of {asked} bits")
+        pytest.skip(f"this processor has no int8 dot products in registers of {asked} bits")
     return asked
 
 
@@ -115,19 +115,19 @@ def test_however_bytes_are_multiplied_the_same_is_found(kind: str, bits: int) ->
 def test_a_bank_in_whole_steps_is_off_by_no_more_than_it_is_said_to_be(kind: str) -> None:
     _, bank = made(kind, 26)
     pruned = PrunedBank(bank)
-    near, count = bank[pruned._near].double(), len(pruned._near)
-    columns_of, start, rows = pruned._columns
+    near, count = bank[pruned._inliers].double(), len(pruned._inliers)
+    columns_of, start, rows = pruned._packed
     panels, quads, width, four = columns_of.shape
     assert (width, four, quads) == (PANEL, 4, 7)
     columns = columns_of.transpose(1, 2).reshape(panels * width, quads * four).long()
     assert not columns[count:].any()
     assert not columns[:, 26:].any()
-    assert (start[count:] == NEVER).all()
-    assert torch.equal(rows[:count], pruned._near)
+    assert (start[count:] == PADDING_PRODUCT).all()
+    assert torch.equal(rows[:count], pruned._inliers)
     steps = columns[:count, :26]
     right = -(steps.square().sum(1) // 2) - 128 * steps.sum(1)
     assert torch.equal(start[:count].long(), right)
-    lost = (near - pruned._mean.double()) / pruned._step - steps
+    lost = (near - pruned._mean.double()) / pruned._scale - steps
     lengths = torch.linalg.vector_norm(lost, dim=1)
     assert float(lengths.max()) <= pruned._error
     assert float(lengths.max()) > 0.9 * pruned._error or kind == "all equal"
@@ -135,10 +135,10 @@ def test_a_bank_in_whole_steps_is_off_by_no_more_than_it_is_said_to_be(kind: str
 
 def test_the_farthest_of_the_bank_make_no_long_steps() -> None:
     patches, bank = made("random")
-    bank[:FAR] *= 1000
+    bank[:OUTLIERS] *= 1000
     pruned = PrunedBank(bank)
-    assert sorted(pruned._far.tolist()) == list(range(FAR))
-    assert pruned._step < 0.1
+    assert sorted(pruned._outliers.tolist()) == list(range(OUTLIERS))
+    assert pruned._scale < 0.1
     assert pruned(patches, 9)[2].float().mean() > 0.9
 
 
@@ -188,7 +188,7 @@ def test_however_few_patches(count: int, bits: int) -> None:
 def test_more_in_question_than_pays_is_not_sure(bits: int) -> None:
     most = in_question_at_most()
     random = torch.Generator().manual_seed(5)
-    around = 1000 * torch.randn(FAR + 100, 12, generator=random)  # these make the steps long
+    around = 1000 * torch.randn(OUTLIERS + 100, 12, generator=random)  # these make the steps long
     close, patches = torch.randn(2 * most, 12, generator=random), torch.randn(20, 12, generator=random)
     assert not PrunedBank(torch.cat([around, close]), bits)(patches, 9)[2].any()
     squared, rows, sure = PrunedBank(torch.cat([around, close[:most]]), bits)(patches, 9)
@@ -253,15 +253,15 @@ def test_centres_that_are_added_by_and_by_are_searched_alike(bits: int) -> None:
         done = last
         pruned.add(done, done)
     assert (done, far) == (300, 4)
-    near = made_centres[:300][made_centres[:300].abs().amax(1) <= reach].double() / pruned._step
+    near = made_centres[:300][made_centres[:300].abs().amax(1) <= reach].double() / pruned._scale
     lost = torch.linalg.vector_norm(near - near.round(), dim=1)
     assert 0.99 * pruned._error < float(lost.max()) <= pruned._error
-    assert pruned._far.tolist() == torch.nonzero(made_centres[:300].abs().amax(1) > reach).flatten().tolist()
+    assert pruned._outliers.tolist() == torch.nonzero(made_centres[:300].abs().amax(1) > reach).flatten().tolist()
 
 
 def test_both_sides_agree() -> None:
     there = importlib.import_module(compiled.PRUNING)
-    assert (there.PANEL, there.NEVER, there.STEPS) == (PANEL, NEVER, STEPS)
+    assert (there.PANEL, there.NEVER, there.STEPS) == (PANEL, PADDING_PRODUCT, LEVELS)
     assert there.MOST_IN_QUESTION == MAX_NEIGHBOURS
     assert [there.multiplies(bits) for bits in (0, 8, 128, 1024)] == [True, False, False, False]
     assert register_bits() == next((bits for bits in REGISTERS if there.multiplies(bits)), 0)
@@ -309,7 +309,7 @@ def test_few_patches_and_many_neighbours_are_searched_flat(monkeypatch: pytest.M
     assert pruned(patches, 100)[1].shape == (len(patches), 100)
 
 
-def test_a_bank_is_screened_by_its_size_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_is_pruned_by_its_size_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "register_bits", lambda: 512)
     sizes = (5, 511, 512, 2**19 - 1, 2**19)
     assert [search.uses_pruning(count, 152) for count in sizes] == [False, False, True, True, False]
@@ -322,7 +322,7 @@ def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: 
     patches, bank = made("random")
     monkeypatch.setattr(search, "register_bits", lambda: 512)
     assert NearestPatches(bank)._pruned is not None
-    monkeypatch.setattr(compiled, "SCREENING", "offnominal.memory.none_of_this_name")
+    monkeypatch.setattr(compiled, "PRUNING", "offnominal.memory.none_of_this_name")
     without = NearestPatches(bank)
     assert without._pruned is without._upsampled is None
     assert torch.equal(without(patches, 9)[1], naive(patches, bank, 9)[1])

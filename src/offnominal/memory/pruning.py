@@ -1,10 +1,9 @@
-"""Distances between patches rounded to 8 bits, with their error: which few bank patches may be among the nearest.
+"""Candidate pruning: int8 dot products find the few bank patches that may be among the nearest.
 
-Processors multiply bytes at several times the rate of float32. Such products cannot decide, but they tell at a known error who
-comes into question. With q', b' the patches about the mean of the bank in whole steps from -127 to 127,
-|q'|^2 + |b'|^2 - 2 q'b' is a whole number and exact, and by the triangle inequality its root, |q' - b'|, differs from |q - b|
-by at most |q - q'| + |b - b'|, which are known. The float32 distances of the few then decide: the neighbours are those of an
-exact search.
+Int8 dot products are several times faster than float32 products. They are too coarse to rank patches, but their error is known.
+Let q' and b' be a patch and a bank patch, centred on the bank's mean and quantised to integers from -127 to 127. Then
+|q' - b'|^2 = |q'|^2 + |b'|^2 - 2 q'b' is an exact integer, and by the triangle inequality |q' - b'| differs from |q - b| by at
+most |q - q'| + |b - b'|, which are known. Float32 distances then rank the remaining candidates, so the search is exact.
 """
 
 from __future__ import annotations
@@ -19,23 +18,25 @@ from torch import Tensor
 from offnominal.memory.compiled import address, compiled, threads
 from offnominal.types import require
 
-#: The largest whole number of steps; products of more features than these could leave 32 bits.
-STEPS, MAX_FEATURES = 127, 4096
-#: The bank patches that reach farthest are compared with every patch, so that the others need no long steps; not in a bank of
-#: few.
-FAR, FEW = 8, 64
-#: Columns that are multiplied together, bytes of a column that are, and the product of what fills up the last columns: near
-#: nothing.
-PANEL, BYTES, NEVER = 64, 4, -(2**29)
-#: Neighbours, at most: as many as are compared in float32.
+#: Largest quantised value, and the largest number of features whose products fit in 32 bits.
+LEVELS, MAX_FEATURES = 127, 4096
+#: In a bank of more than `SMALL_BANK` patches, the `OUTLIERS` patches with the largest values are compared with every patch, so
+#: that the others have a finer quantisation.
+OUTLIERS, SMALL_BANK = 8, 64
+#: Columns that are multiplied together, bytes of one column in a vector lane, and the product of padding columns, which is
+#: lower than that of any patch.
+PANEL, BYTES, PADDING_PRODUCT = 64, 4, -(2**29)
+#: Largest number of neighbours; equal to the number of candidates that the C code compares in float32.
 MAX_NEIGHBOURS = 512
-#: Bits of registers in which processors multiply bytes, the fastest first.
+#: Bank sizes from this on do not fit the integer arithmetic.
+BANK_LIMIT = 2**19
+#: Widths in bits of the registers for int8 dot products, fastest first.
 REGISTERS = (512, 256)
 
 
 @cache
 def register_bits() -> int:
-    """Bits of the registers in which this processor multiplies bytes; 0 where it does not, or that was not compiled."""
+    """Width of the registers in which this processor computes int8 dot products; 0 without them or without the C extension."""
     if not compiled():
         return 0
     from offnominal.memory import _screening
@@ -44,87 +45,109 @@ def register_bits() -> int:
 
 
 class PrunedBank:
-    """Exact search in a float32 bank (M, D), M below 2^19 and D at most 4,096, on a CPU: products of bytes first, then the
-    distances of a few.
+    """Exact search in a float32 bank on a CPU, by candidate pruning.
 
-    `bits` are those of the registers that bytes are multiplied in, `register_bits()` unless given; 0 multiplies them one by one, on
-    every processor and slowly.
+    Parameters
+    ----------
+    bank
+        (M, D) float32, M < 2^19, D <= 4096.
+    bits
+        Width of the registers for int8 dot products; `register_bits()` by default. 0 selects slow scalar code that runs on
+        every processor.
     """
 
     def __init__(self, bank: Tensor, bits: int | None = None) -> None:
-        require(len(bank) < 2**19, f"at most 524,287 patches, got {len(bank)}")
+        require(len(bank) < BANK_LIMIT, f"at most {BANK_LIMIT - 1:,} patches, got {len(bank)}")
         require(bank.shape[1] <= MAX_FEATURES, f"at most {MAX_FEATURES} features, got {bank.shape[1]}")
         self._bits = register_bits() if bits is None else bits
         self._bank = bank.contiguous()
         self._mean = bank.mean(0)
         reach = (bank - self._mean).abs().amax(1)
         order = reach.argsort(descending=True, stable=True)
-        far = FAR if len(bank) > FEW else 0
-        #: Rows of the bank that every patch is compared with, and the others', whose steps are the columns.
-        self._far, self._near = order[:far].clone(), order[far:].sort().values
-        self._columns = Columns.empty(len(self._near), bank.shape[1])
-        self._step = _step(float(reach[self._near].amax()))
-        self._error = self._columns.add(0, (bank[self._near] - self._mean) / self._step, self._near)
+        outliers = OUTLIERS if len(bank) > SMALL_BANK else 0
+        self._outliers, self._inliers = order[:outliers].clone(), order[outliers:].sort().values
+        self._packed = PackedBank.empty(len(self._inliers), bank.shape[1])
+        self._scale = _scale(float(reach[self._inliers].amax()))
+        self._error = self._packed.add(0, (bank[self._inliers] - self._mean) / self._scale, self._inliers)
 
     def __call__(self, patches: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, D) float32 -> (N, K) squared distances, ascending, (N, K) int64 rows of the bank, and (N,) whether they are sure.
+        """Search the K nearest bank patches, on as many threads as torch uses.
 
-        What is sure is exact; K is at most M and 512. Where too many are about equally near, or values are not finite, a patch
-        is not sure, and what is found for it means nothing: then it is to be searched otherwise. Works on as many threads as
-        torch has.
+        Parameters
+        ----------
+        patches
+            (N, D) float32.
+        k
+            Number of neighbours, at most M and 512.
+
+        Returns
+        -------
+        squared, rows, exact
+            (N, K) squared distances, ascending; (N, K) int64 rows of the bank; (N,) bool. A patch is not exact if it has too
+            many candidates or a value that is not finite. Its result is meaningless, and it must be searched in another way.
         """
-        require(0 < k <= min(MAX_NEIGHBOURS, len(self._bank)), f"{k} neighbours")
-        of_bank = self._bank, self._mean, self._far
-        return _nearest(patches, of_bank, self._columns, (self._step, self._error), k, self._bits)
+        require(0 < k <= min(MAX_NEIGHBOURS, len(self._bank)), f"{k} neighbours: give 1 to the size of the bank")
+        bank = self._bank, self._mean, self._outliers
+        return _nearest(patches, bank, self._packed, (self._scale, self._error), k, self._bits)
 
 
 class PrunedCentres:
-    """The same of centres that are added by and by, for patches about their mean: the nearest alone.
+    """Exact search for the nearest of a growing set of centres, for patches centred on their mean.
 
-    Args:
-        centres: (n, D) float32 with room for all, of which those are read that were added.
-        reach: the largest value of patches; a centre that reaches farther is compared with every patch.
-        bits: as for `PrunedBank`.
+    Parameters
+    ----------
+    centres
+        (n, D) float32 with room for all centres; only those that were added are read.
+    reach
+        Largest absolute value of the patches. Centres with a larger value are compared with every patch.
+    bits
+        As for `PrunedBank`.
     """
 
     def __init__(self, centres: Tensor, reach: float, bits: int | None = None) -> None:
         self._bits = register_bits() if bits is None else bits
         self._centres, self._mean, self._reach = centres, torch.zeros(centres.shape[1]), reach
-        self._step, self._error = _step(reach), 0.0
-        self._far = torch.empty(0, dtype=torch.int64)
-        self._columns = Columns.empty(*centres.shape)
+        self._scale, self._error = _scale(reach), 0.0
+        self._outliers = torch.empty(0, dtype=torch.int64)
+        self._packed = PackedBank.empty(*centres.shape)
 
     def add(self, first: int, last: int) -> None:
-        """From now on the centres from `first` to `last` count, which stand behind those added before."""
+        """Add the centres from `first` to `last`, which follow those added before."""
         if first == last:
             return
         rows = torch.arange(first, last)
         far = self._centres[first:last].abs().amax(1) > self._reach
-        self._far = torch.cat([self._far, rows[far]])
-        steps = (self._centres[first:last] / self._step).masked_fill_(far[:, None], 0)
-        self._error = max(self._error, self._columns.add(first, steps, rows))
-        self._columns.start[rows[far]] = NEVER
+        self._outliers = torch.cat([self._outliers, rows[far]])
+        values = (self._centres[first:last] / self._scale).masked_fill_(far[:, None], 0)
+        self._error = max(self._error, self._packed.add(first, values, rows))
+        self._packed.start[rows[far]] = PADDING_PRODUCT
 
     def __call__(self, patches: Tensor, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """(N, D) float32 -> (N,) squared distances to the nearest centre from `first` to `last`, and whether they are sure.
+        """Search the nearest centre from `first` to `last`; outliers and a few centres before `first` may count as well.
 
-        Those just before `first` may count as well, and so may all that reach far.
+        Returns
+        -------
+        squared, exact
+            (N,) squared distances of the (N, D) float32 patches; (N,) bool, see `PrunedBank`.
         """
-        columns = self._columns.part(first, last)
-        squared, _, sure = _nearest(
-            patches, (self._centres, self._mean, self._far), columns, (self._step, self._error), 1, self._bits
-        )
-        return squared[:, 0], sure
+        packed = self._packed.part(first, last)
+        bank = self._centres, self._mean, self._outliers
+        squared, _, exact = _nearest(patches, bank, packed, (self._scale, self._error), 1, self._bits)
+        return squared[:, 0], exact
 
 
-class Columns(NamedTuple):
-    """A bank in whole steps, as it is multiplied; what no patch belongs to is near nothing.
+class PackedBank(NamedTuple):
+    """A quantised bank in the layout of the int8 kernels. Columns without a patch have the lowest product.
 
-    Attributes:
-        panels: (panels, ceil(D / 4), 64, 4) int8: four features of 64 columns after each other.
-        start: (64 panels,) int32 that products with steps of 128 more are added to. Then they are q'b' less half of |b'|^2,
-            rounded down: the more, the nearer.
-        rows: (64 panels,) int64, of the bank.
+    Attributes
+    ----------
+    panels
+        (panels, ceil(D / 4), 64, 4) int8: four features of each of 64 columns in turn.
+    start
+        (64 panels,) int32 initial values of the products, which compensate for the 128 that the kernels add to each quantised
+        value of a patch. The results are q'b' - |b'|^2 / 2, rounded down: the higher, the nearer.
+    rows
+        (64 panels,) int64 rows of the bank.
     """
 
     panels: Tensor
@@ -132,63 +155,70 @@ class Columns(NamedTuple):
     rows: Tensor
 
     @classmethod
-    def empty(cls, count: int, features: int) -> Columns:
+    def empty(cls, count: int, features: int) -> PackedBank:
+        """Room for `count` patches."""
         panels, quads = -(-count // PANEL), -(-features // BYTES)
-        of_panels = torch.zeros((panels, quads, PANEL, BYTES), dtype=torch.int8)
-        start = torch.full((PANEL * panels,), NEVER, dtype=torch.int32)
-        return cls(of_panels, start, torch.zeros(PANEL * panels, dtype=torch.int64))
+        values = torch.zeros((panels, quads, PANEL, BYTES), dtype=torch.int8)
+        start = torch.full((PANEL * panels,), PADDING_PRODUCT, dtype=torch.int32)
+        return cls(values, start, torch.zeros(PANEL * panels, dtype=torch.int64))
 
-    def part(self, first: int, last: int) -> Columns:
-        """Whole panels, in which all columns from `first` to `last` are."""
+    def part(self, first: int, last: int) -> PackedBank:
+        """The panels that hold the columns from `first` to `last`."""
         panels = slice(first // PANEL, -(-last // PANEL))
-        of_panels = slice(PANEL * panels.start, PANEL * panels.stop)
-        return Columns(self.panels[panels], self.start[of_panels], self.rows[of_panels])
+        columns = slice(PANEL * panels.start, PANEL * panels.stop)
+        return PackedBank(self.panels[panels], self.start[columns], self.rows[columns])
 
-    def add(self, first: int, exact: Tensor, rows: Tensor) -> float:
-        """Fill columns from `first` on with (n, D) patches in steps, not yet whole, of (n,) rows of the bank.
+    def add(self, first: int, values: Tensor, rows: Tensor) -> float:
+        """Quantise (n, D) scaled patches into the columns from `first` on; `rows` (n,) are their rows of the bank.
 
-        Returns how long at most what is lost of a patch is, in steps.
+        Returns the largest length of a patch's rounding error, in quantisation steps.
         """
-        steps = exact.round().clamp_(-STEPS, STEPS)
-        at = torch.arange(first, first + len(steps))
-        self.panels[at // PANEL, :, at % PANEL] = (
-            F.pad(steps, (0, -steps.shape[1] % BYTES)).to(torch.int8).view(len(steps), -1, BYTES)
+        levels = values.round().clamp_(-LEVELS, LEVELS)
+        columns = torch.arange(first, first + len(levels))
+        self.panels[columns // PANEL, :, columns % PANEL] = (
+            F.pad(levels, (0, -levels.shape[1] % BYTES)).to(torch.int8).view(len(levels), -1, BYTES)
         )
-        halves = steps.square().sum(1, dtype=torch.float64).long() >> 1
-        self.start[at] = (-halves - (STEPS + 1) * steps.sum(1, dtype=torch.float64).long()).to(torch.int32)
-        self.rows[at] = rows
-        # What the subtraction and the scaling themselves round is a share of the length.
-        lost = torch.linalg.vector_norm(exact - steps, dim=1, dtype=torch.float64)
-        return float((lost + 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(exact, dim=1)).max())
+        half_squares = levels.square().sum(1, dtype=torch.float64).long() >> 1
+        self.start[columns] = (-half_squares - (LEVELS + 1) * levels.sum(1, dtype=torch.float64).long()).to(torch.int32)
+        self.rows[columns] = rows
+        # The subtraction and the scaling round in proportion to the length.
+        lost = torch.linalg.vector_norm(values - levels, dim=1, dtype=torch.float64)
+        return float((lost + 4 * torch.finfo(torch.float32).eps * torch.linalg.vector_norm(values, dim=1)).max())
 
 
-def _step(reach: float) -> float:
-    """So long that `STEPS` of them reach as far."""
-    return max(reach / STEPS, torch.finfo(torch.float32).tiny) if reach > 0 else 1.0
+def _scale(reach: float) -> float:
+    """Quantisation step with which `LEVELS` steps span `reach`."""
+    return max(reach / LEVELS, torch.finfo(torch.float32).tiny) if reach > 0 else 1.0
 
 
 def _nearest(
     patches: Tensor,
-    of_bank: tuple[Tensor, Tensor, Tensor],
-    columns: Columns,
-    lengths: tuple[float, float],
+    bank_parts: tuple[Tensor, Tensor, Tensor],
+    packed: PackedBank,
+    scale_and_error: tuple[float, float],
     k: int,
     bits: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`of_bank`: (M, D) patches, their (D,) mean, and rows that every patch is compared with. `lengths`: of a step, and of what
-    was lost of a patch of the bank."""
+    """Call the C search. `bank_parts`: (M, D) bank, its (D,) mean, and the rows of its outliers."""
     from offnominal.memory import _screening
 
-    patches, (bank, mean, far), (panels, start, rows) = patches.contiguous(), of_bank, columns
-    count, features = len(patches), bank.shape[1]
-    squared, found = torch.zeros((count, k)), torch.zeros((count, k), dtype=torch.int64)
-    sure = torch.empty(count, dtype=torch.bool)
-    of_panels = len(panels), -(-features // BYTES), PANEL, BYTES
-    addresses = [address(patches, torch.float32, (count, features)), address(bank, torch.float32, (len(bank), features))]
-    addresses += [address(mean, torch.float32, (features,)), address(panels, torch.int8, of_panels)]
-    addresses += [address(start, torch.int32, (PANEL * len(panels),)), address(rows, torch.int64, (PANEL * len(panels),))]
-    addresses += [address(far, torch.int64, (len(far),)), address(squared, torch.float32, (count, k))]
-    addresses += [address(found, torch.int64, (count, k)), address(sure, torch.bool, (count,))]
-    sizes = (count, len(start), features, BYTES * of_panels[1], len(far), k)
-    _screening.nearest(tuple(addresses), lengths, sizes, bits, threads(count))
-    return squared, found, sure
+    patches, (bank, mean, outliers), (panels, start, bank_rows) = patches.contiguous(), bank_parts, packed
+    count, features, columns = len(patches), bank.shape[1], PANEL * len(packed.panels)
+    squared, rows = torch.zeros((count, k)), torch.zeros((count, k), dtype=torch.int64)
+    exact = torch.empty(count, dtype=torch.bool)
+    panels_shape = len(panels), -(-features // BYTES), PANEL, BYTES
+    addresses = (
+        address(patches, torch.float32, (count, features)),
+        address(bank, torch.float32, (len(bank), features)),
+        address(mean, torch.float32, (features,)),
+        address(panels, torch.int8, panels_shape),
+        address(start, torch.int32, (columns,)),
+        address(bank_rows, torch.int64, (columns,)),
+        address(outliers, torch.int64, (len(outliers),)),
+        address(squared, torch.float32, (count, k)),
+        address(rows, torch.int64, (count, k)),
+        address(exact, torch.bool, (count,)),
+    )
+    sizes = (count, len(start), features, BYTES * panels_shape[1], len(outliers), k)
+    _screening.nearest(addresses, scale_and_error, sizes, bits, threads(count))
+    return squared, rows, exact
