@@ -44,8 +44,8 @@ class Lot:
 
     Examples
     --------
-    >>> Lot(np.array([True, False]), fdr=0.1, estimated_bad=1.0, fewest=1).pulled.sum()
-    np.int64(1)
+    >>> Lot(np.array([True, False]), fdr=0.1, estimated_bad=1.0, fewest=1).pulled.tolist()
+    [True, False]
     """
 
     pulled: Mask
