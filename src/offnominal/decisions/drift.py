@@ -42,7 +42,7 @@ Values = npt.NDArray[np.float64]
 SHIFTS = np.array([0.5, 1.0, 2.0, -0.5, -1.0, -2.0])
 #: Clipping limit of |z|.
 CUT = 1.5
-#: Time scale of the starts in images; after so many, 29 % of the capital has been bet.
+#: Time scale of the starts: after this number of images, 29 % of the capital has been bet.
 PATIENCE = 100.0
 
 

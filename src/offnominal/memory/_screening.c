@@ -309,7 +309,7 @@ static PyObject *nearest(PyObject *module, PyObject *arguments) {
 
 static PyMethodDef methods[] = {
     {"nearest", nearest, METH_VARARGS, "nearest(addresses, scale_and_error, sizes, bits, threads): see pruning.py"},
-    {"multiplies", multiplies, METH_O, "Whether this processor has int8 dot products in registers of so many bits; 0: scalar."},
+    {"multiplies", multiplies, METH_O, "Whether this processor has int8 dot products in registers of this width; 0: scalar."},
     {NULL, NULL, 0, NULL},
 };
 

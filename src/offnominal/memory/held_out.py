@@ -28,11 +28,10 @@ from offnominal.types import Index, require
 
 #: Additional neighbours per search, so that enough remain after removing an image's own patches.
 SPARE = 7
-#: Candidates for replacement patches, farthest from the other images' bank patches first: at least so many, and at least so
-#: many times the number of the image's own bank patches.
+#: Fewest candidates for replacement patches, in total and per bank patch of the image. Patches far from the other images' bank
+#: patches come first.
 MIN_CANDIDATES, CANDIDATES_PER_PATCH = 512, 2
-#: Tolerance as a share of the covering radius: nearer patches count as duplicates, and patches beyond the radius by more than
-#: this as not covered.
+#: Share of the covering radius within which patches count as duplicates, and by which covered patches may exceed the radius.
 TOLERANCE = 0.01
 _NOT_COVERED = -1
 

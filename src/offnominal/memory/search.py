@@ -23,7 +23,7 @@ from offnominal.memory.pruning import BANK_LIMIT, MAX_FEATURES, PrunedBank, regi
 from offnominal.memory.upsampled import UpsampledBank, Upsampling
 from offnominal.types import require
 
-#: Candidate pruning is faster in banks of these sizes, for at least so many patches at a time and at most so many neighbours.
+#: Bank sizes, fewest patches at a time and largest K for which candidate pruning is faster than the FAISS flat index.
 PRUNED_BANKS = range(512, BANK_LIMIT)
 MIN_PRUNED_PATCHES, MAX_PRUNED_NEIGHBOURS = 64, 16
 #: Largest number of distances in one matrix product, 128 MB of float32.

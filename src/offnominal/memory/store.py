@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offnominal.errors import unwritable
 
-#: Bytes of a mapped file that stay resident; after reading so many, their memory is released.
+#: Bytes of a mapped file to read before their memory is released.
 WINDOW = 32_000_000
 
 
