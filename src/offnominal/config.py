@@ -195,7 +195,7 @@ class Settings(BaseModel):
     memory: Annotated[int, BeforeValidator(_parse_bytes)] = Field(
         2_000_000_000,
         gt=0,
-        description="Memory limit, such as 800MB: patches beyond it spill to disk, larger images are refused.",
+        description="Memory limit, such as 800MB: patches and maps beyond it spill to disk, larger images are refused.",
     )
     runtime: Literal["auto", "torch", "openvino"] = Field(
         "auto", description="Network runtime: auto, torch or openvino. auto uses OpenVINO on a CPU if it is installed."
