@@ -111,7 +111,7 @@ def _search() -> Kernel:
         if extension.multiplies(bits):
             return Kernel(f"int8 dot products ({instructions}), candidate pruning")
     required = " or ".join(INSTRUCTIONS.values())
-    return Kernel(slow, False, f"this processor has no int8 dot products ({required})")
+    return Kernel(slow, False, f"this processor has no {required} for int8 dot products")
 
 
 def _extension() -> Any:
