@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from offnominal.memory import NearestPatches, greedy_kcenter
-from offnominal.memory.screening import registers
-from offnominal.memory.search import _flat, screens
+from offnominal.memory.pruning import register_bits
+from offnominal.memory.search import _flat, uses_pruning
 from patches import LIKENESS, made_patches
 from tables import Timing, arguments, machine, seconds, table, timed, use_threads, write, yes
 
@@ -81,7 +81,7 @@ def measure(patches: Tensor, bank: Tensor) -> dict[str, dict[str, Any]]:
     searches: dict[str, Any] = {}
     built = {name: seconds(partial(_keep, searches, name, build, bank)) for name, build in WAYS.items()}
     bare = {PRODUCT: partial(torch.mm, patches, bank.T)}
-    if registers():
+    if register_bits():
         bare[BYTES] = partial(torch._int_mm, patches.to(torch.int8), bank.to(torch.int8).T)
     times = timed(*bare.values(), *(partial(search, patches) for search in searches.values()), runs=15, settle=2)
     results: dict[str, dict[str, Any]] = {name: {"time": time} for name, time in zip(bare, times, strict=False)}
@@ -125,7 +125,7 @@ def main() -> None:
             limit = 2 * PATCHES * size * dimensions / here.product
             rows += [row(bank, name, result, exact, limit) for name, result in results.items()]
             gain = exact.middle / results[OURS]["time"].middle
-            way = "int8 candidates, then float32" if screens(size, dimensions) else "FAISS flat"
+            way = "int8 candidates, then float32" if uses_pruning(size, dimensions) else "FAISS flat"
             goals.append([bank, way, f"{gain:.2f}", yes(gain >= GOAL)])
     columns = (
         "bank",

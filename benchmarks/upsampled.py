@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     given = parser.parse_args()
     use_threads(given.threads)
-    search.screens = lambda count, dimensions: False
+    search.uses_pruning = lambda count, dimensions: False
     here = machine()
     detector = Detector(preset="fast", image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS))
     model = detector.fit(given.data).model

@@ -18,6 +18,7 @@ from offnominal.memory import (
     compiled,
     coreset,
     farthest_from_mean,
+    greedy,
     greedy_kcenter,
     kcenter,
     store,
@@ -43,18 +44,19 @@ def to_centres(patches: np.ndarray, centres: np.ndarray) -> np.ndarray:
 def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small blocks, so that small data goes through every branch."""
     if request.param == "products":
-        monkeypatch.setattr(coreset, "registers", lambda: 0)
+        monkeypatch.setattr(greedy, "register_bits", lambda: 0)
     elif not compiled.compiled():
         pytest.skip("installed without a compiler")
     else:  # one by one where this processor has no instructions for them
-        monkeypatch.setattr(coreset, "registers", lambda: 1)
-        monkeypatch.setattr(coreset, "SCREENED", 1)
-        monkeypatch.setattr(coreset, "FAR", 2)
-    monkeypatch.setattr(coreset, "RENEWED", 64)
-    monkeypatch.setattr(coreset, "EXACT", 8)
-    monkeypatch.setattr(coreset, "MOST_EXACT", 32)
+        monkeypatch.setattr(greedy, "register_bits", lambda: 1)
+        monkeypatch.setattr(greedy, "PRUNED_CENTRES", 1)
+        monkeypatch.setattr(greedy, "OUTLIERS", 2)
+    monkeypatch.setattr(greedy, "UPDATED", 64)
+    monkeypatch.setattr(greedy, "EXACT", 8)
+    monkeypatch.setattr(greedy, "MAX_EXACT", 32)
+    monkeypatch.setattr(greedy, "ROWS", 48)
     monkeypatch.setattr(coreset, "ROWS", 48)
-    monkeypatch.setattr(coreset, "CENTRES", 7)
+    monkeypatch.setattr(greedy, "CENTRES", 7)
 
 
 def cases() -> dict[str, np.ndarray]:
@@ -84,7 +86,7 @@ def test_about_the_largest_are_no_more_and_none_outside_is_larger(dtype: torch.d
         10.0 ** rng.uniform(-44, 38, 1000),
     ):
         given = torch.from_numpy(values).to(dtype)
-        rows, outside = coreset._about_largest(given, count)
+        rows, outside = greedy._about_largest(given, count)
         others = np.setdiff1d(np.arange(1000), rows.numpy())
         assert count / 2 < len(rows) <= count or len(rows) == 1000
         assert (rows.diff() > 0).all()
@@ -125,33 +127,33 @@ def test_the_choice_of_many_is_the_naive_one(many: int) -> None:
 
 @pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "registers", lambda: 1)
+    monkeypatch.setattr(greedy, "register_bits", lambda: 1)
     rng = np.random.default_rng(2)
     patches = np.r_[100 * rng.normal(size=(60, 8)), 1e-3 * rng.normal(size=(900, 8))].astype(np.float32)
     right = naive(patches, 640, 0).tolist()
-    greedy = coreset._Greedy(PatchRows(torch.from_numpy(patches)), 640, 0)
-    greedy.n = 600
-    assert greedy.run(lambda done: None).indices.tolist() == right[:600]
-    greedy.screen = coreset.ScreenedCentres(greedy.centres, 400.0)
-    greedy.screen.add(0, 600)
+    selection = greedy.GreedyKCenter(PatchRows(torch.from_numpy(patches)), 640, 0)
+    selection.n = 600
+    assert selection.run(lambda done: None)[0].tolist() == right[:600]
+    selection.pruned = greedy.PrunedCentres(selection.centres, 400.0)
+    selection.pruned.add(0, 600)
     about = torch.full((5, 8), 5.0) + torch.arange(5.0)[:, None]  # nearer to all that are alike than to the others
-    near = greedy._nearest(about, about.square().sum(1), 0)
-    centres = greedy.centres[:600].double()
+    near = selection._nearest(about, about.square().sum(1), 0)
+    centres = selection.centres[:600].double()
     assert np.allclose(near, (about[:, None].double() - centres[None]).square().sum(2).amin(1), rtol=1e-4)
-    assert greedy.screen is None, "given up"
-    greedy.n = 640
-    found = greedy.run(lambda done: None)
-    assert greedy.screen is None
-    assert found.indices.tolist() == right
-    assert found.radius == pytest.approx(np.sqrt(to_centres(patches, found.indices).max()), rel=1e-9)
+    assert selection.pruned is None, "given up"
+    selection.n = 640
+    indices, radius = selection.run(lambda done: None)
+    assert selection.pruned is None
+    assert indices.tolist() == right
+    assert radius == pytest.approx(np.sqrt(to_centres(patches, indices).max()), rel=1e-9)
 
 
 @pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 def test_many_features_and_float64_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coreset, "registers", lambda: 1)
-    wide, double = torch.zeros(3, coreset.MOST_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
+    monkeypatch.setattr(greedy, "register_bits", lambda: 1)
+    wide, double = torch.zeros(3, greedy.MAX_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
     for patches in (wide, double):
-        assert coreset._Greedy(PatchRows(patches), 2, 0).screen is None
+        assert greedy.GreedyKCenter(PatchRows(patches), 2, 0).pruned is None
 
 
 @pytest.mark.parametrize("seed", range(8))

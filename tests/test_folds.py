@@ -284,7 +284,7 @@ def test_how_images_are_held_out_depends_on_how_many_there_are() -> None:
         patch.setattr("offnominal.decisions.conformal.FOLDS_UP_TO", 11)
         assert Detector(**SMALL).fit(images).model.calibration.method == LEAVE_ONE_OUT
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("offnominal.decisions.conformal.ABOVE", 0.5)
+        patch.setattr("offnominal.decisions.conformal.SPLIT_MIN_RANK", 0.5)
         assert Detector(**SMALL).fit(images).model.calibration.method == SPLIT
 
 

@@ -68,7 +68,7 @@ def test_a_signal_that_never_varies_keeps_its_unit_and_wrong_statistics_are_refu
     with pytest.raises(ValueError, match="no normal image"):
         NormalSignalsBuilder().build()
     for mean, deviation in ((np.zeros(4), np.ones(3)), (np.zeros(3), np.ones(4)), (np.zeros(3), np.zeros(3))):
-        with pytest.raises(ValueError, match=r"shape|above 0"):
+        with pytest.raises(ValueError, match=r"must be|above 0"):
             NormalSignals(mean.astype(np.float32), deviation.astype(np.float32))
     with pytest.raises(ValueError, match="above 0"):
         NormalSignals(np.array([0, np.nan, 0], np.float32), np.ones(3, np.float32))

@@ -13,16 +13,16 @@ import torch
 
 from offnominal.memory import NearestPatches, Upsampling, compiled, search
 
-WAYS = ["flat", "screened", "product"]
+WAYS = ["flat", "pruned", "product"]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """FAISS alone, int8 dot products first, or one matrix product as on a GPU."""
     asked: str = request.param
-    if asked == "screened" and not compiled.compiled():
+    if asked == "pruned" and not compiled.compiled():
         pytest.skip("installed without a compiler")
-    monkeypatch.setattr(search, "screens", lambda count, dimensions: asked == "screened")
+    monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: asked == "pruned")
     if asked == "product":
         monkeypatch.setattr(search, "_flat", lambda bank: None)
     return asked
@@ -72,7 +72,7 @@ def test_the_same_is_found_every_time(way: str) -> None:
 def test_a_bank_and_patches_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match=r"bank must be \(M, D\) with M > 0"):
         NearestPatches(torch.zeros(0, 3))
-    with pytest.raises(ValueError, match="bank has D=3, the patches D=4: use the backbone"):
+    with pytest.raises(ValueError, match="the bank has 3 features, the patches 4: use the backbone"):
         NearestPatches(torch.zeros(2, 3))(torch.zeros(1, 4), 1)
 
 

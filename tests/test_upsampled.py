@@ -16,7 +16,7 @@ from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
 from offnominal.inference.engine import FeatureEngine, member_engines
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
-from offnominal.memory.upsampled import MOST_AT_ONCE, UpsampledBank, nearest
+from offnominal.memory.upsampled import PART_SIZE, UpsampledBank, nearest
 from offnominal.types import interior
 
 pytestmark = pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
@@ -25,7 +25,7 @@ GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
 
 @pytest.fixture(autouse=True)
 def _no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "screens", lambda count, dimensions: False)
+    monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: False)
 
 
 def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -> tuple[torch.Tensor, torch.Tensor, Upsampling]:
@@ -41,7 +41,7 @@ def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("count", [1, MOST_AT_ONCE - 1, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 3])
+@pytest.mark.parametrize("count", [1, PART_SIZE - 1, PART_SIZE, 2 * PART_SIZE + 3])
 def test_distances_are_those_of_the_patches(grid: tuple[int, int], count: int) -> None:
     patches, low, upsampling = made(grid)
     bank = torch.randn((count, patches.shape[1]), generator=torch.Generator().manual_seed(1))
@@ -109,7 +109,7 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
         nearest(products, (corners, torch.zeros(20, 3)), 0, found)
     with pytest.raises(ValueError, match="at most 512 bank patches at once, got 600"):
         nearest((torch.zeros(4, 600), torch.zeros(20, 600)), (corners, torch.zeros(20, 4)), 0, found)
-    assert importlib.import_module(compiled.UPSAMPLED).MOST_AT_ONCE == MOST_AT_ONCE
+    assert importlib.import_module(compiled.UPSAMPLED).MOST_AT_ONCE == PART_SIZE
 
 
 def test_an_odd_grid_and_another_share_are_refused() -> None:

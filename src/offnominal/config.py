@@ -1,4 +1,4 @@
-"""Settings of a fit: frozen, strict, unknown names refused with the nearest known one."""
+"""Settings of a fit: frozen and strict. An unknown name is an error that suggests the nearest known name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from offnominal.errors import InputError, SettingsError, nearest
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
-#: The bank `auto`: this share of the patches, and at least so many.
-AUTO_SHARE, AUTO_FEWEST = 0.01, 1000
-#: The largest weight, and the widest Gaussian, in network pixels: more has no use, and numbers stay finite.
-MOST_WEIGHT, WIDEST = 1000.0, 256.0
-#: What a preset sets where nothing else is given; `benchmarks/presets.py` measures them.
+#: `bank="auto"` takes this share of the patches, but at least this number.
+AUTO_BANK_SHARE, AUTO_BANK_MINIMUM = 0.01, 1000
+#: Upper limit of weights and noise; keeps all scores finite in float32.
+MAX_WEIGHT = 1000.0
+#: Upper limit of the smoothing sigma in network pixels, the size of a default image.
+MAX_SMOOTHING = 256.0
+#: Defaults that each preset changes; `benchmarks/presets.py` measures them.
 PRESETS: dict[str, dict[str, Any]] = {
     "fast": {"backbone": "efficientnet-lite0"},
     "balanced": {},
@@ -26,13 +28,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def _size(value: object) -> object:
+def _parse_size(value: object) -> object:
     """`256`, `"256"`, `"256x640"` or `[256, 640]` -> `(height, width)`."""
     if isinstance(value, str):
-        parts = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", value)
-        if parts is None:
+        match = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", value)
+        if match is None:
             raise ValueError("give one number, or height x width such as 256x640")
-        value = [int(part) for part in parts.groups() if part]
+        value = [int(part) for part in match.groups() if part]
     if isinstance(value, int):
         value = [value]
     if isinstance(value, (list, tuple)) and len(value) == 1:
@@ -40,26 +42,27 @@ def _size(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _bytes(value: object) -> object:
+def _parse_bytes(value: object) -> object:
     """`"2GB"`, `"800 MB"` or a number of bytes -> int."""
     if isinstance(value, str):
-        parts = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGtT]?)i?[bB]?\s*", value)
-        if parts is None:
+        match = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGtT]?)i?[bB]?\s*", value)
+        if match is None:
             raise ValueError("give a size such as 800MB or 2GB")
-        return int(float(parts[1]) * 1000 ** " kmgt".index(parts[2].lower() or " "))
+        return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
     return value
 
 
-def _names(value: object) -> object:
+def _parse_names(value: object) -> object:
+    """`"a, b"` or `["a", "b"]` -> `("a", "b")`."""
     if isinstance(value, str):
         value = [name.strip() for name in value.split(",") if name.strip()]
         if not value:
-            raise ValueError("name one layer or more, separated by commas")
+            raise ValueError("give at least one layer; separate several with commas")
     return tuple(value) if isinstance(value, list) else value
 
 
-def _bank(value: object) -> object:
-    """`"auto"`, a share or a number of patches (as text too)."""
+def _parse_bank(value: object) -> object:
+    """`"auto"`, a share or a number of patches, also as text."""
     if isinstance(value, str) and value != "auto":
         try:
             value = float(value) if "." in value or "e" in value.lower() else int(value)
@@ -68,8 +71,8 @@ def _bank(value: object) -> object:
     return value
 
 
-def _share(value: object) -> object:
-    """`"auto"`, or a number from 0 to below one half (as text too) -> `"auto"` or float."""
+def _parse_share(value: object) -> object:
+    """`"auto"`, or a number in [0, 0.5), also as text -> `"auto"` or float."""
     if value == "auto":
         return value
     message = "give auto, or a share from 0 to below 0.5 such as 0.05"
@@ -84,141 +87,221 @@ def _share(value: object) -> object:
     return share
 
 
-Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+Size = Annotated[tuple[int, int], BeforeValidator(_parse_size)]
 
 
 class Fusion(BaseModel):
-    """Weights of the signals in the patch score; each signal is standardised on held-out normal patches first.
+    """Weights of the signals in the patch score.
 
-    By default the distance alone counts: influence gained nothing on sets that it was not tuned on.
+    Each signal is first standardised on held-out normal patches. By default only the distance counts: influence did not
+    improve the score on data sets it was not tuned on.
+
+    Examples
+    --------
+    >>> Fusion(influence=0.5).weights
+    (1.0, 0.5, 0.0)
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    distance: float = Field(1.0, ge=0, le=MOST_WEIGHT)
-    influence: float = Field(0.0, ge=0, le=MOST_WEIGHT)
-    response: float = Field(0.0, ge=0, le=MOST_WEIGHT)
+    distance: float = Field(1.0, ge=0, le=MAX_WEIGHT, description="Weight of the mean distance to the nearest bank patches.")
+    influence: float = Field(0.0, ge=0, le=MAX_WEIGHT, description="Weight of the length of the influence.")
+    response: float = Field(0.0, ge=0, le=MAX_WEIGHT, description="Weight of the response to the proposed noise.")
 
     @model_validator(mode="after")
-    def _some_weight(self) -> Fusion:
+    def _has_weight(self) -> Fusion:
         if self.distance + self.influence + self.response <= 0:
             raise ValueError("at least one signal needs a weight above 0")
         return self
 
     @property
     def weights(self) -> tuple[float, float, float]:
-        """Distance, influence, response: the order of `scoring.SIGNALS`."""
+        """Weights in the order of `scoring.SIGNALS`: distance, influence, response."""
         return self.distance, self.influence, self.response
 
 
 class Settings(BaseModel):
-    """Everything that decides what `fit` makes. The same settings, data and versions give the same model file."""
+    """All settings of a fit. The same settings, data and versions give the same model file.
+
+    The description of each field is the help text of the command-line option of that name.
+
+    Examples
+    --------
+    >>> settings = Settings(image_size=256, false_alarm_rate=0.005)
+    >>> settings.image_size, settings.false_alarm_rate, settings.neighbors
+    ((256, 256), 0.005, 9)
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    preset: Literal["fast", "balanced", "accurate"] = Field("balanced", description="defaults for the other settings")
+    preset: Literal["fast", "balanced", "accurate"] = Field(
+        "balanced", description="Defaults for the other settings: fast, balanced or accurate."
+    )
     backbone: str = Field(
         DEFAULT_BACKBONE,
         min_length=1,
-        description="members of the model: a backbone each, joined by +; NAME@1.5 runs at 1.5 times the image size",
+        description="Members of the model, joined by +, each with its own memory bank: efficientnet-lite0, efficientnet-lite2 "
+        "(efficientnet-lite1 if installed) or a timm name. NAME@1.5 runs at 1.5 times the image size.",
     )
-    layers: Annotated[tuple[str, ...] | None, BeforeValidator(_names)] = Field(None, description="feature maps to use")
-    dimensions: int | None = Field(None, ge=1, description="channels after adaptive average pooling")
-    image_size: Size = Field((256, 256), description="the short side of usual images, or height x width to squash to")
+    layers: Annotated[tuple[str, ...] | None, BeforeValidator(_parse_names)] = Field(
+        None,
+        description="Feature maps, comma-separated. Unset: strides 8 and 16, or two middle blocks of a vision transformer.",
+    )
+    dimensions: int | None = Field(
+        None, ge=1, description="Number of channels after adaptive average pooling. Unset: all channels."
+    )
+    image_size: Size = Field(
+        (256, 256),
+        description="Network input in pixels: the short side, or height x width. Vision transformers default to up to 448.",
+    )
     resize: Resize = Field(
-        "area", description="keep the aspect and the number of pixels (area) or the short side (keep), or squash to a size"
+        "area",
+        description="area: keep the aspect ratio, with the same number of pixels for all images; keep: keep the aspect ratio, "
+        "with the same short side; squash: resize to height x width.",
     )
     exposure: Literal["auto", "keep"] = Field(
-        "auto", description="auto: correct the exposure if the lighting of normal images varies; keep: never"
+        "auto", description="auto: correct the exposure if the lighting of the normal images varies; keep: never correct it."
     )
-    bank: Annotated[float | int | Literal["auto"], BeforeValidator(_bank)] = Field(
-        "auto", description="share or number of patches, or auto: 1 %, and at least 1,000"
+    bank: Annotated[float | int | Literal["auto"], BeforeValidator(_parse_bank)] = Field(
+        "auto",
+        description="Patches in each memory bank: a share such as 0.01, a number such as 5000, or auto: 1 %, at least 1000.",
     )
-    sampler: Literal["greedy", "random"] = Field("greedy", description="coreset sampler")
-    neighbors: int = Field(9, ge=1, le=100, description="K of the influence")
-    distance_neighbors: int = Field(2, ge=1, le=100, description="K of the mean distance")
-    fusion: Fusion = Field(default_factory=lambda: Fusion.model_validate({}))
-    noise_range: tuple[float, float] = Field((0.01, 0.5), description="smallest and largest proposed noise")
-    smoothing: float = Field(4.0, ge=0, le=WIDEST, description="sigma of the Gaussian on the map, in network pixels")
+    sampler: Literal["greedy", "random"] = Field("greedy", description="Coreset sampler: greedy (k-center) or random.")
+    neighbors: int = Field(9, ge=1, le=100, description="Number of neighbours for the influence.")
+    distance_neighbors: int = Field(2, ge=1, le=100, description="Number of neighbours for the mean distance.")
+    fusion: Fusion = Field(
+        default_factory=lambda: Fusion.model_validate({}),
+        description="Weights of the signals distance, influence and response in the patch score.",
+    )
+    noise_range: tuple[float, float] = Field(
+        (0.01, 0.5),
+        description="Smallest and largest standard deviation of the proposed noise, in units of the standardised features.",
+    )
+    smoothing: float = Field(
+        4.0, ge=0, le=MAX_SMOOTHING, description="Sigma of the Gaussian that smooths the anomaly map, in network pixels."
+    )
     halo: float = Field(
-        2.0, ge=0, le=8, description="radius in patches within which spatial leakage of a defect is suppressed; 0: none"
+        2.0, ge=0, le=8, description="Radius, in patches, within which spatial leakage of a defect is suppressed; 0: off."
     )
-    false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="share of good images that may be flagged")
+    false_alarm_rate: float = Field(0.01, gt=0, lt=1, description="Share of good images that may be flagged.")
     calibration: Literal["auto", "folds", "leave-one-out", "split"] = Field(
-        "auto", description="how the scores of normal images are held out"
+        "auto",
+        description="How normal images are held out: folds (each fifth is scored by a bank built without it), leave-one-out "
+        "(faster, approximate), split (exact; one fifth is used for calibration only), or auto (by the number of images).",
     )
-    contamination: Annotated[float | Literal["auto"], BeforeValidator(_share)] = Field(
-        0.0, description="share of the training images to leave out as suspects, or auto"
+    contamination: Annotated[float | Literal["auto"], BeforeValidator(_parse_share)] = Field(
+        0.0, description="Share of suspect training images to leave out, such as 0.05, or auto."
     )
-    memory: Annotated[int, BeforeValidator(_bytes)] = Field(2_000_000_000, gt=0, description="patches beyond it go to disk")
-    runtime: Literal["auto", "torch", "openvino"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    batch_size: int = Field(4, ge=1, le=1024, description="images in a batch; more pay on a GPU; on a CPU each has a thread")
-    seed: int = Field(0, ge=0)
-    thumbnails: bool = Field(True, description="keep small pictures of the training images in the model file")
+    memory: Annotated[int, BeforeValidator(_parse_bytes)] = Field(
+        2_000_000_000,
+        gt=0,
+        description="Memory limit, such as 800MB: patches and maps beyond it spill to disk, larger images are refused.",
+    )
+    runtime: Literal["auto", "torch", "openvino"] = Field(
+        "auto", description="Network runtime: auto, torch or openvino. auto uses OpenVINO on a CPU if it is installed."
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Numeric precision of the network: auto (float32), float32, bfloat16 or float16."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Device: auto, cpu or cuda. auto uses CUDA if it is available."
+    )
+    batch_size: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Images in a batch. A GPU is faster with more; a CPU with many cores gives each image a thread.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the coreset sampler.")
+    thumbnails: bool = Field(
+        True, description="Keep thumbnails of the training images in the model file, to show them as evidence."
+    )
 
     @model_validator(mode="after")
-    def _consistent(self) -> Settings:
+    def _is_consistent(self) -> Settings:
         if min(self.image_size) < 64 or max(self.image_size) > 4096:
             raise ValueError("image_size must lie between 64 and 4096 pixels")
         if self.bank != "auto" and (not 0 < self.bank < math.inf or (self.bank > 1 and self.bank != int(self.bank))):
             raise ValueError("bank must be a share above 0 and up to 1, or a whole number of patches")
-        if not 0 < self.noise_range[0] <= self.noise_range[1] <= MOST_WEIGHT:
-            raise ValueError(f"noise_range must be two numbers, 0 < low <= high, and high at most {MOST_WEIGHT:g}")
+        if not 0 < self.noise_range[0] <= self.noise_range[1] <= MAX_WEIGHT:
+            raise ValueError(f"noise_range must be two numbers, 0 < low <= high <= {MAX_WEIGHT:g}")
         if self.contamination != 0 and self.calibration == "split":
-            raise ValueError("contamination finds suspects among all images: use it with calibration folds or leave-one-out")
+            raise ValueError("contamination needs scores of all images: use it with calibration folds or leave-one-out")
         return self
 
     def bank_size(self, patches: int) -> int:
-        """How many of `patches` the memory bank takes: a share below or at 1 (float), else a number; at least 1.
+        """Number of bank patches to select from `patches` patches; at least 1.
 
-        With `auto` a share of `AUTO_SHARE`, and at least `AUTO_FEWEST`: the few patches that a share leaves of a small set
-        depend much on where the greedy choice starts.
+        `bank="auto"` has a minimum of `AUTO_BANK_MINIMUM` because a very small coreset depends on its starting point.
+
+        Examples
+        --------
+        >>> Settings(bank=0.01).bank_size(50_000), Settings(bank=5000).bank_size(50_000), Settings().bank_size(50_000)
+        (500, 5000, 1000)
         """
         if self.bank == "auto":
-            return max(1, min(patches, max(round(AUTO_SHARE * patches), AUTO_FEWEST)))
+            return max(1, min(patches, max(round(AUTO_BANK_SHARE * patches), AUTO_BANK_MINIMUM)))
         share = isinstance(self.bank, float) and self.bank <= 1
         return max(1, min(patches, round(self.bank * patches) if share else int(self.bank)))
 
 
 def settings_from(**values: Any) -> Settings:
-    """`Settings` from loose values (strings as a command line gives them are understood).
+    """Create `Settings` from loosely typed values, such as strings from a command line.
 
-    What is given goes before what the preset says. Whoever gives height and width wants them, so `resize` is then squash where
-    it is not given.
+    Explicit values take precedence over the preset. An `image_size` of height and width implies `resize="squash"`.
 
-    Raises:
-        SettingsError: a name is unknown (the nearest is suggested) or a value is out of its range.
+    Parameters
+    ----------
+    **values
+        Settings by name.
+
+    Returns
+    -------
+    Settings
+
+    Raises
+    ------
+    SettingsError
+        If a name is unknown (the message suggests the nearest one) or a value is out of range.
+
+    Examples
+    --------
+    >>> settings = settings_from(image_size="256x640", memory="800MB", bank="5000")
+    >>> settings.image_size, settings.resize, settings.memory, settings.bank
+    ((256, 640), 'squash', 800000000, 5000)
+    >>> settings_from(neighbours=5)
+    Traceback (most recent call last):
+    offnominal.errors.SettingsError: unknown setting 'neighbours': did you mean 'neighbors'?
     """
     for name in values:
         if name not in Settings.model_fields:
             raise SettingsError(f"unknown setting '{name}': {nearest(name, Settings.model_fields)}")
     preset = values.get("preset")
     values = {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
-    if _height_and_width(values.get("image_size")):
+    if _has_two_sides(values.get("image_size")):
         values = {"resize": "squash", **values}
     try:
         return Settings(**{name: _plain(value) for name, value in values.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        inside = () if error.title == Settings.__name__ else (error.title.lower(),)
-        place = ".".join(str(part) for part in (*inside, *first["loc"])) or "settings"
+        parents = () if error.title == Settings.__name__ else (error.title.lower(),)
+        path = ".".join(str(part) for part in (*parents, *first["loc"])) or "settings"
         if first["type"] == "extra_forbidden":
-            raise SettingsError(f"unknown setting '{place}': {nearest(place.split('.')[-1], Fusion.model_fields)}") from None
+            raise SettingsError(f"unknown setting '{path}': {nearest(path.split('.')[-1], Fusion.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
-        raise SettingsError(f"setting {place} = {first['input']!r}: {message}" if inside or first["loc"] else message) from None
+        raise SettingsError(f"setting {path} = {first['input']!r}: {message}" if parents or first["loc"] else message) from None
 
 
-def _height_and_width(size: object) -> bool:
+def _has_two_sides(size: object) -> bool:
     if isinstance(size, str):
         return re.search("[x×]", size) is not None
     return isinstance(size, (list, tuple)) and len(size) > 1
 
 
 def _plain(value: Any) -> Any:
+    """Plain Python values, which strict pydantic accepts."""
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        return value.item()  # strict about types, pydantic would refuse a number of numpy's
+        return value.item()
     if isinstance(value, (list, tuple)):
         return tuple(_plain(part) for part in value)
     if isinstance(value, dict):
@@ -227,7 +310,32 @@ def _plain(value: Any) -> Any:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The loose values of a TOML file, dashes in names read as underscores; checked by `settings_from`."""
+    """Read the values of a TOML file without checking them; pass them to `settings_from`.
+
+    Parameters
+    ----------
+    path
+        TOML file. Dashes in names are read as underscores.
+
+    Returns
+    -------
+    dict
+        Values by name.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or is not valid TOML.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder, "fit.toml")
+    ...     _ = path.write_text('image-size = "320"')
+    ...     read_settings(path)
+    {'image_size': '320'}
+    """
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:

@@ -1,12 +1,12 @@
-"""The errors that a user can meet, mapped once to exit codes.
+"""Errors with a message for the user, and the exit codes of commands.
 
-OffnominalError            exit code 2: one line that says what, where and what to do
-├── InputError             data, path or array that cannot be used
-│   └── ImageError         one image that cannot be read (the others go on)
-├── SettingsError          a setting that is unknown or out of its range
-├── BackboneError          a backbone, layer or weights file that cannot be had
-├── ModelFileError         a model file that is missing, damaged, foreign or of another version
-└── OutputError            a result that cannot be written
+OffnominalError            exit code 2; the message is one line: what, where and what to do
+├── InputError             unusable data, path or array
+│   └── ImageError         one unreadable image; processing continues with the others
+├── SettingsError          unknown setting, or value out of range
+├── BackboneError          unavailable backbone, layer or weights file
+├── ModelFileError         missing, damaged, foreign or incompatible model file
+└── OutputError            result that cannot be written
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+#: Exit codes: wrong input or setting; an anomaly, with `--fail-on-anomaly`; some images unreadable; interrupted by a signal.
 WRONG_INPUT = 2
 OFF_NOMINAL = 3
 SOME_UNREADABLE = 4
@@ -23,45 +24,60 @@ STOPPED = 130
 
 
 class OffnominalError(Exception):
-    """Base of every error whose message is meant for the user: what, where, what to do."""
+    """Base class of errors whose message is meant for the user: what, where, what to do."""
 
 
 class InputError(OffnominalError):
-    """Data that cannot be used as it is."""
+    """Data, a path or an array cannot be used."""
 
 
 class ImageError(InputError):
-    """One image that cannot be used; the remaining ones are still processed."""
+    """One image cannot be used; the remaining images are still processed."""
 
 
 class SettingsError(OffnominalError):
-    """A setting that does not exist or lies outside its range."""
+    """A setting does not exist or its value is out of range."""
 
 
 class BackboneError(OffnominalError):
-    """A backbone, one of its layers, or its weights cannot be had."""
+    """A backbone, one of its layers, or its weights are not available."""
 
 
 class ModelFileError(OffnominalError):
-    """A model file that cannot be trusted."""
+    """A model file is missing, damaged, foreign or incompatible."""
 
 
 class OutputError(OffnominalError):
-    """A result that could not be written."""
+    """A result cannot be written."""
 
 
 def unwritable(path: Path, error: OSError) -> OutputError:
-    """The one-line form of a failed write; a full disk gets its own remedy."""
+    """Create the error of a failed write; a full disk gets its own advice.
+
+    Examples
+    --------
+    >>> unwritable(Path("out"), OSError(errno.EACCES, "Permission denied"))
+    OutputError('out: cannot be written (Permission denied); choose another place')
+    """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path}: the disk is full; free some space and run again (what was there before is kept)")
+        return OutputError(f"{path}: the disk is full; free some space and run again (earlier files are kept)")
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
 def raise_unless_of_one_image(error: Exception) -> None:
-    """Raise what ends the whole run: the disk, the output folder, a setting. All else costs the image that it was raised at.
+    """Raise an error that affects every image (full disk, output folder, settings); ignore one that affects a single image.
 
-    Raises:
-        Exception: `error` itself.
+    Raises
+    ------
+    Exception
+        `error` itself.
+
+    Examples
+    --------
+    >>> raise_unless_of_one_image(ImageError("part.png: cannot be decoded"))
+    >>> raise_unless_of_one_image(SettingsError("device = cuda: no GPU"))
+    Traceback (most recent call last):
+    offnominal.errors.SettingsError: device = cuda: no GPU
     """
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     if full or (isinstance(error, OffnominalError) and not isinstance(error, ImageError)):
@@ -69,15 +85,38 @@ def raise_unless_of_one_image(error: Exception) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in one short line; with its kind, unless it was raised for a person to read."""
-    why = (str(error).splitlines() or [""])[0][:160]
-    if why and isinstance(error, (OffnominalError, ValueError)):
-        return why
-    return f"{type(error).__name__}: {why}" if why else type(error).__name__
+    """The first line of an error's message, preceded by its type unless the message is meant for the user.
+
+    Examples
+    --------
+    >>> reason_of(InputError("part.png: is empty")), reason_of(KeyError("a")), reason_of(MemoryError())
+    ('part.png: is empty', "KeyError: 'a'", 'MemoryError')
+    """
+    reason = (str(error).splitlines() or [""])[0][:160]
+    if reason and isinstance(error, (OffnominalError, ValueError)):
+        return reason
+    return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str], listed: str | None = None) -> str:
-    """`did you mean 'x'?`, or what is known: all of it, or what is `listed` where that is too much."""
+    """Suggest the known name closest to an unknown one; without a close match, list the known names.
+
+    Parameters
+    ----------
+    name
+        Unknown name.
+    known
+        Valid names.
+    listed
+        Text to show instead of all of `known`, for long lists.
+
+    Examples
+    --------
+    >>> nearest("neighbours", ["bank", "neighbors"])
+    "did you mean 'neighbors'?"
+    >>> nearest("zoom", ["bank", "neighbors"])
+    'known: bank, neighbors'
+    """
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'?" if close else f"known: {listed or ', '.join(known)}"

@@ -1,8 +1,7 @@
-"""Forked processes. Native threads do not survive a fork, and who waits for them waits for ever.
+"""Make forked processes safe. Native threads do not survive a fork, so waiting for them would hang.
 
-OpenMP (in torch and FAISS), OpenCV and OpenVINO keep threads of their own once they were used. In a child that was forked
-after that, all of them work on the thread that calls them alone, which needs no others. Results are the same; to be as fast as
-the parent a child has to be started otherwise (`spawn`, `forkserver`).
+OpenMP (in torch and FAISS), OpenCV and OpenVINO keep thread pools after their first use. In a child forked after that, they run
+on the calling thread alone. Results are the same. Start a child by `spawn` or `forkserver` to use all threads.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ _generation = 0
 
 
 def native_threads() -> None:
-    """Call before native threads may start in this process: its children are told."""
+    """Record that native threads may start in this process; call it before they do."""
     global _used
     _used = True
 
 
 def generation() -> int:
-    """Changes in every child that was forked after native threads had started; what belongs to an older one is of no use."""
+    """Number of forks since native threads started; objects that own threads are valid in their own generation only."""
     return _generation
 
 
 def forked() -> bool:
-    """Whether this process works on one thread because of a fork."""
+    """Whether this process is limited to one thread because it was forked."""
     return _generation > 0
 
 
@@ -38,7 +37,7 @@ def _in_child() -> None:
     import torch
 
     torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # not 1: that waits for the parent's threads
+    cv2.setNumThreads(0)  # 1 would wait for the parent's threads
 
 
 if hasattr(os, "register_at_fork"):

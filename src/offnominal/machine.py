@@ -1,4 +1,4 @@
-"""What this installation runs on: search kernel, network runtime, cache folder; and why the fast ones are not in use.
+"""Search kernel, network runtime and cache folder of this installation, with the reason where a slow one is in use.
 
 Imports nothing heavy, so that `--version` answers at once.
 """
@@ -19,18 +19,22 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE, EXTENSION = "offnominal.memory", "_screening"
-#: Bits of the registers that int8 dot products are computed in -> the instructions.
+#: Width in bits of the registers for int8 dot products -> instruction set.
 INSTRUCTIONS = {512: "AVX-512 VNNI", 256: "AVX-VNNI"}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """What does a part of the work.
+    """Implementation in use for one part of the work.
 
-    Attributes:
-        name: as a person reads it.
-        fast: whether it is the fast one.
-        reason: why it is not, and what to do about it; None where it is.
+    Attributes
+    ----------
+    name
+        Name to show.
+    fast
+        Whether it is the fastest implementation.
+    reason
+        Why it is not the fastest and what to do about it; None if it is.
     """
 
     name: str
@@ -39,27 +43,54 @@ class Kernel:
 
 
 def kernels(runtime: str = "auto", device: str = "cpu") -> dict[str, Kernel]:
-    """What does the `search`, what runs the `network`, and the `cache` folder for converted networks.
+    """Implementations in use, by part of the work.
 
-    `runtime` is the setting of this name, `device` `cpu` or `cuda`.
+    Parameters
+    ----------
+    runtime
+        The setting `runtime`.
+    device
+        `cpu` or `cuda`.
+
+    Returns
+    -------
+    dict
+        `search` (nearest-neighbour search), `network` (its runtime) and `cache` (folder for converted networks).
+
+    Examples
+    --------
+    >>> kernels(device="cuda")["search"]
+    Kernel(name='matrix product on CUDA', fast=True, reason=None)
     """
     if device == "cuda":
         return {"search": Kernel("matrix product on CUDA"), "network": Kernel("torch on CUDA"), "cache": _cache()}
     return {"search": _search(), "network": _network(runtime), "cache": _cache()}
 
 
-def kernel_facts(found: dict[str, Kernel]) -> dict[str, dict[str, Any]]:
-    """The entry `kernels` of `info --json`."""
-    return {part: asdict(kernel) for part, kernel in found.items()}
+def kernel_facts(used: dict[str, Kernel]) -> dict[str, dict[str, Any]]:
+    """Kernels as plain dictionaries, the entry `kernels` of `info --json`.
+
+    Examples
+    --------
+    >>> kernel_facts({"network": Kernel("OpenVINO")})
+    {'network': {'name': 'OpenVINO', 'fast': True, 'reason': None}}
+    """
+    return {part: asdict(kernel) for part, kernel in used.items()}
 
 
-def kernel_lines(found: dict[str, Kernel]) -> list[str]:
-    """One line for each part, with the reason where it is a slow one."""
-    return [f"{part}: {kernel.name}" + (f" ({kernel.reason})" if kernel.reason else "") for part, kernel in found.items()]
+def kernel_lines(used: dict[str, Kernel]) -> list[str]:
+    """One line of text for each kernel, with the reason if it is a slow one.
+
+    Examples
+    --------
+    >>> kernel_lines({"network": Kernel("torch", False, "OpenVINO is not installed")})
+    ['network: torch (OpenVINO is not installed)']
+    """
+    return [f"{part}: {kernel.name}" + (f" ({kernel.reason})" if kernel.reason else "") for part, kernel in used.items()]
 
 
 def cache_folder() -> Path | None:
-    """`offnominal` in the user's cache folder; None for a user who has no home."""
+    """The folder `offnominal` in the user's cache folder; None for a user without a home folder."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "offnominal"
     except RuntimeError:
@@ -79,15 +110,17 @@ def _search() -> Kernel:
     for bits, instructions in INSTRUCTIONS.items():
         if extension.multiplies(bits):
             return Kernel(f"int8 dot products ({instructions}), candidate pruning")
-    wanted = " or ".join(INSTRUCTIONS.values())
-    return Kernel(slow, False, f"this processor has no int8 dot products, {wanted}")
+    required = " or ".join(INSTRUCTIONS.values())
+    return Kernel(slow, False, f"this processor has no {required} for int8 dot products")
 
 
 def _extension() -> Any:
-    """The C extension, without the package that it belongs to, which imports torch; None where it was not compiled.
+    """The C extension; None if it was not compiled. Loaded without its package, which would import torch.
 
-    Raises:
-        ImportError: it is there and cannot be loaded.
+    Raises
+    ------
+    ImportError
+        If the extension exists but cannot be loaded.
     """
     full = f"{PACKAGE}.{EXTENSION}"
     if PACKAGE in sys.modules or full in sys.modules:
@@ -105,7 +138,7 @@ def _extension() -> Any:
 
 def _network(runtime: str) -> Kernel:
     if runtime == "torch":
-        return Kernel("torch", False, "as asked by runtime = torch; OpenVINO is faster on most CPUs")
+        return Kernel("torch", False, "set by runtime = torch; OpenVINO is faster on most CPUs")
     if importlib.util.find_spec("openvino") is None:
         return Kernel("torch", False, "OpenVINO is not installed: pip install openvino")
     try:
@@ -115,30 +148,30 @@ def _network(runtime: str) -> Kernel:
 
 
 def _cache() -> Kernel:
-    slow = "every run converts the network anew"
+    slow = "every run converts the network again"
     folder = cache_folder()
     if folder is None:
         return Kernel("none", False, f"this user has no home folder, so {slow}: set XDG_CACHE_HOME to a writable folder")
     try:
-        with _made(folder), tempfile.TemporaryFile(dir=folder):
+        with _temporarily_created(folder), tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        why = f"cannot be written: {error.strerror or error}"
-        return Kernel(str(folder), False, f"{why}, so {slow}: set XDG_CACHE_HOME to a writable folder")
+        reason = f"cannot be written: {error.strerror or error}"
+        return Kernel(str(folder), False, f"{reason}, so {slow}: set XDG_CACHE_HOME to a writable folder")
     return Kernel(str(folder))
 
 
 @contextlib.contextmanager
-def _made(folder: Path) -> Iterator[None]:
-    """The folder exists inside; those that were made for this are removed again."""
-    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+def _temporarily_created(folder: Path) -> Iterator[None]:
+    """Create a folder and its missing parents; remove what was created on exit."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        for one in missing:
+        for path in missing:
             with contextlib.suppress(OSError):
-                one.rmdir()
+                path.rmdir()
 
 
 def _first_line(error: Exception) -> str:

@@ -1,7 +1,7 @@
-"""Warnings of other libraries, suppressed in several threads at once.
+"""Suppress warnings of other libraries, safely across threads.
 
-`warnings.catch_warnings` swaps the filters of the whole process: of two threads that overlap, the one that ends first brings
-the warnings back for the other, and the last one may leave them suppressed for good.
+`warnings.catch_warnings` replaces the filters of the whole process. If two threads overlap, the first to leave restores the
+warnings for the other, and the last may leave them suppressed forever.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ _filters = warnings.catch_warnings()
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """No warning is shown or raised inside; the filters come back when the last thread has left."""
+    """Suppress all warnings inside; the filters are restored when the last thread leaves.
+
+    Examples
+    --------
+    >>> with without_warnings():
+    ...     warnings.warn("not shown", stacklevel=1)
+    """
     global _inside, _filters
     with _lock:
         if _inside == 0:
@@ -38,7 +44,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def _after_fork() -> None:
-    """Another thread of the parent may have held the lock, or been inside."""
+    """Reset in the child: another thread of the parent may have held the lock or been inside."""
     global _lock, _inside
     _lock = threading.Lock()
     if _inside:

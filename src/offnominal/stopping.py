@@ -1,4 +1,4 @@
-"""How a command is stopped: SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does, so that all three end alike."""
+"""Stop signals of a command: SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -14,46 +14,67 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP stop the work as Ctrl-C does; what the process was told to ignore (`nohup`) it ignores."""
+    """Raise `KeyboardInterrupt` on SIGTERM and SIGHUP inside; signals that the process ignores (`nohup`) stay ignored.
+
+    Examples
+    --------
+    >>> try:
+    ...     with stoppable():
+    ...         signal.raise_signal(signal.SIGTERM)
+    ... except KeyboardInterrupt:
+    ...     print("stopped")
+    stopped
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    taken = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
-    for number in taken:
-        signal.signal(number, _stop)
+    defaults = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
+    for number in defaults:
+        signal.signal(number, _interrupt)
     try:
         yield
     finally:
-        for number, before in taken.items():
-            signal.signal(number, before)
+        for number, handler in defaults.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def unstopped() -> Iterator[None]:
-    """Inside, a signal to stop waits for the end of the block: for what must not be left half done."""
+    """Delay stop signals to the end of the block, for work that must not be interrupted halfway.
+
+    Examples
+    --------
+    >>> try:
+    ...     with stoppable(), unstopped():
+    ...         signal.raise_signal(signal.SIGTERM)
+    ...         print("finished")
+    ... except KeyboardInterrupt:
+    ...     print("stopped")
+    finished
+    stopped
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    waiting: list[int] = []
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    held = {number: handler for number, handler in before.items() if callable(handler)}
-    for number in held:
-        signal.signal(number, lambda signum, frame: waiting.append(signum))
+    received: list[int] = []
+    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    for number in handlers:
+        signal.signal(number, lambda signum, frame: received.append(signum))
     try:
         yield
     finally:
-        for number, handler in held.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-    if waiting:
+    if received:
         raise KeyboardInterrupt
 
 
 def stopped() -> None:
-    """The process has been stopped and is about to end: another signal would only disturb that."""
+    """Ignore further stop signals, while a stopped process ends."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
+def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""Values that travel between rooms. Each refuses a wrong shape where it is made.
+"""Value types shared by all packages. Each rejects a wrong shape on construction.
 
-Letters: B images, H x W original pixels, h x w grid positions, N patches of an image (at its `interior` positions), D features,
-M bank patches, K neighbours.
+Letters in shapes: B images, H x W original pixels, h x w grid positions, N patches of an image (its interior positions),
+D features, M bank patches, K neighbours.
 """
 
 from __future__ import annotations
@@ -21,41 +21,68 @@ Float = npt.NDArray[np.float32]
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-#: `progress(stage, done, total)`, called as work goes on.
+#: `progress(stage, done, total)`, called as work advances.
 Progress = Callable[[str, int, int], None]
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """The progress that says nothing."""
+    """A `Progress` that shows nothing."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `ValueError(message)` unless `condition`."""
+    """Raise `ValueError(message)` unless `condition`.
+
+    Examples
+    --------
+    >>> require(1 + 1 == 2, "never raised")
+    >>> require(len("abc") == 2, "expected two letters, got 3")
+    Traceback (most recent call last):
+    ValueError: expected two letters, got 3
+    """
     if not condition:
         raise ValueError(message)
 
 
 def interior(grid: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of a grid (h, w) whose 3x3 neighbourhood lies inside it; a side below three is taken whole."""
+    """Rows and columns of an (h, w) grid whose 3x3 neighbourhood lies inside the grid.
+
+    A side shorter than three has no such positions and is used in full.
+
+    Examples
+    --------
+    >>> interior((4, 2))
+    (slice(1, 3, None), slice(0, 2, None))
+    """
     rows, columns = (slice(1, side - 1) if side > 2 else slice(0, side) for side in grid)
     return rows, columns
 
 
 def interior_shape(grid: tuple[int, int]) -> tuple[int, int]:
-    """How many rows and columns are `interior`."""
+    """Number of rows and columns of the `interior`.
+
+    Examples
+    --------
+    >>> interior_shape((4, 2))
+    (2, 2)
+    """
     height, width = (side - 2 if side > 2 else side for side in grid)
     return height, width
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A good patch near the peak of a region.
+    """A normal patch close to the peak of a region.
 
-    Attributes:
-        image: name of the training image that it comes from.
-        box: `(left, top, right, bottom)` in pixels of that original image, right and bottom exclusive, as `Region.box`.
-        distance: Euclidean distance of the standardised features.
-        distance_in_sd: `(distance - mean) / deviation`, both of held-out normal patches.
+    Attributes
+    ----------
+    image
+        Name of the training image.
+    box
+        `(left, top, right, bottom)` in pixels of that original image, right and bottom exclusive.
+    distance
+        Euclidean distance of the standardised features.
+    distance_in_sd
+        `(distance - mean) / deviation`, with mean and deviation of held-out normal patches.
     """
 
     image: str
@@ -66,23 +93,35 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What stands behind a region, at the patch of its peak; how each number is made: `offnominal.inference.evidence`.
+    """Evidence for a region, measured at the patch of its peak; computed in `offnominal.inference.evidence`.
 
-    Attributes:
-        member: the member of the model whose map is highest at the peak; everything below is of this member.
-        box: the patch of the peak, `(left, top, right, bottom)` in pixels of the inspected image, as `Region.box`.
-        nearest: the good patches nearest to it, nearest first.
-        layer_shares: share of each layer of the backbone in the squared distance to the nearest; they sum to 1.
-        channel_shares: `(channel, share)` of the leading channels in the same, largest first. Both are empty where that
-            distance is 0: there is nothing to share.
-        influence: `(channel, signed value)` of the channels whose influence is the largest by absolute value, largest first.
-        noise_std: root mean square over features of the proposed noise's standard deviation.
-        response: expected change of the mean distance under that noise.
-        p_value: share of calibration images (this one counted in) that score at least as high as the region's peak.
-        curve: `(t, distance)`: the mean distance as the noise grows along the influence; t = 0 is the patch as it is, t < 0
-            goes against the influence, towards normal.
-        usual_box: the usual patch of the same image, the one of median distance, which the curve is held against.
-        usual_curve: its curve, with its own influence and noise.
+    Attributes
+    ----------
+    member
+        Member of the model with the highest map at the peak. All other attributes refer to this member.
+    box
+        Patch of the peak, `(left, top, right, bottom)` in pixels of the inspected image, right and bottom exclusive.
+    nearest
+        Nearest normal patches, nearest first.
+    layer_shares
+        Share of each backbone layer in the squared distance to the nearest patch; sums to 1. Empty if that distance is 0.
+    channel_shares
+        `(channel, share)` of the leading channels in the same distance, largest first. Empty if that distance is 0.
+    influence
+        `(channel, signed value)` of the channels with the largest absolute influence, largest first.
+    noise_std
+        Root mean square over features of the standard deviation of the proposed noise.
+    response
+        Expected change of the mean distance under that noise.
+    p_value
+        Conformal p-value of the peak: share of calibration images, this one included, with a score at least as high.
+    curve
+        `(t, distance)`: mean distance of the patch moved by t along the influence. t = 0 is the patch itself; t < 0 moves it
+        towards normal.
+    usual_box
+        Reference patch of the same image, the one with the median distance.
+    usual_curve
+        The curve of the reference patch, with its own influence and noise.
     """
 
     member: str
@@ -101,12 +140,31 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Region:
-    """One connected place of an image whose anomaly map lies above the threshold.
+    """A connected area of an image whose anomaly map exceeds the threshold.
 
-    `box` is `(left, top, right, bottom)` in pixels of the original image, right and bottom exclusive; `area` is in the same
-    pixels; both are counted on the map in network pixels, so a mask drawn in original pixels may differ from them at its rim;
-    `peak` is the largest map value in it and `peak_at` its `(x, y)`. `p_value` is the share of calibration images (this one
-    counted in) whose whole map reaches the peak; `evidence` is None unless it was asked for.
+    Box and area are measured on the map in network pixels, so they may differ by a few pixels from a mask in original pixels.
+
+    Attributes
+    ----------
+    box
+        `(left, top, right, bottom)` in pixels of the original image, right and bottom exclusive.
+    area
+        Area in pixels of the original image.
+    peak
+        Largest map value in the region.
+    peak_at
+        Position `(x, y)` of the peak in pixels of the original image.
+    p_value
+        Conformal p-value: share of calibration images, this one included, with a score at least as high as the peak.
+    evidence
+        Evidence for the region; None unless it was requested.
+
+    Examples
+    --------
+    >>> region = Region(box=(40, 8, 56, 20), area=120, peak=7.5, peak_at=(47, 13), p_value=0.01)
+    >>> left, top, right, bottom = region.box
+    >>> right - left, bottom - top
+    (16, 12)
     """
 
     box: tuple[int, int, int, int]
@@ -119,25 +177,45 @@ class Region:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in one image. Higher scores are more anomalous; raw scores are neither clamped nor rescaled.
+    """Result for one image. Higher scores are more anomalous; scores are neither clamped nor rescaled.
 
-    Attributes:
-        path: where the image came from (None for arrays).
-        score: the largest value of the smoothed anomaly map, in standard deviations of held-out normal patches.
-        p_value: share of calibration images (this one counted in) that score at least as high, in (0, 1].
-        anomalous: `score > threshold`.
-        threshold: the calibrated level that `score` is held against.
-        anomaly_map: (H, W) float32, in pixels of the original image: interpolated there, so its largest value may lie a few
-            percent below `score`.
-        influence_map: (H, W) float32 in [0, 1], the length of the influence, averaged over the members: near 1 outside the
-            cloud of neighbours.
-        regions: places above the threshold, highest peak first; empty exactly when not anomalous.
-        noise_map: (H, W) float32, root mean square over features of the proposed noise; None unless maps were asked for.
-        layer_maps: (H, W) float32 each: the share of a layer in the squared distance to the nearest good patch, 0 to 1; over
-            the layers of all members they sum to 1, or to less where that distance is 0. None unless maps were asked for.
-        appearance: (S,) float32 statistics of the image as a whole, which a stream is watched by; empty if it is not.
-        whole_p_value: how usual the image is as a whole, wherever its map is high: the share of good images (this one counted
-            in) that are no more like the others than it is, in (0, 1]; None with fewer than eight images to fit on.
+    Attributes
+    ----------
+    path
+        Path of the image; None for an array.
+    score
+        Maximum of the smoothed anomaly map, in standard deviations of held-out normal patches.
+    p_value
+        Conformal p-value in (0, 1]: share of calibration images, this one included, with a score at least as high.
+    anomalous
+        Whether `score > threshold`.
+    threshold
+        Calibrated decision threshold.
+    anomaly_map
+        (H, W) float32 in pixels of the original image. Its maximum may be a few percent below `score`, because the map is
+        interpolated to this size.
+    influence_map
+        (H, W) float32 in [0, 1]: length of the influence, averaged over members. Near 1 for patches outside the cloud of
+        their neighbours.
+    regions
+        Regions above the threshold, highest peak first. Empty exactly if the image is not anomalous.
+    noise_map
+        (H, W) float32: root mean square over features of the proposed noise. None unless maps were requested.
+    layer_maps
+        (H, W) float32 for each layer: its share in the squared distance to the nearest normal patch, in [0, 1]. The layers of
+        all members sum to 1, or to less where that distance is 0. None unless maps were requested.
+    appearance
+        (S,) float32 global image statistics for the drift monitor; empty if the model has no monitor.
+    whole_p_value
+        Image-level p-value in (0, 1] of the global appearance: share of normal images, this one included, that differ from
+        the others at least as much. None if the model was fitted on fewer than eight images.
+
+    Examples
+    --------
+    >>> anomaly_map = np.zeros((4, 6), np.float32)
+    >>> result = Inspection("part.png", 1.2, 0.4, False, 3.0, anomaly_map, anomaly_map, regions=())
+    >>> result.anomalous, result.regions
+    (False, ())
     """
 
     path: str | None
@@ -161,13 +239,15 @@ class Inspection:
         require(bool(self.regions) == self.anomalous, "an anomalous image has regions, a good one has none")
 
     def evidence(self, region: Region) -> Evidence:
-        """What stands behind one of `regions`.
+        """Evidence for one of `regions`.
 
-        Raises:
-            InputError: the region is not of this inspection, or the inspection was made without `evidence=True`.
+        Raises
+        ------
+        InputError
+            If the region is not in `regions`, or the image was inspected without `evidence=True`.
         """
         if region not in self.regions:
-            raise InputError("this region is not one of the inspection's regions: give one of them")
+            raise InputError("this region is not one of inspection.regions; pass one of them")
         if region.evidence is None:
-            raise InputError("this inspection was made without evidence: call inspect with evidence=True")
+            raise InputError("this inspection has no evidence; call inspect with evidence=True")
         return region.evidence

@@ -1,4 +1,4 @@
-"""A quick look at a weights file: a wrong path is reported before torch is imported."""
+"""Check the header of a weights file, so that a wrong path is reported before torch is imported."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from pathlib import Path
 
 from offnominal.errors import BackboneError
 
-#: First bytes of a PyTorch file: a zip archive, or a pickle as old versions wrote it.
-_PYTORCH = (b"PK\x03\x04", b"\x80\x02")
+#: First bytes of a PyTorch file: a zip archive, or a pickle of old versions.
+_PYTORCH_MAGIC = (b"PK\x03\x04", b"\x80\x02")
 
 
 def require_weights(path: Path) -> None:
-    """Check the first bytes.
+    """Check that a file looks like a safetensors or PyTorch file.
 
-    Raises:
-        BackboneError: the file does not exist, cannot be read, or is neither a safetensors nor a PyTorch file.
+    Raises
+    ------
+    BackboneError
+        If the file does not exist, cannot be read, or is of another kind.
+
+    Examples
+    --------
+    >>> require_weights(Path("missing.pt"))
+    Traceback (most recent call last):
+    offnominal.errors.BackboneError: missing.pt: does not exist; check --weights
     """
     try:
-        recognised = is_safetensors(path) or _head(path).startswith(_PYTORCH)
+        recognised = is_safetensors(path) or _head(path).startswith(_PYTORCH_MAGIC)
     except FileNotFoundError:
         raise BackboneError(f"{path}: does not exist; check --weights") from None
     except OSError as error:
@@ -27,13 +35,13 @@ def require_weights(path: Path) -> None:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether the file begins with the length of a table (8 bytes, little-endian) that fits in it, and a JSON table."""
+    """Whether a file starts like safetensors: 8 bytes with the length of a JSON header that fits in the file, then `{`."""
     head = _head(path)
     return head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= path.stat().st_size
 
 
 def not_weights(path: Path) -> BackboneError:
-    """The error of a file of another kind, or a damaged one."""
+    """Create the error for a file that is of another kind or damaged."""
     return BackboneError(f"{path}: is not a safetensors or PyTorch weights file (or is damaged)")
 
 

@@ -1,4 +1,4 @@
-"""Decisions: scores of normals -> calibration; score -> p-value, verdict; map -> regions; lots; the stream as a whole."""
+"""Decisions: calibrated thresholds and p-values, defect regions, suspect images, lots and drift."""
 
 from offnominal.decisions.appearance import LIKENESS, Appearance, halves, learn_appearance
 from offnominal.decisions.conformal import (

@@ -1,9 +1,14 @@
-"""A lot of parts judged together: which to pull at a stated false discovery rate, and how many are bad.
+"""Decisions for a lot of parts: which parts to pull at a stated false discovery rate, and how many are bad.
 
-Benjamini and Hochberg 1995: of the parts pulled, at most the share `fdr` is good, on average over lots. Conformal p-values that
-share one calibration set are not independent; they are positively dependent (PRDS) when scores have no ties, which is enough
-(Bates et al. 2023, theorem 2, with Benjamini and Yekutieli 2001). With a leave-one-image-out calibration this is as approximate
-as the p-values are.
+By the Benjamini-Hochberg procedure, at most the share `fdr` of the pulled parts is good, on average over lots. Conformal
+p-values with one calibration set are dependent, but without ties they are positively dependent (PRDS), which suffices. With
+leave-one-image-out calibration the rate is approximate, as the p-values are.
+
+References
+----------
+Benjamini and Hochberg, "Controlling the false discovery rate", 1995.
+Benjamini and Yekutieli, "The control of the false discovery rate in multiple testing under dependency", 2001.
+Bates et al., "Testing for outliers with conformal p-values", 2023, theorem 2.
 """
 
 from __future__ import annotations
@@ -18,19 +23,29 @@ from offnominal.types import Mask, require
 
 Values = npt.NDArray[np.float64]
 
-#: Parts with a p-value above this are counted as a sample of the good ones (Storey's lambda).
-CALM = 0.5
+#: Parts with a p-value above this estimate the number of good parts (lambda in Storey 2002).
+LAMBDA = 0.5
 
 
 @dataclass(frozen=True)
 class Lot:
-    """What is said of a lot of m parts.
+    """Decision for a lot of m parts.
 
-    Attributes:
-        pulled: (m,) parts to pull.
-        fdr: the false discovery rate asked for: on average over lots, at most this share of the pulled parts is good.
-        estimated_bad: how many parts are bad (`estimated_bad`).
-        fewest: so many parts at least must stand out among the calibration images before one can be pulled.
+    Attributes
+    ----------
+    pulled
+        (m,) bool, the parts to pull.
+    fdr
+        Requested false discovery rate: largest share of good parts among the pulled ones, on average over lots.
+    estimated_bad
+        Estimated number of bad parts, see `estimated_bad`.
+    fewest
+        Smallest number of parts that can be pulled at once, see `fewest_bad`.
+
+    Examples
+    --------
+    >>> Lot(np.array([True, False]), fdr=0.1, estimated_bad=1.0, fewest=1).pulled.tolist()
+    [True, False]
     """
 
     pulled: Mask
@@ -40,10 +55,27 @@ class Lot:
 
 
 def judge_lot(p_values: npt.ArrayLike, calibration_images: int, fdr: float) -> Lot:
-    """`Lot` from the (m,) conformal p-values of its parts.
+    """Decide which parts of a lot to pull.
 
-    Raises:
-        ValueError: no part, p-values outside (0, 1], or `fdr` outside (0, 1).
+    Parameters
+    ----------
+    p_values
+        (m,) conformal p-values of the parts.
+    calibration_images
+        Number of calibration images.
+    fdr
+        Requested false discovery rate, in (0, 1).
+
+    Raises
+    ------
+    ValueError
+        If there is no part, or a p-value or `fdr` is out of range.
+
+    Examples
+    --------
+    >>> lot = judge_lot([0.01, 0.4, 0.01, 0.9], calibration_images=99, fdr=0.1)
+    >>> lot.pulled.tolist(), lot.estimated_bad, lot.fewest
+    ([True, False, True, False], 2.0, 1)
     """
     values = _checked(p_values)
     require(0 < fdr < 1, f"the false discovery rate must lie between 0 and 1, got {fdr}")
@@ -51,30 +83,48 @@ def judge_lot(p_values: npt.ArrayLike, calibration_images: int, fdr: float) -> L
 
 
 def pull(p_values: npt.ArrayLike, fdr: float) -> Mask:
-    """(m,) p-values -> (m,) which of them Benjamini and Hochberg's step-up procedure rejects at level `fdr`."""
+    """(m,) bool, the p-values that the Benjamini-Hochberg procedure rejects at level `fdr`."""
     from scipy.stats import false_discovery_control
 
-    # Adjusted values are products and quotients; what equals the level but for rounding is within it.
+    # Adjusted p-values have rounding errors; those equal to the level count as rejected.
     rejected: Mask = np.asarray(false_discovery_control(_checked(p_values), method="bh") <= fdr * (1 + 1e-12))
     return rejected
 
 
 def estimated_bad(p_values: npt.ArrayLike) -> float:
-    """m - #{p > 1/2} / (1 - 1/2), within 0 and m: how many parts are not good.
+    """Estimated number of bad parts, m - #{p > 1/2} / (1 - 1/2), in [0, m].
 
-    Storey 2002, *A direct approach to false discovery rates*, equation 6. Conservative: before it is cut off at 0 it is on
-    average at most the true number, since a good part's p-value lies above 1/2 at least half of the time.
+    The estimate is conservative: before clipping at 0, its mean is at most the true number, because the p-value of a good part
+    is above 1/2 with a probability of at least 1/2.
+
+    References
+    ----------
+    Storey, "A direct approach to false discovery rates", 2002, equation 6.
     """
     values = _checked(p_values)
-    good = np.count_nonzero(values > CALM) / (1 - CALM)
+    good = np.count_nonzero(values > LAMBDA) / (1 - LAMBDA)
     return float(max(0.0, len(values) - good))
 
 
 def fewest_bad(calibration_images: int, parts: int, fdr: float) -> int:
-    """The fewest parts that can be pulled at once.
+    """Smallest number of parts that can be pulled at once.
 
-    No p-value is below 1 / (n + 1), and the j-th smallest of m must be at most `fdr * j / m`: j >= m / (fdr (n + 1)). When this
-    is more than m, nothing can be pulled whatever the parts look like.
+    The smallest p-value is 1 / (n + 1), and the j-th smallest of m must be at most `fdr * j / m`, so j >= m / (fdr (n + 1)). If
+    this exceeds m, no part can be pulled.
+
+    Parameters
+    ----------
+    calibration_images
+        Number n of calibration images.
+    parts
+        Number m of parts in the lot.
+    fdr
+        Requested false discovery rate.
+
+    Examples
+    --------
+    >>> fewest_bad(calibration_images=99, parts=50, fdr=0.1)
+    5
     """
     return max(1, math.ceil(parts / (fdr * (calibration_images + 1)) - 1e-9))
 

@@ -1,9 +1,12 @@
-"""Connected places of a map above a level, in pixels of the original image.
+"""Connected regions of an anomaly map above the threshold, in pixels of the original image.
 
-The image's score is the largest value of the same map, and the level is the same threshold. So an image has regions exactly
-when it is flagged, and P(any region in a good image) is the false-alarm rate of images. The p-value of a region holds its peak
-against the largest values of good images, so P(some region of a good image has a p-value of at most alpha) <= alpha, however
-many there are (the maximum statistic of Westfall and Young 1993, section 2.3).
+The image score is the maximum of the same map, so an image has regions exactly if it is flagged, and the probability of any
+region in a good image is the false-alarm rate. The p-value of a region compares its peak with the image scores of good images,
+so P(any region of a good image has a p-value <= alpha) <= alpha, whatever their number.
+
+References
+----------
+Westfall and Young, "Resampling-based multiple testing", 1993, section 2.3 (maximum statistic).
 """
 
 from __future__ import annotations
@@ -18,21 +21,41 @@ from offnominal.types import Float, Mask, Region
 
 
 def find_regions(scores: Float, calibration: Calibration, original: tuple[int, int]) -> tuple[Region, ...]:
-    """8-connected regions of a working map (h, w) float32 where it exceeds the threshold, highest peak first.
+    """Find the 8-connected regions of a map above the threshold.
 
-    Boxes, areas and peaks are given in pixels of the `original` (H, W) image.
+    Parameters
+    ----------
+    scores
+        (h, w) float32 working map.
+    calibration
+        Calibration with the threshold.
+    original
+        (H, W) of the original image.
+
+    Returns
+    -------
+    tuple of Region
+        Regions in pixels of the original image, highest peak first.
+
+    Examples
+    --------
+    >>> from offnominal.decisions import calibrate
+    >>> scores = np.zeros((4, 4), np.float32)
+    >>> scores[1, 2] = 9.0
+    >>> (region,) = find_regions(scores, calibrate(np.array([1.0, 2.0, 3.0]), rate=0.25), original=(40, 40))
+    >>> region.box, region.area, region.peak, region.p_value
+    ((20, 10, 30, 20), 100, 9.0, 0.25)
     """
     above = scores > np.float32(calibration.threshold)
-    if not above.any():  # a good part, as nearly all are
+    if not above.any():
         return ()
     labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
     scale_y, scale_x = original[0] / scores.shape[0], original[1] / scores.shape[1]
     regions = []
-    for number, place in enumerate(ndimage.find_objects(labels), 1):
-        inside = labels[place] == number
-        values = np.where(inside, scores[place], -np.inf)
+    for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
+        inside = labels[rows, columns] == label
+        values = np.where(inside, scores[rows, columns], -np.inf)
         row, column = np.unravel_index(int(values.argmax()), values.shape)
-        rows, columns = place
         regions.append(
             Region(
                 box=(
@@ -54,34 +77,56 @@ def find_regions(scores: Float, calibration: Calibration, original: tuple[int, i
 
 
 def region_masks(anomaly_map: Float, threshold: float, regions: Sequence[Region]) -> list[Mask]:
-    """(H, W) booleans a region: the pixels where the map in original pixels lies above the threshold, each in one mask.
+    """Masks of the regions on the map in original pixels.
 
-    A connected place of such pixels belongs to the region whose peak lies in it; of several, each pixel to the one with the
-    nearest peak; where there is none, to the region whose box is nearest. The pixel of a region's peak is always in its mask.
+    Each pixel above the threshold belongs to one mask: of the region whose peak lies in the same connected area. If several
+    peaks do, the nearest peak counts; if none does, the nearest box. The pixel of a region's peak is always in its mask.
+
+    Parameters
+    ----------
+    anomaly_map
+        (H, W) float32.
+    threshold
+        Decision threshold.
+    regions
+        Regions of the image, from `find_regions`.
+
+    Returns
+    -------
+    list of array
+        One (H, W) bool mask for each region.
+
+    Examples
+    --------
+    >>> anomaly_map = np.array([[0.0, 5.0, 6.0], [0.0, 0.0, 0.0]], np.float32)
+    >>> region = Region(box=(1, 0, 3, 1), area=2, peak=6.0, peak_at=(2, 0), p_value=0.01)
+    >>> region_masks(anomaly_map, 4.0, [region])[0].astype(int)
+    array([[0, 1, 1],
+           [0, 0, 0]])
     """
     labels, _ = ndimage.label(anomaly_map > threshold, structure=np.ones((3, 3)))
     masks = [np.zeros(labels.shape, np.bool_) for _ in regions]
     owners: dict[int, list[int]] = {}
-    for at, region in enumerate(regions):
+    for index, region in enumerate(regions):
         x, y = region.peak_at
-        owners.setdefault(int(labels[y, x]), []).append(at)
-    for number, place in enumerate(ndimage.find_objects(labels), 1):
-        rows, columns = np.nonzero(labels[place] == number)
-        rows, columns = rows + place[0].start, columns + place[1].start
-        here = owners.get(number) or [_nearest_box(float(columns.mean()), float(rows.mean()), regions)]
-        away = [np.hypot(columns - regions[at].peak_at[0], rows - regions[at].peak_at[1]) for at in here]
-        nearest = np.argmin(away, axis=0)
-        for order, at in enumerate(here):
-            masks[at][rows[nearest == order], columns[nearest == order]] = True
+        owners.setdefault(int(labels[y, x]), []).append(index)
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        rows, columns = np.nonzero(labels[box] == label)
+        rows, columns = rows + box[0].start, columns + box[1].start
+        candidates = owners.get(label) or [_nearest_box(float(columns.mean()), float(rows.mean()), regions)]
+        distances = [np.hypot(columns - regions[index].peak_at[0], rows - regions[index].peak_at[1]) for index in candidates]
+        nearest = np.argmin(distances, axis=0)
+        for order, index in enumerate(candidates):
+            masks[index][rows[nearest == order], columns[nearest == order]] = True
     for mask, region in zip(masks, regions, strict=True):
         mask[region.peak_at[1], region.peak_at[0]] = True
     return masks
 
 
 def _nearest_box(x: float, y: float, regions: Sequence[Region]) -> int:
-    """Which region's box is the nearest to a point."""
-    away = []
+    """Index of the region whose box is nearest to a point."""
+    distances = []
     for region in regions:
         left, top, right, bottom = region.box
-        away.append(np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom)))
-    return int(np.argmin(away))
+        distances.append(np.hypot(max(left - x, 0, x - right), max(top - y, 0, y - bottom)))
+    return int(np.argmin(distances))

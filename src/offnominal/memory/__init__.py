@@ -1,4 +1,4 @@
-"""Memory: normal patches -> bank; patches -> nearest bank patches."""
+"""Memory bank: coreset selection, storage and nearest-neighbour search of normal patches."""
 
 from offnominal.memory.bank import MemoryBank, SourceImage
 from offnominal.memory.coreset import Coreset, farthest_from_mean, greedy_kcenter, kcenter, random_coreset

@@ -5,7 +5,7 @@ MOST_IN_QUESTION: int
 
 def nearest(
     addresses: tuple[int, ...],
-    lengths: tuple[float, float],
+    scale_and_error: tuple[float, float],
     sizes: tuple[int, int, int, int, int, int],
     bits: int,
     threads: int,

@@ -1,4 +1,4 @@
-"""The memory bank: normal patches, and where each of them came from."""
+"""The memory bank: normal patches and their provenance."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from offnominal.types import Index, require
 
 @dataclass(frozen=True)
 class SourceImage:
-    """An image of the training set.
+    """A training image.
 
-    Attributes:
-        name: relative to the data's root.
-        size: (H, W) of the original.
-        group: what it is held out with, the same for a group of images or for copies of one; None: on its own.
+    Attributes
+    ----------
+    name
+        Path relative to the root of the data.
+    size
+        (H, W) of the original image.
+    group
+        Key shared by images that are held out together, such as duplicates or images of one part; None for an image on its own.
+
+    Examples
+    --------
+    >>> SourceImage("train/good/000.png", (480, 640)).size
+    (480, 640)
     """
 
     name: str
@@ -26,13 +35,25 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class MemoryBank:
-    """Standardised normal patches and their provenance: patch i is at `position[i]` of image `image[i]`.
+    """Standardised normal patches. Patch i comes from `position[i]` of image `image[i]`.
 
-    Attributes:
-        patches: (M, D) float32.
-        image: (M,) index into the images that the model was fitted on.
-        position: (M, 2): row and column on the grid of that image.
-        radius: the coreset's covering radius: no normal patch is farther from the bank (None for a random coreset).
+    Attributes
+    ----------
+    patches
+        (M, D) float32.
+    image
+        (M,) indices of the training images.
+    position
+        (M, 2) row and column on the patch grid of that image.
+    radius
+        Covering radius of the coreset: largest distance of a normal patch to the bank. None for a random coreset.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> bank = MemoryBank(torch.zeros(3, 8), image=np.array([0, 0, 1]), position=np.array([[0, 1], [2, 2], [1, 0]]), radius=0.7)
+    >>> bank.patches.shape
+    torch.Size([3, 8])
     """
 
     patches: Tensor

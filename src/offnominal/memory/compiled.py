@@ -1,6 +1,6 @@
-"""What is compiled when the package is installed, and how tensors are handed to it.
+"""Availability of the C extensions, and how tensors are passed to them.
 
-Without a compiler the package does without, and searches by FAISS alone.
+The extensions are optional: without a compiler at installation, all searches use FAISS.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from torch import Tensor
 
 from offnominal.types import require
 
-SCREENING, UPSAMPLED = "offnominal.memory._screening", "offnominal.memory._upsampled"
+PRUNING, UPSAMPLED = "offnominal.memory._screening", "offnominal.memory._upsampled"
 
 
 def compiled() -> bool:
-    """Whether there is what was compiled, and for this machine."""
+    """Whether the C extensions are available and can be loaded."""
     try:
-        for name in (SCREENING, UPSAMPLED):
+        for name in (PRUNING, UPSAMPLED):
             import_module(name)
     except ImportError:
         return False
@@ -27,10 +27,12 @@ def compiled() -> bool:
 
 
 def address(tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> int:
-    """Where the values of a tensor lie.
+    """Address of a tensor's values.
 
-    Raises:
-        ValueError: a tensor of another type or shape, or whose values do not lie one after another.
+    Raises
+    ------
+    ValueError
+        If the tensor has another type or shape, is not contiguous or is not on the CPU.
     """
     fits = tensor.dtype == dtype and tuple(tensor.shape) == tuple(shape)
     fits = fits and tensor.is_contiguous() and tensor.device.type == "cpu"
@@ -39,5 +41,5 @@ def address(tensor: Tensor, dtype: torch.dtype, shape: Sequence[int]) -> int:
 
 
 def threads(rows: int) -> int:
-    """On how many threads so many rows are worked on: as many as torch has."""
+    """Number of threads for work on `rows` rows: that of torch, at most one per row."""
     return max(1, min(torch.get_num_threads(), rows))

@@ -1,13 +1,14 @@
-"""Leave-one-image-out banks: the bank as an image would meet it if it were new.
+"""Leave-one-image-out banks: for each image an approximation of the bank that would be built without it.
 
-A bank chosen again without the image is exact, but costs a coreset an image. Leaving out the image's own patches alone makes it
-look more anomalous than a new image: greedy k-center keeps its patches apart, so each of them leaves a hole, which patches of
-other images would have filled. So each is replaced by a patch of another image that it covered, in the same greedy order.
+Building a new coreset for each image is exact but slow. Only removing the image's own patches makes the image look more
+anomalous than a new one: greedy k-center keeps bank patches apart, so each removed patch leaves a hole that patches of other
+images would have filled. Therefore each removed patch is replaced by patches of other images that it covered, selected in
+greedy order.
 
-One search of all patches in the whole bank serves every image: its own patches are struck from the lists, and the neighbours
-of the others show which patches its own cover.
+One search of all patches in the whole bank serves all images: an image's own patches are removed from its lists of neighbours,
+and the lists of the other images show which patches they cover.
 
-Copies of an image, and images of one group, are held out together: here they are one image with more patches.
+Duplicates and images of one group are held out together; here they count as one image with more patches.
 """
 
 from __future__ import annotations
@@ -25,32 +26,51 @@ from offnominal.memory.store import PatchRows
 from offnominal.memory.upsampled import Upsampling
 from offnominal.types import Index, require
 
-#: Neighbours looked for beyond those wanted, so that enough are left when an image's own are struck out.
+#: Additional neighbours per search, so that enough remain after removing an image's own patches.
 SPARE = 7
-#: Of the patches that an image's own were nearest to, so many are looked at, those that it leaves farthest from the others'
-#: bank patches; or as many times those that it has in the bank, where that is more.
-LEFT, TIMES = 512, 2
-#: Rounding, in shares of the covering radius: what is nearer to the bank is there already, what is farther than radius and
-#: this is not covered.
-SLACK = 0.01
-_NOBODY = -1
+#: Fewest candidates for replacement patches, in total and per bank patch of the image. Patches far from the other images' bank
+#: patches come first.
+MIN_CANDIDATES, CANDIDATES_PER_PATCH = 512, 2
+#: Share of the covering radius within which patches count as duplicates, and by which covered patches may exceed the radius.
+TOLERANCE = 0.01
+_NOT_COVERED = -1
 
 
 class HeldOutBanks:
-    """For each image a bank in which no patch of its own is left.
+    """For each image, a bank without its own patches.
 
-    Call `neighbours` for every image first: it records which patches of the others can replace an image's own.
+    Call `neighbours` for every image before `replacements`: it records which patches can replace an image's own.
 
-    Args:
-        patches: (N, D), those of one image standing together.
-        starts: (images,) first row of every image, rising.
-        centres: (M,) rows of the coreset.
-        radius: its covering radius; not a number where it was not built to cover.
-        device: where to search.
-        upsamplings: how the patches of every image came about, where that is known.
+    Parameters
+    ----------
+    patches
+        (N, D), the patches of an image in consecutive rows.
+    starts
+        (images,) first row of each image, ascending.
+    centres
+        (M,) rows of the coreset.
+    radius
+        Covering radius of the coreset; NaN for a random coreset.
+    device
+        Device of the search.
+    upsamplings
+        Upsampling of each image's patches, if known.
 
-    Raises:
-        ValueError: fewer than two images.
+    Raises
+    ------
+    ValueError
+        If there are fewer than two images.
+
+    Examples
+    --------
+    >>> patches = torch.tensor([[0.0], [4.0], [1.0], [5.0]])  # two images of two patches
+    >>> banks = HeldOutBanks(patches, np.array([0, 2]), np.array([0, 3]), 1.0, torch.device("cpu"))
+    >>> squared, rows = banks.neighbours(0, k=1)
+    >>> squared.flatten().tolist(), rows.flatten().tolist()
+    ([25.0, 1.0], [1, 1])
+    >>> _ = banks.neighbours(1, k=1)
+    >>> banks.replacements(0)
+    tensor([[1.]])
     """
 
     def __init__(
@@ -62,108 +82,115 @@ class HeldOutBanks:
         device: torch.device,
         upsamplings: Sequence[Upsampling | None] = (),
     ) -> None:
-        require(len(starts) > 1, "holding an image out needs another one")
+        require(len(starts) > 1, f"holding out an image needs at least 2 images, got {len(starts)}")
         require(len(upsamplings) in (0, len(starts)), f"{len(starts)} images, {len(upsamplings)} upsamplings")
-        rounded = patches.dtype != torch.float32  # to be kept on disk: no longer what they were brought up to
+        rounded = patches.dtype != torch.float32  # rounded features are no exact interpolation of their coarse map
         self._upsamplings = (None,) * len(starts) if rounded or not upsamplings else upsamplings
         self._patches = patches
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))
         self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
         self._search = NearestPatches(patches[torch.from_numpy(centres)].to(device))
-        # One image's bank covers the others only as well as it can.
+        # Without a second image in the bank, no radius limits what counts as covered.
         self._radius = radius if bool((self._owner != self._owner[0]).any()) else math.nan
-        #: Of every patch the other image whose bank patch covers it, being the nearest; which of the others' is next, and its
-        #: squared distance.
-        self._coverer = np.full(len(patches), _NOBODY, np.int32)
-        self._next = np.zeros(len(patches), np.int32)
-        self._away = np.zeros(len(patches), np.float32)
+        #: For each patch: the other image whose bank patch is nearest and covers it; the bank row of the nearest patch of any
+        #: further image, and its squared distance.
+        self._coverer = np.full(len(patches), _NOT_COVERED, np.int32)
+        self._second = np.zeros(len(patches), np.int32)
+        self._second_squared = np.zeros(len(patches), np.float32)
         self._by_coverer: tuple[Index, Index] | None = None
-        self._known: dict[int, Tensor] = {}
+        self._replacements: dict[int, Tensor] = {}
 
     @property
     def bank(self) -> Tensor:
-        """(M, D): the whole bank."""
+        """(M, D) whole bank."""
         return self._search.bank
 
     def patches(self, image: int) -> Tensor:
-        """(n, D): the image's own patches."""
+        """(n, D) patches of an image."""
         return self._patches[int(self._starts[image]) : int(self._ends[image])].to(self.bank.device)
 
     def neighbours(self, image: int, k: int) -> tuple[Tensor, Tensor]:
-        """(n, K) squared distances, ascending, and rows of `bank`: the K nearest of its patches that are of other images.
+        """Search the nearest bank patches of other images for each patch of an image; replacement patches are not included.
 
-        K is `k`, or less if the bank holds fewer of others. Replacement patches are not among them.
+        Returns
+        -------
+        squared, rows
+            (n, K) squared distances, ascending; (n, K) rows of `bank`. K is `k`, or less if the bank holds fewer patches of
+            other images.
         """
         points = self.patches(image)
         squared, rows = self._search(points.to(self.bank.device), k + SPARE, self._upsamplings[image])
         squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
         own = self._owner[rows] == image
-        self._note(image, squared, rows)
+        self._record(image, squared, rows)
         others = torch.nonzero(self._owner != image).flatten()
         k = min(k, len(others))
         order = own.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         squared, rows = squared.gather(1, order), rows.gather(1, order)
         short = (~own).sum(1) < k
         if bool(short.any()):
-            squared[short], found = NearestPatches(self.bank[others])(points[short], k)
-            rows[short] = others[found]
+            squared[short], positions = NearestPatches(self.bank[others])(points[short], k)
+            rows[short] = others[positions]
         return squared, rows
 
     def replacements(self, image: int) -> Tensor:
-        """(s, D) patches of other images that replace the image's own.
+        """(s, D) replacement patches of other images for an image's own bank patches.
 
-        As many as it has in the bank, or all that those covered: the farthest from the others' bank patches and from those
-        already taken comes next. None where the bank was not built to cover, unless all of it is the image's own.
+        They are selected farthest first, from the other images' bank patches and from one another, until they are as many as
+        the image's own bank patches, or until all patches that those covered are used. A random coreset has no replacement
+        patches, unless the image owns the whole bank.
         """
         return self._patches[self.replacement_rows(image)].to(self.bank.device)
 
     def replacement_rows(self, image: int) -> Tensor:
-        """(s,) int64, rising: the rows of `replacements` among all patches."""
-        if image not in self._known:
-            self._known[image] = self._replacement_rows(image)
-        return self._known[image]
+        """(s,) int64 ascending rows of the `replacements` in all patches."""
+        if image not in self._replacements:
+            self._replacements[image] = self._select_replacements(image)
+        return self._replacements[image]
 
-    def _replacement_rows(self, image: int) -> Tensor:
+    def _select_replacements(self, image: int) -> Tensor:
         own = self._owner == image
-        most = int(own.sum())
-        if math.isnan(self._radius) and most < len(own):
+        count = int(own.sum())
+        if math.isnan(self._radius) and count < len(own):
             return torch.zeros(0, dtype=torch.int64)
-        rows = self._covered_by(image)[: max(LEFT, TIMES * most)].sort().values
+        rows = self._covered_by(image)[: max(MIN_CANDIDATES, CANDIDATES_PER_PATCH * count)].sort().values
         points = self._patches[rows].to(self.bank)
-        if most < len(own):
-            away, copies = self._away_from_others(rows, points, own), SLACK * self._radius
+        if count < len(own):
+            distances, duplicate = self._distances_to_others(rows, points, own), TOLERANCE * self._radius
         else:
-            away, copies = torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0
-        taken = farthest_first(points.double().cpu(), away, copies, most)
-        return rows[torch.tensor(taken, dtype=torch.int64)].sort().values
+            distances, duplicate = torch.full((len(rows),), torch.inf, dtype=torch.float64), 0.0
+        selected = farthest_first(points.double().cpu(), distances, duplicate, count)
+        return rows[torch.tensor(selected, dtype=torch.int64)].sort().values
 
     def _covered_by(self, image: int) -> Tensor:
-        """(n,) rows of the other images' patches that one of the image's covers; the farthest from all others comes first."""
+        """(n,) rows of patches that the image's bank patches cover, farthest from the other bank patches first."""
         if self._by_coverer is None:
-            order = np.lexsort((-self._away, self._coverer))
+            order = np.lexsort((-self._second_squared, self._coverer))
             self._by_coverer = order.astype(np.int64), self._coverer[order].astype(np.int64)
         order, coverers = self._by_coverer
         return torch.from_numpy(order[slice(*np.searchsorted(coverers, [image, image + 1]))])
 
-    def _away_from_others(self, rows: Tensor, points: Tensor, own: Tensor) -> Tensor:
-        """(n,) float64 distances of patches that the image's cover to the bank's patches of others; alike by every search and
-        on every device, since the choice hangs on them."""
-        nearest = torch.from_numpy(self._next)[rows].to(self.bank.device, torch.int64)
-        unlisted = torch.from_numpy(self._away)[rows].isinf().to(self.bank.device)
+    def _distances_to_others(self, rows: Tensor, points: Tensor, own: Tensor) -> Tensor:
+        """(n,) distances of covered patches to the other images' bank patches.
+
+        They are computed in float64 from differences, so that the selection is the same for every search and device.
+        """
+        nearest = torch.from_numpy(self._second)[rows].to(self.bank.device, torch.int64)
+        unlisted = torch.from_numpy(self._second_squared)[rows].isinf().to(self.bank.device)
         if bool(unlisted.any()):
             others = torch.nonzero(~own).flatten()
             nearest[unlisted] = others[NearestPatches(self.bank[others])(points[unlisted], 1)[1][:, 0]]
         return (points.double() - self.bank[nearest].double()).square_().sum(1).sqrt_().cpu()
 
-    def _note(self, image: int, squared: Tensor, rows: Tensor) -> None:
-        """Remember which other image's patch is nearest to each of the image's, where it covers it, and what is next to it."""
+    def _record(self, image: int, squared: Tensor, rows: Tensor) -> None:
+        """Record for each patch of an image which other image covers it, and the nearest bank patch of a further image."""
         owner = self._owner[rows]
         nearest = owner[:, 0]
-        covered = (nearest != image) & ~(squared[:, 0] > ((1 + SLACK) * self._radius) ** 2)
-        away, place = squared.masked_fill(owner == nearest[:, None], torch.inf).min(1)
-        here = slice(int(self._starts[image]), int(self._ends[image]))
-        self._coverer[here] = torch.where(covered, nearest, _NOBODY).cpu().numpy()
-        self._next[here] = rows.gather(1, place[:, None])[:, 0].cpu().numpy()
-        self._away[here] = away.cpu().numpy()
+        covered = (nearest != image) & ~(squared[:, 0] > ((1 + TOLERANCE) * self._radius) ** 2)
+        second, position = squared.masked_fill(owner == nearest[:, None], torch.inf).min(1)
+        own = slice(int(self._starts[image]), int(self._ends[image]))
+        self._coverer[own] = torch.where(covered, nearest, _NOT_COVERED).cpu().numpy()
+        self._second[own] = rows.gather(1, position[:, None])[:, 0].cpu().numpy()
+        self._second_squared[own] = second.cpu().numpy()
         self._by_coverer = None
-        self._known.clear()
+        self._replacements.clear()

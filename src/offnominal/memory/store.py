@@ -1,4 +1,4 @@
-"""All normal patches while a model is fitted: in memory, or beyond a limit in a temporary file, read a part at a time."""
+"""Storage of all normal patches during a fit: in memory, or beyond a limit in a temporary file that is read in parts."""
 
 from __future__ import annotations
 
@@ -15,19 +15,29 @@ from torch import Tensor
 
 from offnominal.errors import unwritable
 
-#: Bytes of a mapped file that are read before what was read is given back.
+#: Bytes of a mapped file to read before their memory is released.
 WINDOW = 32_000_000
 
 
 class PatchRows:
-    """(N, D) patches for reading by rows and in blocks; of a file that is mapped into memory only little stays resident.
+    """Read access to (N, D) patches by rows and in blocks.
 
-    What was read of the file stays in the system's cache as long as there is room, so reading it again is quick, but it is
-    no memory of this process.
+    Little of a mapped file stays resident in this process. The system caches what was read, so reading it again is fast.
 
-    Args:
-        patches: (N, D).
-        mapped: the map that holds them, None where they lie in memory.
+    Parameters
+    ----------
+    patches
+        (N, D).
+    mapped
+        Memory map that holds the patches; None if they are in memory.
+
+    Examples
+    --------
+    >>> rows = PatchRows(torch.arange(8.0).reshape(4, 2))
+    >>> rows[torch.tensor([3, 0])].tolist()
+    [[6.0, 7.0], [0.0, 1.0]]
+    >>> [len(block) for block in rows.blocks(3)]
+    [3, 1]
     """
 
     def __init__(self, patches: Tensor, mapped: mmap.mmap | None = None) -> None:
@@ -39,41 +49,48 @@ class PatchRows:
         return self.shape[0]
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """(n,) int64 rows -> (n, D), a copy; of a slice a view, to be used before more is read."""
+        """(n,) int64 rows -> (n, D) copy; a slice -> a view, valid until the next read."""
         if isinstance(rows, slice):
             return self._patches[rows]
         if self._mapped is None:
             return self._patches.index_select(0, rows)
-        if bool((rows.diff() < 0).any()):  # neighbours in the file are read together
-            rising, order = rows.sort()
-            return torch.empty((len(rows), self.shape[1]), dtype=self.dtype).index_copy_(0, order, self[rising])
-        found = torch.empty((len(rows), self.shape[1]), dtype=self.dtype)
-        # Neighbours in the file are mapped along with what is read, so its windows are gone through one after another.
+        if bool((rows.diff() < 0).any()):  # read in ascending order
+            ascending, order = rows.sort()
+            return torch.empty((len(rows), self.shape[1]), dtype=self.dtype).index_copy_(0, order, self[ascending])
+        patches = torch.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        # Reading a row maps the rows around it as well, so the file is read one window at a time.
         _, counts = torch.unique_consecutive(rows // self._rows, return_counts=True)
-        for part, target in zip(rows.split(counts.tolist()), found.split(counts.tolist()), strict=True):
+        for part, target in zip(rows.split(counts.tolist()), patches.split(counts.tolist()), strict=True):
             torch.index_select(self._patches, 0, part, out=target)
             release(self._mapped)
-        return found
+        return patches
 
     def blocks(self, rows: int) -> Iterator[Tensor]:
-        """All patches in order, `rows` at a time, each to be used before the next."""
+        """All patches in order, `rows` at a time; each block is valid until the next."""
         for window in self._patches.split(max(rows, self._rows // rows * rows)):
             yield from window.split(rows)
             release(self._mapped)
 
 
 class RemainingRows(PatchRows):
-    """The rows of another `PatchRows` without those from `start` to `stop`, which need no copy of their own."""
+    """The rows of another `PatchRows` without those from `start` to `stop`, without copying them.
+
+    Examples
+    --------
+    >>> rows = PatchRows(torch.arange(4.0).reshape(4, 1))
+    >>> RemainingRows(rows, 1, 3)[0:2].tolist()
+    [[0.0], [3.0]]
+    """
 
     def __init__(self, rows: PatchRows, start: int, stop: int) -> None:
-        self._all, self._start, self._left_out = rows, start, stop - start
-        self.shape, self.dtype = (len(rows) - self._left_out, rows.shape[1]), rows.dtype
+        self._all, self._start, self._omitted = rows, start, stop - start
+        self.shape, self.dtype = (len(rows) - self._omitted, rows.shape[1]), rows.dtype
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        """(n,) int64 rows -> (n, D), a copy."""
+        """(n,) int64 rows or a slice -> (n, D) copy."""
         if isinstance(rows, slice):
             rows = torch.arange(len(self))[rows]
-        return self._all[torch.where(rows < self._start, rows, rows + self._left_out)]
+        return self._all[torch.where(rows < self._start, rows, rows + self._omitted)]
 
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All patches in order, `rows` at a time."""
@@ -82,16 +99,18 @@ class RemainingRows(PatchRows):
 
 
 def release(mapped: mmap.mmap | None) -> None:
-    """Give back the memory that reading or writing a mapped file took; its content stays."""
+    """Release the resident memory of a mapped file; its content stays."""
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _reserve(file: int, size: int) -> None:
-    """Make an open file so large, with room on the disk where that can be had: writing to a map of what is not there kills.
+    """Allocate disk space for an open file: a write to a map without space would kill the process.
 
-    Raises:
-        OSError: the disk is full.
+    Raises
+    ------
+    OSError
+        If the disk is full.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
@@ -100,9 +119,35 @@ def _reserve(file: int, size: int) -> None:
 
 
 class PatchStore:
-    """(N, D) float32 patches. Use as a context manager: the temporary file goes when it closes.
+    """Writable (N, D) float32 patches; a context manager that removes its temporary file on exit.
 
-    The file has no name while it is in use, so that nothing stays of a process that is killed.
+    The temporary file has no name, so a killed process leaves nothing behind.
+
+    Parameters
+    ----------
+    count, dimensions
+        N and D.
+    limit
+        Bytes of memory; larger stores use a temporary file.
+
+    Attributes
+    ----------
+    patches
+        (N, D) float32 tensor to write to.
+    on_disk
+        Whether the patches are in a temporary file.
+
+    Raises
+    ------
+    OutputError
+        If the temporary file cannot be created or the disk is full.
+
+    Examples
+    --------
+    >>> with PatchStore(3, 2, limit=1_000_000) as store:
+    ...     store.patches[:] = torch.arange(6.0).reshape(3, 2)
+    ...     store.on_disk, store.rows(2)[torch.tensor([1])].tolist()
+    (False, [[2.0, 3.0]])
     """
 
     def __init__(self, count: int, dimensions: int, limit: int) -> None:
@@ -121,11 +166,11 @@ class PatchStore:
             self.patches = torch.empty((count, dimensions), dtype=torch.float32)
 
     def rows(self, count: int) -> PatchRows:
-        """The first `count` patches for reading."""
+        """Read access to the first `count` patches."""
         return PatchRows(self.patches[:count], self._mapped)
 
     def release(self) -> None:
-        """Give back the memory that reading or writing patches on disk took."""
+        """Release the resident memory of patches on disk."""
         release(self._mapped)
 
     def __enter__(self) -> PatchStore:

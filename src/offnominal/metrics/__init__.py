@@ -1,4 +1,4 @@
-"""Metrics: scores and labels -> figures, all exact."""
+"""Exact evaluation metrics of images and pixels, their curves, and paired comparison of two models."""
 
 from offnominal.metrics.curves import (
     Curves,

@@ -1,4 +1,4 @@
-"""The curves behind the figures, as points to draw: each goes through exactly the vertices that its figure integrates."""
+"""Curves of the metrics, with exactly the vertices that the metrics integrate."""
 
 from __future__ import annotations
 
@@ -17,13 +17,23 @@ Points = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curves:
-    """What can be drawn of a set of images; None for what cannot be said without defects, good images or masks.
+    """Curves of a set of images; None without the defects, good images or masks that a curve needs.
 
-    Attributes:
-        roc: (P, 2) false-positive rate and true-positive rate of images.
-        precision_recall: (P, 2) recall and precision of images.
-        pro: (P, 2) false-positive rate of pixels and mean overlap with the defect regions.
-        pixel_precision_recall: (P, 2) recall and precision of pixels.
+    Attributes
+    ----------
+    roc
+        (P, 2) false-positive rate and true-positive rate of images.
+    precision_recall
+        (P, 2) recall and precision of images.
+    pro
+        (P, 2) false-positive rate of pixels and mean overlap with the defect regions.
+    pixel_precision_recall
+        (P, 2) recall and precision of pixels.
+
+    Examples
+    --------
+    >>> Curves(roc=np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0]])).pro is None
+    True
     """
 
     roc: Points | None = None
@@ -34,12 +44,22 @@ class Curves:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Asked false-alarm rates against the rates seen on good test images.
+    """Requested and observed false-alarm rates, see `reliability`.
 
-    Attributes:
-        asked: (R,) rates, ascending.
-        seen: (R,) share of good test images whose p-value is at most the rate.
-        low, high: (R,) ends of the 95 % interval of the seen rate.
+    Attributes
+    ----------
+    asked
+        (R,) requested rates, ascending.
+    seen
+        (R,) observed share of good test images with a p-value of at most the rate.
+    low, high
+        (R,) 95 % confidence interval of the observed rate.
+
+    Examples
+    --------
+    >>> rates = np.array([0.5, 1.0])
+    >>> Reliability(rates, rates, low=rates / 2, high=np.ones(2)).asked.tolist()
+    [0.5, 1.0]
     """
 
     asked: npt.NDArray[np.float64]
@@ -49,10 +69,19 @@ class Reliability:
 
 
 def roc_points(ranking: Ranking) -> Points:
-    """(P, 2) vertices of true share over false-positive rate, from (0, 0) to (1, 1); ties between kinds are slanted lines.
+    """(P, 2) vertices of the ROC curve, from (0, 0) to (1, 1); ties between positives and negatives give slanted lines.
 
-    Vertices stand where positives are reached; between two of them only the false-positive rate grows. Of a ranking by region
-    this is the PRO curve (Bergmann et al. 2021, section 4). `area_under_roc` is the area under it.
+    `area_under_roc` is the area under the curve. For a ranking by region it is the PRO curve.
+
+    Examples
+    --------
+    >>> from offnominal.metrics import rank
+    >>> roc_points(rank(np.array([3.0, 1.0]), np.array([2.0, 0.0]))).tolist()
+    [[0.0, 0.0], [0.0, 0.0], [0.0, 0.5], [0.5, 0.5], [0.5, 1.0], [1.0, 1.0]]
+
+    References
+    ----------
+    Bergmann et al., "The MVTec anomaly detection dataset", 2021, section 4 (PRO).
     """
     reached = np.column_stack([ranking.false_before / ranking.negatives, np.r_[0.0, ranking.true_share[:-1]]])
     passed = np.column_stack([ranking.false_count / ranking.negatives, ranking.true_share])
@@ -61,24 +90,44 @@ def roc_points(ranking: Ranking) -> Points:
 
 
 def precision_recall_points(ranking: Ranking) -> Points:
-    """(T, 2) recall and precision at every distinct score of a positive; `average_precision` sums steps between them."""
+    """(T, 2) recall and precision at each distinct positive score; `average_precision` sums the steps between them.
+
+    Examples
+    --------
+    >>> from offnominal.metrics import rank
+    >>> precision_recall_points(rank(np.array([3.0, 1.0]), np.array([2.0, 0.0]))).round(2).tolist()
+    [[0.5, 1.0], [1.0, 0.67]]
+    """
     precision = ranking.true_count / (ranking.true_count + ranking.false_count)
     recall = ranking.true_count / ranking.true_count[-1]
     return np.column_stack([recall, precision])
 
 
 def thinned(points: Points, limit: int = 400) -> Points:
-    """At most `limit` of (P, 2) points, evenly spread along the curve's length; the first and the last stay."""
+    """Select at most `limit` of (P, 2) points, evenly spaced along the curve; the first and last point are kept.
+
+    Examples
+    --------
+    >>> line = np.linspace([0, 0], [1, 1], 1001)
+    >>> len(thinned(line, 11))
+    11
+    """
     if len(points) <= limit:
         return points
     along = np.r_[0.0, np.cumsum(np.hypot(*np.diff(points, axis=0).T))]
-    chosen = np.searchsorted(along, np.linspace(0, along[-1], limit))
-    kept: Points = points[np.unique(np.r_[0, np.minimum(chosen, len(points) - 1), len(points) - 1])]
+    indices = np.searchsorted(along, np.linspace(0, along[-1], limit))
+    kept: Points = points[np.unique(np.r_[0, np.minimum(indices, len(points) - 1), len(points) - 1])]
     return kept
 
 
 def up_to(points: Points, limit: float) -> Points:
-    """The part of (P, 2) points with x at most `limit`; its end is interpolated, so the area under it is that of the curve."""
+    """Cut (P, 2) points at x = `limit`, with an interpolated end point, so that the area up to there is kept.
+
+    Examples
+    --------
+    >>> up_to(np.array([[0.0, 0.0], [1.0, 1.0]]), 0.3).tolist()
+    [[0.0, 0.0], [0.3, 0.3]]
+    """
     inside = points[points[:, 0] <= limit]
     if len(inside) == len(points):
         return points
@@ -88,10 +137,29 @@ def up_to(points: Points, limit: float) -> Points:
 
 
 def reliability(p_values: Sequence[float], calibrated: int) -> Reliability:
-    """Whether good images are flagged as rarely as asked: (n,) p-values of good test images, at every rate that can be asked.
+    """Compare requested and observed false-alarm rates, at every attainable rate.
 
-    `calibrated` is the number m of calibration images; rates are 1 / (m + 1), 2 / (m + 1), ... 1. The interval is that of
-    Clopper and Pearson 1934 for a binomial share: it covers the true rate at least 95 times in 100.
+    Parameters
+    ----------
+    p_values
+        (n,) p-values of good test images.
+    calibrated
+        Number m of calibration images; the rates are 1 / (m + 1), 2 / (m + 1), ... 1.
+
+    Returns
+    -------
+    Reliability
+        Rates with a Clopper-Pearson interval, which covers the true rate with a probability of at least 95 %.
+
+    Examples
+    --------
+    >>> result = reliability([0.25, 0.5, 0.75, 1.0], calibrated=3)
+    >>> result.asked.tolist(), result.seen.tolist()
+    ([0.25, 0.5, 0.75, 1.0], [0.25, 0.5, 0.75, 1.0])
+
+    References
+    ----------
+    Clopper and Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial", 1934.
     """
     rates = np.arange(1, calibrated + 2) / (calibrated + 1)
     count = len(p_values)

@@ -1,4 +1,4 @@
-"""How well maps show where defects are: pixel figures and AUPRO, in pixels of the original images."""
+"""Localisation metrics in pixels of the original images: pixel rankings and AUPRO."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from offnominal.metrics.ranking import Ranking, area_under_roc, rank_blocks, tru
 from offnominal.types import require
 
 _EIGHT_CONNECTED = np.ones((3, 3))
-#: Good pixels that are sorted together.
+#: Good pixels that are sorted together, which limits the memory.
 _BLOCK = 32_000_000
 
 
 class PixelScores:
-    """Map values of many images, split by their masks; add images one by one, then rank.
+    """Collects anomaly maps and masks, and ranks their pixels.
 
-    Copies are made of defect pixels alone; maps and masks are looked at again in blocks, so they may lie on disk.
+    Only defect pixels are copied. Maps and masks are read again in blocks, so they may be memory-mapped files.
+
+    Examples
+    --------
+    >>> pixels = PixelScores()
+    >>> pixels.add(np.array([[0.1, 0.9]]), np.array([[False, True]]))
+    >>> pixels.add(np.array([[0.2, 0.3]]), None)  # a good image
+    >>> area_under_roc(pixels.by_pixel())
+    1.0
     """
 
     def __init__(self) -> None:
@@ -30,10 +38,12 @@ class PixelScores:
         self._regions: list[npt.NDArray[Any]] = []
 
     def add(self, scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_] | None) -> None:
-        """Add an (H, W) map and its (H, W) mask; None means a good image.
+        """Add the (H, W) map of an image and its (H, W) mask, None for a good image.
 
-        Raises:
-            ValueError: map and mask differ in shape.
+        Raises
+        ------
+        ValueError
+            If the shapes of map and mask differ.
         """
         if mask is not None:
             require(scores.shape == mask.shape, f"map is {scores.shape}, its mask {mask.shape}: give both in original pixels")
@@ -53,13 +63,13 @@ class PixelScores:
         return 0 < positives < sum(scores.size for scores, _ in self._images)
 
     def by_pixel(self) -> Ranking:
-        """Every defect pixel counts the same."""
+        """Ranking with equal weights of all defect pixels."""
         return rank_blocks(np.concatenate(self._positives), self._negatives())
 
     def by_region(self, by_pixel: Ranking) -> Ranking:
-        """Every 8-connected defect region counts the same, whatever its size: the true share is the mean overlap (PRO).
+        """Ranking with equal weights of all 8-connected defect regions: its true share is the mean overlap (PRO).
 
-        All but the shares is that of `by_pixel`, so the good pixels are not sorted again.
+        The good pixels are not sorted again; their ranks come from `by_pixel`.
         """
         return replace(by_pixel, true_share=true_shares(np.concatenate(self._positives), np.concatenate(self._regions)))
 
@@ -76,21 +86,41 @@ class PixelScores:
 
 
 def aupro(maps: Sequence[Any], masks: Sequence[Any], *, limit: float = 0.3) -> float:
-    """Area under the per-region-overlap curve up to a false-positive rate of `limit`, divided by `limit` (0 to 1).
+    """Area under the per-region-overlap curve up to a false-positive rate, normalised to [0, 1].
 
-    Bergmann et al. 2021, section 4: PRO is the share of each ground-truth region at or above the threshold, averaged over
-    regions; the false-positive rate is pooled over the good pixels of all images. Exact: every distinct score is a threshold.
+    The per-region overlap (PRO) is the share of a ground-truth region at or above the threshold, averaged over regions. The
+    false-positive rate is pooled over the good pixels of all images. The area is exact: each distinct score is a threshold.
 
-    Args:
-        maps: (H, W) anomaly maps, higher = more anomalous; NumPy arrays or torch tensors.
-        masks: (H, W) masks of the same shapes, non-zero = defect.
-        limit: largest false-positive rate, in (0, 1].
+    Parameters
+    ----------
+    maps
+        (H, W) anomaly maps, NumPy arrays or torch tensors; higher is more anomalous.
+    masks
+        (H, W) masks of the same shapes; non-zero is a defect.
+    limit
+        Largest false-positive rate, in (0, 1].
 
-    Raises:
-        ValueError: different lengths or shapes, no defect pixel, no good pixel, `limit` outside (0, 1].
+    Returns
+    -------
+    float
+        Area divided by `limit`, in [0, 1]; higher is better.
+
+    Raises
+    ------
+    ValueError
+        If lengths or shapes differ, there is no defect pixel or no good pixel, or `limit` is out of range.
+
+    Examples
+    --------
+    >>> aupro([np.array([[0.1, 0.2], [0.8, 0.9]])], [np.array([[0, 0], [0, 1]])])
+    1.0
+
+    References
+    ----------
+    Bergmann et al., "The MVTec anomaly detection dataset", 2021, section 4.
     """
     require(0 < limit <= 1, f"limit must lie in (0, 1], got {limit}")
-    require(len(maps) == len(masks), f"{len(maps)} maps but {len(masks)} masks")
+    require(len(maps) == len(masks), f"expected a mask for each map, got {len(maps)} maps and {len(masks)} masks")
     pixels = PixelScores()
     for scores, mask in zip(maps, masks, strict=True):
         pixels.add(_array(scores), _array(mask) > 0)
@@ -99,5 +129,5 @@ def aupro(maps: Sequence[Any], masks: Sequence[Any], *, limit: float = 0.3) -> f
 
 
 def _array(values: Any) -> np.ndarray[Any, Any]:
-    """A NumPy array, or a torch tensor on any device, as an array."""
+    """Convert an array, or a torch tensor on any device, to a NumPy array."""
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)

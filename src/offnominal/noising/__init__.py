@@ -1,4 +1,4 @@
-"""Noising: patches and their neighbours -> influence, proposed noise, response."""
+"""Adaptive propose noising: influence of features, proposed noise, and the response of the distance."""
 
 from offnominal.noising.influence import influence, nearest
 from offnominal.noising.neighbourhood import Neighbourhood, from_differences, neighbourhood

@@ -1,13 +1,17 @@
-"""Influence: how much a nudge of each feature moves a patch away from normal, in three equal forms.
+"""Influence of each feature on the distance of a patch to normal, by three equivalent methods.
 
-influence(x)_j = | d/dx_j  1/K sum_k ||x - m_k|| | over the K nearest bank patches m_k. Its length over all features is the
-mean resultant length of the unit vectors to the neighbours, 1 minus the local spatial depth (Vardi and Zhang 2000): near 1
-for a patch outside the cloud of its neighbours, near 0 for one in its midst. At K = 1 it is always 1.
+influence(x)_j = | d/dx_j  1/K sum_k ||x - m_k|| | over the K nearest bank patches m_k. Its length over all features is the mean
+resultant length of the unit vectors to the neighbours, which is 1 minus the local spatial depth: near 1 for a patch outside the
+cloud of its neighbours, near 0 in its centre, and always 1 for K = 1.
+
+References
+----------
+Vardi and Zhang, "The multivariate L1-median and associated data depth", 2000.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,33 +32,47 @@ def influence(
     patches: npt.NDArray[Any], bank: npt.NDArray[Any], k: int = 9, *, method: Method = "closed_form"
 ) -> npt.NDArray[np.float32]: ...
 def influence(patches: Any, bank: Any, k: int = 9, *, method: Method = "closed_form") -> Any:
-    """Influence of every feature of every patch on its mean distance to the K nearest bank patches.
+    """Influence of each feature on the mean distance of a patch to its K nearest bank patches.
 
-    Args:
-        patches: (N, D) or (B, N, D) finite numbers, NumPy or torch.
-        bank: (M, D).
-        k: neighbours; all of the bank when it holds fewer.
-        method: `closed_form` needs the neighbours only; `autograd` is one backward pass; `perturbation` is the central
-            difference over one feature at a time, D times the work, as the first version of the method did.
+    Parameters
+    ----------
+    patches
+        (N, D) or (B, N, D) finite values, NumPy array or torch tensor.
+    bank
+        (M, D).
+    k
+        Number of neighbours; a smaller bank is used in full.
+    method
+        `closed_form` is the fastest; `autograd` uses one backward pass; `perturbation` uses central differences of one feature
+        at a time, which is D times the work.
 
-    Returns:
-        Non-negative influence, of the same shape and kind as `patches`, float32; 0 where a distance is 0.
+    Returns
+    -------
+    array or tensor
+        Non-negative float32 of the shape and kind of `patches`. Neighbours at distance 0 contribute 0.
 
-    Raises:
-        ValueError: shapes that do not fit, or an unknown method.
+    Raises
+    ------
+    ValueError
+        If the shapes do not match, `k` is below 1, or the method is unknown.
+
+    Examples
+    --------
+    >>> bank = np.array([[0.0, 0.0], [0.0, 1.0]])
+    >>> influence(np.array([[3.0, 0.5]]), bank, k=2).round(2)
+    array([[0.99, 0.  ]], dtype=float32)
     """
-    require(method in ("closed_form", "autograd", "perturbation"), f"unknown method '{method}'")
+    require(method in get_args(Method), f"unknown method '{method}': give one of {', '.join(get_args(Method))}")
     native_threads()
-    given, normal = torch.as_tensor(patches), torch.as_tensor(bank)
-    require(given.ndim in (2, 3), f"patches must be (N, D) or (B, N, D), got {tuple(given.shape)}")
+    tensor, normal = torch.as_tensor(patches), torch.as_tensor(bank)
+    require(tensor.ndim in (2, 3), f"patches must be (N, D) or (B, N, D), got {tuple(tensor.shape)}")
     require(
-        normal.ndim == 2 and len(normal) > 0 and normal.shape[1] == given.shape[-1],
-        f"bank must be (M, {given.shape[-1]}) with M > 0, got {tuple(normal.shape)}",
+        normal.ndim == 2 and len(normal) > 0 and normal.shape[1] == tensor.shape[-1],
+        f"bank must be (M, {tensor.shape[-1]}) with M > 0, got {tuple(normal.shape)}",
     )
     require(k >= 1, f"k must be at least 1, got {k}")
-    flat = given.reshape(-1, given.shape[-1])
-    exact = flat.dtype == torch.float64
-    flat, normal = (flat, normal.double()) if exact else (flat.float(), normal.float())
+    flat = tensor.reshape(-1, tensor.shape[-1])
+    flat, normal = (flat, normal.double()) if flat.dtype == torch.float64 else (flat.float(), normal.float())
     squared, indices = nearest(flat, normal, min(k, len(normal)))
     if method == "closed_form":
         result = neighbourhood(flat, normal, squared, indices).gradient.abs()
@@ -62,24 +80,44 @@ def influence(patches: Any, bank: Any, k: int = 9, *, method: Method = "closed_f
         result = _autograd(flat, normal, indices)
     else:
         result = _perturbation(flat, normal, indices)
-    result = result.float().reshape(given.shape)
+    result = result.float().reshape(tensor.shape)
     return result if isinstance(patches, Tensor) else result.numpy()
 
 
 def nearest(patches: Tensor, bank: Tensor, k: int, rows: int = 2048) -> tuple[Tensor, Tensor]:
-    """(N, K) squared distances, ascending, and rows of the K nearest bank patches, by brute force."""
+    """Nearest bank patches by brute force.
+
+    Parameters
+    ----------
+    patches, bank
+        (N, D) and (M, D).
+    k
+        Number of neighbours, at most M.
+    rows
+        Number of patches in one matrix product.
+
+    Returns
+    -------
+    squared, indices
+        (N, K) squared distances, ascending; (N, K) int64 rows of the bank.
+
+    Examples
+    --------
+    >>> nearest(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0], [3.0, 3.0]]), k=2)
+    (tensor([[ 1., 25.]]), tensor([[1, 0]]))
+    """
     lengths = bank.square().sum(1)[None]
     squared, indices = patches.new_empty((len(patches), k)), patches.new_empty((len(patches), k), dtype=torch.int64)
     for first in range(0, len(patches), rows):
         block = patches[first : first + rows]
-        found = torch.addmm(lengths, block, bank.T, alpha=-2).topk(k, largest=False)
-        squared[first : first + rows] = (found.values + block.square().sum(1, keepdim=True)).clamp_(min=0)
-        indices[first : first + rows] = found.indices
+        neighbours = torch.addmm(lengths, block, bank.T, alpha=-2).topk(k, largest=False)
+        squared[first : first + rows] = (neighbours.values + block.square().sum(1, keepdim=True)).clamp_(min=0)
+        indices[first : first + rows] = neighbours.indices
     return squared, indices
 
 
 def _mean_distance(patches: Tensor, neighbours: Tensor) -> Tensor:
-    """(n, D), (n, K, D) -> (n,); vector_norm has the subgradient 0 at 0."""
+    """(n, D), (n, K, D) -> (n,). The subgradient of vector_norm at 0 is 0."""
     distance: Tensor = torch.linalg.vector_norm(patches[:, None] - neighbours, dim=2).mean(1)
     return distance
 
@@ -87,28 +125,28 @@ def _mean_distance(patches: Tensor, neighbours: Tensor) -> Tensor:
 def _autograd(patches: Tensor, bank: Tensor, indices: Tensor, rows: int = 2048) -> Tensor:
     gradients = []
     with torch.enable_grad():
-        for block, near in zip(patches.split(rows), indices.split(rows), strict=True):
+        for block, block_indices in zip(patches.split(rows), indices.split(rows), strict=True):
             leaf = block.detach().clone().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(_mean_distance(leaf, bank[near]).sum(), leaf)
+            (gradient,) = torch.autograd.grad(_mean_distance(leaf, bank[block_indices]).sum(), leaf)
             gradients.append(gradient.abs())
     return torch.cat(gradients)
 
 
 def _perturbation(patches: Tensor, bank: Tensor, indices: Tensor, rows: int = 256) -> Tensor:
-    """Central differences in float64, the step a small share of the nearest distance that is not 0."""
+    """Central differences in float64, with steps proportional to the smallest distance above 0."""
     result = torch.empty_like(patches)
     for start in range(0, len(patches), rows):
         block = patches[start : start + rows].double()
         neighbours = bank[indices[start : start + rows]].double()
         distances = torch.linalg.vector_norm(block[:, None] - neighbours, dim=2)
-        moving = distances > 0
-        step = 1e-5 * torch.where(moving, distances, torch.inf).amin(1).clamp(max=1e6)
+        positive = distances > 0
+        step = 1e-5 * torch.where(positive, distances, torch.inf).amin(1).clamp(max=1e6)
         for feature in range(patches.shape[1]):
-            sides = []
+            means = []
             for sign in (1, -1):
                 moved = block.clone()
                 moved[:, feature] += sign * step
-                away = torch.linalg.vector_norm(moved[:, None] - neighbours, dim=2)
-                sides.append(torch.where(moving, away, 0).mean(1))
-            result[start : start + rows, feature] = ((sides[0] - sides[1]) / (2 * step)).abs().to(result.dtype)
+                distances = torch.linalg.vector_norm(moved[:, None] - neighbours, dim=2)
+                means.append(torch.where(positive, distances, 0).mean(1))
+            result[start : start + rows, feature] = ((means[0] - means[1]) / (2 * step)).abs().to(result.dtype)
     return result

@@ -1,4 +1,4 @@
-"""Scoring: signals of patches -> standardised on normal images, fused -> anomaly map, image score."""
+"""Scoring: patch signals are standardised and fused into anomaly maps and image scores."""
 
 from offnominal.scoring.maps import average_maps, fuse, image_score, member_map, suppress_leakage, to_grid
 from offnominal.scoring.signals import SIGNALS, NormalSignals, NormalSignalsBuilder

@@ -1,4 +1,4 @@
-"""Signals -> one anomaly map and one image score."""
+"""From patch signals to the anomaly map and the image score."""
 
 from __future__ import annotations
 
@@ -12,15 +12,36 @@ import numpy.typing as npt
 from offnominal.scoring.signals import SIGNALS, NormalSignals
 from offnominal.types import Float, interior, interior_shape, require
 
-#: Network pixels per cell of a working map, the map that is smoothed and judged.
+#: Network pixels per cell of a working map, the map that is smoothed and thresholded.
 WORKING_STRIDE = 4
-#: Leakage is suppressed above `LEVEL` standard deviations, which the most unusual positions of normal parts reach. A position
-#: counts as its own peak from `OWN` of the highest value nearby; below, it is lowered by the power `POWER` of the shortfall.
-LEVEL, OWN, POWER = 4.0, 0.9, 3
+#: Leakage is suppressed above this value, in standard deviations; normal images reach it at their most unusual positions.
+LEVEL = 4.0
+#: Share of the highest value nearby from which a position counts as a peak of its own.
+PEAK_SHARE = 0.9
+#: Exponent of the suppression below that share.
+POWER = 3
 
 
 def fuse(standardised: Float, weights: Sequence[float]) -> Float:
-    """(h, w, S) standardised signals -> (h, w) weighted mean, in standard deviations; `weights` S numbers, sum > 0."""
+    """Weighted mean of standardised signals.
+
+    Parameters
+    ----------
+    standardised
+        (h, w, S) signals in standard deviations.
+    weights
+        S weights with a positive sum.
+
+    Returns
+    -------
+    array
+        (h, w) float32 in standard deviations; higher is more anomalous.
+
+    Examples
+    --------
+    >>> fuse(np.array([[[4.0, 2.0, 0.0]]], np.float32), (1, 1, 0))
+    array([[3.]], dtype=float32)
+    """
     weight = np.asarray(weights, dtype=np.float32)
     require(weight.shape == (len(SIGNALS),) and float(weight.sum()) > 0, f"expected {len(SIGNALS)} weights with a sum above 0")
     fused: Float = standardised @ (weight / weight.sum())
@@ -35,18 +56,33 @@ def member_map(
     sigma: float,
     halo: float,
 ) -> Float:
-    """(h, w, S) raw signals of one member -> its (network / 4) anomaly map.
-
-    The signals are standardised and fused, the result is interpolated and smoothed, and spatial leakage is suppressed.
+    """Anomaly map of one member: standardise, fuse, interpolate, smooth, and suppress spatial leakage.
 
     Parameters
     ----------
+    signals
+        (h, w, S) raw signals.
+    normal
+        Statistics of the signals on normal patches.
+    weights
+        S weights of the signals.
     network
-        (height, width) of the image that the network saw.
+        (height, width) of the network input.
     sigma
         Standard deviation of the smoothing Gaussian, in network pixels.
     halo
         Radius of the leakage in patch positions; see `suppress_leakage`.
+
+    Returns
+    -------
+    array
+        (height / 4, width / 4) float32 in standard deviations; higher is more anomalous.
+
+    Examples
+    --------
+    >>> normal = NormalSignals(mean=np.ones(3, np.float32), deviation=np.full(3, 0.5, np.float32))
+    >>> member_map(np.full((8, 8, 3), 2.0, np.float32), normal, (1, 0, 0), network=(64, 64), sigma=4, halo=2).shape
+    (16, 16)
     """
     fused = fuse(normal.standardise(signals), weights)
     size = max(1, network[0] // WORKING_STRIDE), max(1, network[1] // WORKING_STRIDE)
@@ -57,44 +93,97 @@ def member_map(
 
 
 def average_maps(maps: Sequence[Float]) -> Float:
-    """The mean of the members' (h, w) anomaly maps of one image, interpolated to the finest of them."""
+    """Mean of the members' (h, w) anomaly maps of one image, at the resolution of the finest.
+
+    Examples
+    --------
+    >>> average_maps([np.zeros((1, 1), np.float32), np.full((2, 2), 3.0, np.float32)])
+    array([[1.5, 1.5],
+           [1.5, 1.5]], dtype=float32)
+    """
     if len(maps) == 1:
         return maps[0]
-    finest = max((one.shape for one in maps), key=lambda shape: shape[0] * shape[1])
-    fine = [one if one.shape == finest else cv2.resize(one, finest[::-1], interpolation=cv2.INTER_LINEAR) for one in maps]
-    return np.asarray(np.mean(fine, axis=0, dtype=np.float32), dtype=np.float32)
+    finest = max((values.shape for values in maps), key=lambda shape: shape[0] * shape[1])
+    resized = [
+        values if values.shape == finest else cv2.resize(values, finest[::-1], interpolation=cv2.INTER_LINEAR)
+        for values in maps
+    ]
+    return np.asarray(np.mean(resized, axis=0, dtype=np.float32), dtype=np.float32)
 
 
 def suppress_leakage(values: Float, radius: int) -> Float:
-    """(h, w) float32 anomaly map -> the same, lowered where a value leaks from a higher one at most `radius` cells away.
+    """Suppress spatial leakage: lower values that a higher value nearby explains.
 
-    A feature averages 3 x 3 positions, each of which has a receptive field beyond its cell, so a defect also raises the
-    positions around it. With t the highest value within the radius, a value v above `LEVEL` is multiplied by
-    `min(1, (v + LEVEL) / (OWN (t + LEVEL))) ** POWER`, and becomes no lower than `LEVEL`. Slow slopes, as in a broad stain,
-    normal positions and peaks stay, so the image score does not change. Own formula; `benchmarks/halo.py` measures it.
+    A patch feature averages 3 x 3 positions, and the receptive field of each exceeds its cell. A defect therefore raises the
+    positions around it as well. With t the highest value within `radius`, a value v above `LEVEL` is multiplied by
+    `min(1, (v + LEVEL) / (PEAK_SHARE (t + LEVEL))) ** POWER`, but not lowered below `LEVEL`. Peaks, normal positions and gentle
+    slopes such as stains stay, so the image score does not change. The formula is specific to this project;
+    `benchmarks/halo.py` measures its effect.
+
+    Parameters
+    ----------
+    values
+        (h, w) float32 anomaly map in standard deviations.
+    radius
+        Radius of the leakage in cells of the map; below 1 the map is returned as is.
+
+    Returns
+    -------
+    array
+        (h, w) float32.
+
+    Examples
+    --------
+    >>> suppress_leakage(np.array([[1.0, 8.0, 20.0, 8.0, 1.0]], np.float32), radius=1).round(1)
+    array([[ 1.,  4., 20.,  4.,  1.]], dtype=float32)
     """
     if radius < 1 or values.max() <= LEVEL:
         return values
     raised = np.maximum(values, 0) + np.float32(LEVEL)
     highest = cv2.dilate(raised, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)))
-    lowered = values * np.minimum(raised / (np.float32(OWN) * highest), 1) ** POWER
-    sharper: Float = np.where(values > LEVEL, np.maximum(lowered, np.float32(LEVEL)), values)
-    return sharper
+    lowered = values * np.minimum(raised / (np.float32(PEAK_SHARE) * highest), 1) ** POWER
+    suppressed: Float = np.where(values > LEVEL, np.maximum(lowered, np.float32(LEVEL)), values)
+    return suppressed
 
 
 def image_score(anomaly_map: Float) -> float:
-    """The largest value of an image's working map: one bad position makes a bad part."""
+    """Image score: the maximum of the anomaly map, so that a single defect is enough. Higher is more anomalous.
+
+    Examples
+    --------
+    >>> image_score(np.array([[0.5, 7.0]], np.float32))
+    7.0
+    """
     return float(anomaly_map.max())
 
 
 def to_grid(values: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[Any]:
-    """(N, S) values of the patches of an image -> (h, w, S) on its grid of positions.
+    """Arrange the values of an image's patches on its grid.
 
-    Only `interior` positions have patches; the others repeat the nearest interior position.
+    Only interior positions have patches; border positions repeat the nearest interior value.
+
+    Parameters
+    ----------
+    values
+        (N, S) values of the patches.
+    grid
+        (h, w) of the grid.
+
+    Returns
+    -------
+    array
+        (h, w, S).
+
+    Examples
+    --------
+    >>> to_grid(np.array([[1], [2]]), (3, 4))[:, :, 0]
+    array([[1, 1, 2, 2],
+           [1, 1, 2, 2],
+           [1, 1, 2, 2]])
     """
     rows, columns = (
         np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
         for inside, side in zip(interior(grid), grid, strict=True)
     )
-    placed: npt.NDArray[Any] = values.reshape(*interior_shape(grid), -1).take(rows, axis=0).take(columns, axis=1)
-    return placed
+    arranged: npt.NDArray[Any] = values.reshape(*interior_shape(grid), -1).take(rows, axis=0).take(columns, axis=1)
+    return arranged
