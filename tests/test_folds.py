@@ -272,7 +272,7 @@ def test_copies_alone_cannot_be_fitted(calibration: str, tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "b.png"), texture(1))
     copies: list[Any] = [[texture(0)] * 3, manifest(tmp_path / "m.jsonl", group)]
     for data in copies:
-        with pytest.raises(InputError, match="are copies of one image or of one group: a fit needs at least two") as refused:
+        with pytest.raises(InputError, match="are copies of one image or belong to one group: a fit needs") as refused:
             Detector(calibration=calibration, **SMALL).fit(data)
         assert "\n" not in str(refused.value)
 

@@ -51,7 +51,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
     try:
         with stoppable():
-            sys.exit(app.main(standalone_mode=False))
+            sys.exit(app.main(standalone_mode=False) or 0)
     except click.Abort:  # click has made that of Ctrl-C
         _end_stopped()
     except click.ClickException as error:

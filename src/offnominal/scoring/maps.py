@@ -118,7 +118,7 @@ def suppress_leakage(values: Float, radius: int) -> Float:
     positions around it as well. With t the highest value within `radius`, a value v above `LEVEL` is multiplied by
     `min(1, (v + LEVEL) / (PEAK_SHARE (t + LEVEL))) ** POWER`, but not lowered below `LEVEL`. Peaks, normal positions and gentle
     slopes such as stains stay, so the image score does not change. The formula is specific to this project;
-    `benchmarks/halo.py` measures its effect.
+    `docs/decisions/spatial-leakage.md` says why.
 
     Parameters
     ----------
