@@ -15,7 +15,7 @@ from offnominal.images.decode import Header, decode, depth_of, from_array, from_
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
 from offnominal.images.files import MEMORY, count_pages
-from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
+from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
@@ -53,7 +53,7 @@ __all__ = [
     "levels",
     "pixel_features",
     "pixels_of",
-    "place_at",
+    "position_at",
     "prepare",
     "raise_unreadable",
     "read_header",

@@ -81,7 +81,7 @@ def to_original(grid: Float, original: tuple[int, int]) -> Float:
     return np.ascontiguousarray(resize(grid, original), dtype=np.float32)
 
 
-def place_at(pixel: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int]:
+def position_at(pixel: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int]:
     """(row, column) of the place of a grid (h, w) over the whole image that holds the centre of the pixel `(x, y)`."""
     x, y = pixel
     return (2 * y + 1) * grid[0] // (2 * original[0]), (2 * x + 1) * grid[1] // (2 * original[1])
