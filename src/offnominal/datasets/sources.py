@@ -16,7 +16,7 @@ from offnominal.errors import InputError
 
 
 @dataclass(frozen=True)
-class Found:
+class Listing:
     """The items that some data hold, and what to report of them, a sentence each."""
 
     items: list[Item]
@@ -37,14 +37,14 @@ def normal_images(data: str | Path, pages: Pages = "one") -> list[Item]:
     return in_pages(find_normal(data).items, pages)
 
 
-def find_normal(data: str | Path) -> Found:
+def find_normal(data: str | Path) -> Listing:
     """`normal_images` before pages are counted, with notes."""
     path = _place(data)
     trains = subfolders(path, "train")
     if trains:
         if not good_folders(path):
             raise InputError(f"{path}: has a train folder but no train/good; put the good images there")
-        found = Found(mvtec_train(path), [])
+        found = Listing(mvtec_train(path), [])
     else:
         manifest = _manifest(path)
         notes = [] if manifest is None else [*manifest.notes, *_require_splits(manifest), *require_only_good(manifest)]
@@ -52,7 +52,7 @@ def find_normal(data: str | Path) -> Found:
         kept = [item for item in items if item.split in (None, "train") and (item.good or item.label is None)]
         if manifest is None:
             require_no_defect_folder(data, kept)
-        found = _found(data, kept, notes)
+        found = _listing(data, kept, notes)
     if not found.items:
         raise InputError(f"{data}: holds no good image to fit on ({_accepted()})")
     return found
@@ -78,7 +78,7 @@ def labelled_images(data: str | Path, pages: Pages = "one") -> list[Item]:
     return in_pages(find_labelled(data).items, pages)
 
 
-def find_labelled(data: str | Path) -> Found:
+def find_labelled(data: str | Path) -> Listing:
     """`labelled_images` before pages are counted, with notes."""
     path = _place(data)
     if path.is_dir():
@@ -97,7 +97,7 @@ def find_labelled(data: str | Path) -> Found:
         raise InputError(f"{data}: no labelled test image; a manifest needs the columns path and label ('good' or a defect)")
     if not any(item.good for item in items) or all(item.good for item in items):
         raise InputError(f"{data}: evaluate needs both good and defective images; found only {items[0].label}")
-    return _found(data, items, notes)
+    return _listing(data, items, notes)
 
 
 def count_unlabelled(data: str | Path) -> int:
@@ -117,7 +117,7 @@ def any_images(inputs: Iterable[str | Path], leave_out: Iterable[Path] = (), pag
     return in_pages(find_any(inputs, leave_out).items, pages)
 
 
-def find_any(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> Found:
+def find_any(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> Listing:
     """`any_images` before pages are counted, with notes."""
     items: list[Item] = []
     notes: list[str] = []
@@ -126,7 +126,7 @@ def find_any(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> Fo
         path = Path(given)
         manifest = _manifest(path)
         root = path.is_dir() and good_folders(path) and subfolders(path, "test")
-        one = _found(given, mvtec_test(path) if root else _listed(given, manifest), [])
+        one = _listing(given, mvtec_test(path) if root else _listed(given, manifest), [])
         notes += [*(() if manifest is None else manifest.notes), *one.notes]
         found = one.items
         if not found:
@@ -137,7 +137,7 @@ def find_any(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> Fo
         items += found
     if not items:
         raise InputError("no image was given")
-    return Found(once(items)[0], notes)
+    return Listing(once(items)[0], notes)
 
 
 def _place(data: str | Path) -> Path:
@@ -171,10 +171,10 @@ def _listed(data: str | Path, manifest: Manifest | None) -> list[Item]:
     )
 
 
-def _found(data: str | Path, items: list[Item], notes: list[str]) -> Found:
+def _listing(data: str | Path, items: list[Item], notes: list[str]) -> Listing:
     """Each file once, and a note where rows of a manifest were left out."""
     kept, doubled = once(items)
-    return Found(kept, [*notes, f"{data}: rows left out that name an image again: {doubled}"] if doubled else notes)
+    return Listing(kept, [*notes, f"{data}: rows left out that name an image again: {doubled}"] if doubled else notes)
 
 
 def _require_splits(manifest: Manifest) -> list[str]:
