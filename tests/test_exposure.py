@@ -124,7 +124,7 @@ def naively_evened_beyond(image: np.ndarray, usual: Exposure) -> float:
 def test_evened_is_the_naive_twin(level: float, spread: float) -> None:
     usual = Exposure(0.4, spread)
     images = np.stack([lit(level), lit(0.4, 1)])
-    found = usual.evened(images)
+    found = usual.corrected(images)
     assert found.dtype == np.float32
     assert found[1] == pytest.approx(images[1], rel=1e-5)
     excess = math.log(max(level, BLACK) / 0.4)
@@ -140,8 +140,8 @@ def test_images_as_good_ones_are_lit_are_seen_alike_and_darker_ones_stay_darker(
     assert usual is not None
     assert usual.level == pytest.approx(0.4, rel=0.05)
     assert usual.spread == pytest.approx(0.2, rel=0.15)
-    assert usual.most == pytest.approx(math.exp(2 * usual.spread))
-    within, dark = usual.evened(np.stack([lit(0.5), lit(0.1)])).mean((1, 2, 3))
+    assert usual.max_gain == pytest.approx(math.exp(2 * usual.spread))
+    within, dark = usual.corrected(np.stack([lit(0.5), lit(0.1)])).mean((1, 2, 3))
     assert within == pytest.approx(usual.level, rel=1e-5)
     assert dark < 0.4 * usual.level
 

@@ -308,7 +308,7 @@ def test_exposure_is_corrected_in_what_a_network_sees_and_not_in_the_pixels() ->
     plain = prepare(texture(0), geometries, values)
     for view in (0, 1):
         assert np.array_equal(batch.views[view][0], plain.views[view].transpose(2, 0, 1))
-        assert np.array_equal(batch.seen(view), exposure.evened(batch.views[view]))
+        assert np.array_equal(batch.seen(view), exposure.corrected(batch.views[view]))
         assert batch.seen(view).mean() == pytest.approx(0.3, rel=1e-3)
 
 

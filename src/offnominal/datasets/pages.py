@@ -10,9 +10,9 @@ from typing import Literal
 from offnominal.datasets.items import Item
 from offnominal.errors import ImageError
 from offnominal.images.files import count_pages
-from offnominal.images.frames import a_page, page_of
+from offnominal.images.frames import is_page, page_of
 
-__all__ = ["Pages", "a_page", "in_pages", "page_paths"]
+__all__ = ["Pages", "is_page", "in_pages", "page_paths"]
 
 #: `one`: a file of several pages is an image that cannot be read; `all`: each page is an image.
 Pages = Literal["one", "all"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from offnominal.datasets.folders import good_folders, in_folder, in_glob, mvtec_test, mvtec_train, subfolders, with_masks
 from offnominal.datasets.items import SPLITS, Item, once
 from offnominal.datasets.manifests import Manifest, read_manifest, require_no_defect_folder, require_only_good
-from offnominal.datasets.pages import Pages, a_page, in_pages
+from offnominal.datasets.pages import Pages, is_page, in_pages
 from offnominal.datasets.tables import MANIFESTS
 from offnominal.errors import InputError
 
@@ -162,7 +162,7 @@ def _listed(data: str | Path, manifest: Manifest | None) -> list[Item]:
         return list(manifest.items)
     if path.is_dir():
         return in_folder(path, root=path)
-    if path.exists() or a_page(path):  # a pipe or a device is an image that cannot be read
+    if path.exists() or is_page(path):  # a pipe or a device is an image that cannot be read
         return [Item(path, path.name)]
     if glob.has_magic(str(data)):
         return in_glob(str(data))

@@ -56,7 +56,7 @@ class ImageBatch:
 
     def seen(self, view: int) -> Float:
         """(B, 3, height, width) float32: a view as the network sees it, with its exposure corrected."""
-        return self.views[view] if self.exposure is None else self.exposure.evened(self.views[view])
+        return self.views[view] if self.exposure is None else self.exposure.corrected(self.views[view])
 
 
 @dataclass(frozen=True)
