@@ -152,7 +152,7 @@ def test_members_share_the_decoding_of_an_image(pair: Detector, paths: list[Path
     import sys
 
     decoded: list[Path] = []
-    module = sys.modules["offnominal.images.batches"]
+    module = sys.modules["offnominal.images.sources"]
     decode = module.decode  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "decode", lambda path, *more: (decoded.append(path), decode(path, *more))[1])
     assert len(list(pair.inspect_many(paths, failed=lambda at, error: pytest.fail(str(error))))) == len(paths)

@@ -12,7 +12,7 @@ from offnominal.errors import ImageError
 from offnominal.images.files import count_pages
 from offnominal.images.frames import is_page, page_of
 
-__all__ = ["Pages", "is_page", "in_pages", "page_paths"]
+__all__ = ["Pages", "in_pages", "is_page", "page_paths"]
 
 #: `one`: a file of several pages is an image that cannot be read; `all`: each page is an image.
 Pages = Literal["one", "all"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from offnominal.datasets.folders import good_folders, in_folder, in_glob, mvtec_test, mvtec_train, subfolders, with_masks
 from offnominal.datasets.items import SPLITS, Item, once
 from offnominal.datasets.manifests import Manifest, read_manifest, require_no_defect_folder, require_only_good
-from offnominal.datasets.pages import Pages, is_page, in_pages
+from offnominal.datasets.pages import Pages, in_pages, is_page
 from offnominal.datasets.tables import MANIFESTS
 from offnominal.errors import InputError
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.errors import ImageError
-from offnominal.images.decode import depth_of
+from offnominal.images.arrays import depth_of
 from offnominal.images.exposure import Exposure
 from offnominal.types import Depth, Float
 
@@ -154,7 +154,8 @@ def image_range(pixels: npt.NDArray[Any]) -> tuple[float, float]:
 def join_ranges(depth: Depth, ranges: list[tuple[float, float]]) -> ValueRange:
     """Combine the ranges of several images; an image far from the others adds little.
 
-    The result extends at most the median width of the images beyond their median ends. 8-bit images always have `EIGHT_BIT`.
+    The result extends beyond the median ends by at most their distance, or by the median width if that is larger. 8-bit images
+    always have `EIGHT_BIT`.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ def join_ranges(depth: Depth, ranges: list[tuple[float, float]]) -> ValueRange:
     Examples
     --------
     >>> join_ranges("16-bit", [(1000, 2000), (1100, 2100), (1000, 60000)])
-    ValueRange(depth='16-bit', low=1000.0, high=3100.0, exposure=None)
+    ValueRange(depth='16-bit', low=1000.0, high=3200.0, exposure=None)
     """
     if depth == "8-bit":
         return EIGHT_BIT

@@ -14,7 +14,7 @@ import torch
 from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
 from offnominal.images import Geometry, ImageBatch, Source, position_at, raise_unreadable, thumbnail, to_original
-from offnominal.images.decode import Pixels
+from offnominal.images.arrays import Pixels
 from offnominal.inference.engine import FeatureEngine, PatchSignals, SignalEngine, interior_patches
 from offnominal.inference.evidence import EvidenceMaker
 from offnominal.inference.image_features import image_features
