@@ -369,7 +369,7 @@ def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
         (lambda: normal_images(tmp_path / "m.csv"), "no 'path'"),
         (lambda: normal_images(tmp_path / "split.csv"), "row 2 has split 'trian', which is neither train nor test"),
         (lambda: labelled_images(tmp_path / "split.csv"), "row 2 has split 'trian'"),
-        (lambda: any_images([tmp_path]), "holds no image"),
+        (lambda: any_images([tmp_path]), "contains no image"),
         (lambda: labelled_images(parts / "train"), "needs labels"),
     ):
         with pytest.raises(InputError, match=says):
