@@ -24,7 +24,7 @@ from torch import nn
 from offnominal.errors import BackboneError, nearest
 from offnominal.features.cache import cache_folder, read_checked, write_checked
 from offnominal.features.lean_network import lean
-from offnominal.features.local_maps import MIRRORED, LocalMaps
+from offnominal.features.local_maps import REFLECT_PADDING, LocalMaps
 from offnominal.features.torchvision_schemas import import_timm
 from offnominal.features.transformers import default_side, is_transformer, transformer_maps
 from offnominal.features.weights import digest_of, fill, read_weights, tensors
@@ -91,7 +91,7 @@ class Description:
 
     def local_maps(self, network: nn.Module) -> LocalMaps:
         """The local maps of `network`; a transformer pads nothing, so its images are not mirrored at the border."""
-        return LocalMaps(lean(network), self.strides, MIRRORED if self.patch is None else 0)
+        return LocalMaps(lean(network), self.strides, REFLECT_PADDING if self.patch is None else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
