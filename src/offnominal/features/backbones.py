@@ -317,7 +317,7 @@ def _embedded_file(embedded: Embedded) -> Path:
 
 
 def _embedded_weights(timm: Any, embedded: Embedded) -> dict[str, torch.Tensor]:
-    """Rename the tensors of the package as in timm. Both list the same tensors in the same order; names and shapes are checked."""
+    """Rename the tensors of the package as in timm. Both list them in the same order; names and shapes are checked."""
     stored = tensors(read_weights(_embedded_file(embedded)))
     expected = tensors(timm.create_model(embedded.timm_name).state_dict())
     pairs = list(zip(stored.items(), expected.items(), strict=True))

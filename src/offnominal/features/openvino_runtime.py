@@ -95,8 +95,8 @@ class OpenVinoRuntime:
     def _infer(self, streams: int, part: Float) -> Float:
         """Run one part of a batch. Each thread has its own request, so that threads and detectors can run in parallel.
 
-        The first inference of a request runs alone. Two concurrent first inferences can deadlock: one waits for a table that the
-        other fills, and the other for Python's global lock, which the first holds.
+        The first inference of a request runs alone. Two concurrent first inferences can deadlock: one waits for a table that
+        the other fills, and the other for Python's global lock, which the first holds.
         """
         requests: dict[tuple[int, int], Any] = self._own.__dict__.setdefault("requests", {})
         key = forks.generation(), streams  # requests of a parent process are kept: freeing them would wait for its threads
