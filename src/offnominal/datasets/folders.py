@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from offnominal.datasets.items import GOOD, GOOD_WORDS, Item, once, real_path, word
+from offnominal.datasets.items import GOOD, GOOD_WORDS, Item, real_path, unique, word
 from offnominal.errors import InputError
 from offnominal.images.decode import SUFFIXES
 
@@ -30,7 +30,7 @@ def in_folder(folder: Path, root: Path, split: str | None = None, label: str | N
     """
     items = [Item(path, path.relative_to(root).as_posix(), split, label) for path in _files(folder) if _may_be_image(path)]
     items = [item for item in items if item.path.parent == folder or not _written_by_run(item.path.parent)]
-    return sorted(once(items)[0], key=lambda item: item.path)
+    return sorted(unique(items)[0], key=lambda item: item.path)
 
 
 def in_glob(pattern: str) -> list[Item]:
@@ -38,7 +38,7 @@ def in_glob(pattern: str) -> list[Item]:
     paths = [path for path in _matches(Path(pattern)) if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     folder = Path(pattern).parent.name
     paths = [path for path in paths if path.parent.name == folder or not _written_by_run(path.parent)]
-    items, _ = once(Item(path, str(path)) for path in sorted(paths))
+    items, _ = unique(Item(path, str(path)) for path in sorted(paths))
     return sorted(items, key=lambda item: item.path)
 
 
@@ -58,7 +58,7 @@ def good_folders(root: Path) -> list[Path]:
 def mvtec_train(root: Path) -> list[Item]:
     """List the good training images of an MVTec root."""
     items = [item for folder in good_folders(root) for item in in_folder(folder, root, "train", GOOD)]
-    return once(items)[0]
+    return unique(items)[0]
 
 
 def mvtec_test(root: Path) -> list[Item]:
@@ -71,7 +71,7 @@ def mvtec_test(root: Path) -> list[Item]:
                 items += in_folder(path, root, "test", label)
             elif path.suffix.lower() in SUFFIXES:
                 items.append(Item(path, path.relative_to(root).as_posix(), "test"))
-    return once(items)[0]
+    return unique(items)[0]
 
 
 def with_masks(items: list[Item], root: Path) -> tuple[list[Item], list[Path]]:

@@ -66,7 +66,7 @@ def word(text: str) -> str:
     return "_".join(text.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def once(items: Iterable[Item]) -> tuple[list[Item], int]:
+def unique(items: Iterable[Item]) -> tuple[list[Item], int]:
     """Remove duplicates, from overlapping inputs or linked folders, and count them.
 
     A link to a file counts as an image of its own.

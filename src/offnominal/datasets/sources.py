@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offnominal.datasets.folders import good_folders, in_folder, in_glob, mvtec_test, mvtec_train, subfolders, with_masks
-from offnominal.datasets.items import SPLITS, Item, once
+from offnominal.datasets.items import SPLITS, Item, unique
 from offnominal.datasets.manifests import Manifest, read_manifest, require_no_defect_folder, require_only_good
 from offnominal.datasets.pages import Pages, in_pages
 from offnominal.datasets.tables import MANIFESTS
@@ -91,7 +91,10 @@ def find_normal(data: str | Path) -> Listing:
         listing = Listing(mvtec_train(path), [])
     else:
         manifest = _manifest(path)
-        notes = [] if manifest is None else [*manifest.notes, *_require_splits(manifest), *require_only_good(manifest)]
+        notes: list[str] = []
+        if manifest is not None:
+            _require_splits(manifest)
+            notes = [*manifest.notes, *require_only_good(manifest)]
         items = _listed(data, manifest)
         items = [item for item in items if item.split in (None, "train") and (item.good or item.label is None)]
         if manifest is None:
@@ -180,7 +183,9 @@ def find_labelled(data: str | Path) -> Listing:
             notes.append(f"{path}: files of ground_truth that match no test image: {len(unmatched)}, the first '{first}'")
     else:
         manifest = _manifest(path)
-        notes = [] if manifest is None else [*manifest.notes, *_require_splits(manifest)]
+        if manifest is not None:
+            _require_splits(manifest)
+        notes = [] if manifest is None else [*manifest.notes]
         items = [item for item in _listed(data, manifest) if item.split != "train" and item.label is not None]
     if not items:
         raise InputError(f"{data}: no labelled test image; a manifest needs the columns path and label ('good' or a defect)")
@@ -265,7 +270,7 @@ def find_any(inputs: Iterable[str | Path], leave_out: Iterable[Path] = ()) -> Li
         items += images
     if not items:
         raise InputError("no image was given")
-    return Listing(once(items)[0], notes)
+    return Listing(unique(items)[0], notes)
 
 
 def _checked_path(data: str | Path) -> Path:
@@ -297,13 +302,12 @@ def _listed(data: str | Path, manifest: Manifest | None) -> list[Item]:
 
 def _without_duplicates(data: str | Path, items: list[Item], notes: list[str]) -> Listing:
     """Remove duplicates, with a note if rows of a manifest were left out."""
-    kept, duplicates = once(items)
+    kept, duplicates = unique(items)
     return Listing(kept, [*notes, f"{data}: duplicate rows left out: {duplicates}"] if duplicates else notes)
 
 
-def _require_splits(manifest: Manifest) -> list[str]:
-    """Raise `InputError` if a split is neither train nor test; there are no notes."""
+def _require_splits(manifest: Manifest) -> None:
+    """Raise `InputError` if a split is neither train nor test."""
     for number, item in enumerate(manifest.items, 1):
         if item.split not in (None, *SPLITS):
             raise InputError(f"{manifest.path}: row {number} has split '{item.split}', which is neither train nor test")
-    return []

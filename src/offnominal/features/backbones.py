@@ -103,7 +103,7 @@ class Description:
 
     @property
     def multiple(self) -> int:
-        """Required factor of image sides: the patch side of a transformer, or 32 for a convolutional network."""
+        """Image sides are multiples of this: the patch side of a transformer; 32 or the common stride of a convolutional network."""
         return self.common_stride if self.patch is not None or _STRIDE % self.common_stride else _STRIDE
 
     @property

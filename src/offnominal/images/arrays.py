@@ -14,6 +14,7 @@ from offnominal.errors import ImageError
 from offnominal.images.files import MEMORY, require_memory
 from offnominal.types import Depth
 
+#: Stored values of an image: (H, W, 3), uint8, uint16 or float32.
 Pixels = npt.NDArray[Any]
 _DEPTHS: dict[str, Depth] = {"uint8": "8-bit", "uint16": "16-bit", "float32": "float"}
 
@@ -49,7 +50,7 @@ def from_array(array: Any, name: str = "array", memory: int = MEMORY) -> Pixels:
     Raises
     ------
     ImageError
-        The shape or dtype is another one, the array is empty, a value is not finite, or it needs more than `memory` bytes.
+        The shape or dtype is not supported, the array is empty, a value is not finite, or it needs more than `memory` bytes.
 
     Examples
     --------
@@ -60,14 +61,14 @@ def from_array(array: Any, name: str = "array", memory: int = MEMORY) -> Pixels:
         pixels = np.asarray(_from_tensor(array))
     except Exception:  # noqa: BLE001 - foreign objects may raise anything
         kind = type(array).__name__
-        raise ImageError(f"{name}: a {kind} is no image: give a path, a Pillow image, or an array of numbers") from None
+        raise ImageError(f"{name}: expected a path, a Pillow image or an array of numbers, got a {kind}") from None
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise ImageError(f"{name}: expected (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), got {pixels.shape}")
-    wide: Depth = "8-bit" if pixels.dtype.itemsize == 1 else "16-bit" if pixels.dtype == np.uint16 else "float"
-    require_memory(name, pixels.shape[1], pixels.shape[0], wide, memory)
+    depth: Depth = "8-bit" if pixels.dtype.itemsize == 1 else "16-bit" if pixels.dtype == np.uint16 else "float"
+    require_memory(name, pixels.shape[1], pixels.shape[0], depth, memory)
     if pixels.strides[2] == 0:
         pixels = pixels[:, :, :1]
     if pixels.dtype == np.bool_:
@@ -75,7 +76,7 @@ def from_array(array: Any, name: str = "array", memory: int = MEMORY) -> Pixels:
     if np.issubdtype(pixels.dtype, np.floating):
         pixels = pixels.astype(np.float32, copy=False)
         if not np.isfinite(pixels).all():
-            raise ImageError(f"{name}: holds values that are not finite; replace them first")
+            raise ImageError(f"{name}: contains NaN or infinite values; replace them first")
     if pixels.dtype.name not in _DEPTHS:
         raise ImageError(f"{name}: expected uint8, uint16 or float, got {pixels.dtype}; convert it first")
     if pixels.shape[2] == 1:

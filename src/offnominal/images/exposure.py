@@ -1,7 +1,7 @@
 """Exposure correction, if the lighting of the normal images varies.
 
-Lamp and shutter can make up much of the variation of normal images, which then hides defects. The correction is limited to
-the variation of normal images, so that a part far outside it stays darker or brighter.
+Lamp and shutter can cause much of the variation of normal images, and this variation hides defects. The correction is limited
+to the variation of normal images, so that a part far outside it stays darker or brighter.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class Exposure:
     spread: float
 
     def __post_init__(self) -> None:
-        require(self.level > 0 and 0 <= self.spread < 100, f"level {self.level} and spread {self.spread} of an exposure")
+        require(
+            self.level > 0 and 0 <= self.spread < 100,
+            f"expected level > 0 and 0 <= spread < 100 of an exposure, got {self.level} and {self.spread}",
+        )
 
     @property
     def max_gain(self) -> float:

@@ -115,7 +115,7 @@ def seek_page(image: Image.Image, path: Path) -> int:
     frames = frames_of(image, path, page or 2)
     if page is None and len(frames) > 1:
         raise ImageError(
-            f"{path}: has several pages or frames; --pages all (pages='all') reads each as an image, '{file.name}#1' the first"
+            f"{path}: has several pages or frames; use --pages all (pages='all') for all, or '{file.name}#1' for the first"
         )
     if page is not None and page > len(frames):
         raise ImageError(f"{path}: the file has {len(frames)} page{'' if len(frames) == 1 else 's'}")

@@ -119,15 +119,15 @@ def several(sources: Iterable[Source]) -> Sequence[Source]:
     ['a.png', 'b.png']
     >>> several("a.png")
     Traceback (most recent call last):
-    offnominal.errors.InputError: one image was given where several are expected: put it in a list, [image]
+    offnominal.errors.InputError: expected several images, got one: put it in a list, [image]
     """
     if isinstance(sources, (str, Path)) and os.path.isdir(sources):
         raise InputError(f"{sources}: is a folder; list its images, such as sorted(Path({str(sources)!r}).glob('*.png'))")
-    one = isinstance(sources, (str, Path, Image.Image))
+    single = isinstance(sources, (str, Path, Image.Image))
     if isinstance(sources, np.ndarray):
-        one = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
-    if one:
-        raise InputError("one image was given where several are expected: put it in a list, [image]")
+        single = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
+    if single:
+        raise InputError("expected several images, got one: put it in a list, [image]")
     if not isinstance(sources, Iterable):
-        raise InputError(f"{str(sources)[:60]} was given where several images are expected: a sequence of paths and arrays")
+        raise InputError(f"expected several images, got {str(sources)[:60]}: give a list of paths or arrays")
     return sources if isinstance(sources, Sequence) else list(sources)

@@ -49,10 +49,13 @@ class Thumbnails:
     ends: Index
 
     def __post_init__(self) -> None:
-        require(self.content.ndim == 1 and self.content.dtype == np.uint8, "thumbnails must be bytes in one row")
-        require(self.ends.ndim == 1 and self.ends.dtype == np.int64, "ends of thumbnails must be whole numbers in one row")
+        require(self.content.ndim == 1 and self.content.dtype == np.uint8, "content of thumbnails must be (bytes,) uint8")
+        require(self.ends.ndim == 1 and self.ends.dtype == np.int64, "ends of thumbnails must be (n,) int64")
         bounds = np.concatenate([[0], self.ends])
-        require(bool((np.diff(bounds) >= 0).all()) and bounds[-1] == len(self.content), "ends of thumbnails do not fit")
+        require(
+            bool((np.diff(bounds) >= 0).all()) and bounds[-1] == len(self.content),
+            "ends of thumbnails must ascend to the number of bytes",
+        )
 
     @classmethod
     def of(cls, pictures: Iterable[bytes]) -> Thumbnails:
@@ -114,9 +117,9 @@ def thumbnail(pixels: Float, original: tuple[int, int]) -> bytes:
 
 
 class ThumbnailStore:
-    """Collects the thumbnails of all images during a fit, of which the model keeps a few.
+    """Collects the thumbnails of all images during a fit. The model keeps some of them.
 
-    Use it as a context manager, which deletes the temporary file.
+    Use it as a context manager: closing deletes the temporary file.
 
     Examples
     --------
