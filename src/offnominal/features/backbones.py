@@ -103,7 +103,7 @@ class Description:
 
     @property
     def multiple(self) -> int:
-        """Image sides are multiples of this: the patch side of a transformer; 32 or the common stride of a convolutional network."""
+        """Image sides are multiples of this: the patch of a transformer; 32 or a coarser common stride of other networks."""
         return self.common_stride if self.patch is not None or _STRIDE % self.common_stride else _STRIDE
 
     @property
