@@ -299,7 +299,7 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
         (["info", "."], "is a folder; name the model file in it"),
         (["inspect", "m", ".", "--out", "o", "--fdr", "0.2"], "--fdr 0.2 without --lot"),
         (["inspect", "m", ".", "--out", "o", "--receipts", "--no-evidence"], "--receipts shows the evidence"),
-        (["inspect", "nowhere", ".", "--out", "o"], "holds no image"),
+        (["inspect", "nowhere", ".", "--out", "o"], "contains no image"),
     ],
 )
 def test_wrong_input_is_one_line_and_exit_2(

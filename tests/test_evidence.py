@@ -17,7 +17,7 @@ from offnominal import Detector, load
 from offnominal.config import Settings
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
-from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, place_at
+from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, position_at
 from offnominal.inference.engine import SignalEngine, member_engines
 from offnominal.inference.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
 from offnominal.inference.inspector import Inspector
@@ -247,7 +247,7 @@ def test_the_mean_of_the_neighbours_is_the_distance_that_the_score_is_made_of(de
     evidence = found.evidence(region)
     (number,) = (at for at, one in enumerate(detector.model.members) if one.name == evidence.member)
     shown = detector.explain(damaged(7)[0], number)
-    row, column = place_at(region.peak_at, shown.grid, found.anomaly_map.shape)
+    row, column = position_at(region.peak_at, shown.grid, found.anomaly_map.shape)
     counted = detector.settings.distance_neighbors
     signals = np.zeros((*shown.grid, len(SIGNALS)), np.float32)
     signals[:, :, 0] = shown.distances[:, :counted].mean(1).reshape(shown.grid)
@@ -362,7 +362,7 @@ def test_boxes_cover_the_image_and_hold_their_pixels(grid: tuple[int, int], orig
     assert covered.all()
     for y in range(original[0]):
         for x in range(0, original[1], 7):
-            left, top, right, bottom = box_of(place_at((x, y), grid, original), grid, original)
+            left, top, right, bottom = box_of(position_at((x, y), grid, original), grid, original)
             assert left <= x < right
             assert top <= y < bottom
 

@@ -112,7 +112,7 @@ def test_block_levels_are_the_means_of_the_blocks() -> None:
     assert block_levels(image) == pytest.approx(right, rel=1e-5)
 
 
-def naively_evened_beyond(image: np.ndarray, usual: Exposure) -> float:
+def naively_corrected_beyond(image: np.ndarray, usual: Exposure) -> float:
     """Mean after: the level itself within two deviations, beyond them as far from it as before, less those two."""
     excess = math.log(max(float(image.mean()), BLACK) / usual.level)
     left = math.copysign(max(0.0, abs(excess) - 2 * usual.spread), excess)
@@ -121,17 +121,17 @@ def naively_evened_beyond(image: np.ndarray, usual: Exposure) -> float:
 
 @pytest.mark.parametrize("level", [0.0, 0.002, 0.2, 0.39, 0.4, 0.41, 0.5, 0.9, 3.0])
 @pytest.mark.parametrize("spread", [0.0, 0.1, 2.0])
-def test_evened_is_the_naive_twin(level: float, spread: float) -> None:
+def test_corrected_is_the_naive_twin(level: float, spread: float) -> None:
     usual = Exposure(0.4, spread)
     images = np.stack([lit(level), lit(0.4, 1)])
-    found = usual.evened(images)
+    found = usual.corrected(images)
     assert found.dtype == np.float32
     assert found[1] == pytest.approx(images[1], rel=1e-5)
     excess = math.log(max(level, BLACK) / 0.4)
     gain = math.exp(-min(max(excess, -2 * spread), 2 * spread))
     assert found[0] == pytest.approx(images[0].astype(float) * gain, rel=1e-5)
     if level >= BLACK:
-        assert found[0].mean() == pytest.approx(naively_evened_beyond(images[0], usual), rel=1e-5)
+        assert found[0].mean() == pytest.approx(naively_corrected_beyond(images[0], usual), rel=1e-5)
 
 
 def test_images_as_good_ones_are_lit_are_seen_alike_and_darker_ones_stay_darker() -> None:
@@ -140,8 +140,8 @@ def test_images_as_good_ones_are_lit_are_seen_alike_and_darker_ones_stay_darker(
     assert usual is not None
     assert usual.level == pytest.approx(0.4, rel=0.05)
     assert usual.spread == pytest.approx(0.2, rel=0.15)
-    assert usual.most == pytest.approx(math.exp(2 * usual.spread))
-    within, dark = usual.evened(np.stack([lit(0.5), lit(0.1)])).mean((1, 2, 3))
+    assert usual.max_gain == pytest.approx(math.exp(2 * usual.spread))
+    within, dark = usual.corrected(np.stack([lit(0.5), lit(0.1)])).mean((1, 2, 3))
     assert within == pytest.approx(usual.level, rel=1e-5)
     assert dark < 0.4 * usual.level
 

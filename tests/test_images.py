@@ -308,7 +308,7 @@ def test_exposure_is_corrected_in_what_a_network_sees_and_not_in_the_pixels() ->
     plain = prepare(texture(0), geometries, values)
     for view in (0, 1):
         assert np.array_equal(batch.views[view][0], plain.views[view].transpose(2, 0, 1))
-        assert np.array_equal(batch.seen(view), exposure.evened(batch.views[view]))
+        assert np.array_equal(batch.seen(view), exposure.corrected(batch.views[view]))
         assert batch.seen(view).mean() == pytest.approx(0.3, rel=1e-3)
 
 
@@ -369,7 +369,7 @@ def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
         (lambda: normal_images(tmp_path / "m.csv"), "no 'path'"),
         (lambda: normal_images(tmp_path / "split.csv"), "row 2 has split 'trian', which is neither train nor test"),
         (lambda: labelled_images(tmp_path / "split.csv"), "row 2 has split 'trian'"),
-        (lambda: any_images([tmp_path]), "holds no image"),
+        (lambda: any_images([tmp_path]), "contains no image"),
         (lambda: labelled_images(parts / "train"), "needs labels"),
     ):
         with pytest.raises(InputError, match=says):

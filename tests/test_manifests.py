@@ -83,10 +83,10 @@ def test_what_may_be_defective_is_never_learned_in_silence(text: str, says: str,
 def test_rows_that_are_taken_as_good_are_counted(tmp_path: Path) -> None:
     found = find_normal(manifest(tmp_path, "path,split,label\na.png,train,\nb.png,train,good\nc.png,test,dent\n"))
     assert [item.name for item in found.items] == ["a.png", "b.png"]
-    assert any("without a label that are taken as good: 1" in note for note in found.notes)
+    assert any("without a label, taken as good: 1" in note for note in found.notes)
     twice = find_labelled(manifest(tmp_path, "path,label\na.png,good\nb.png,dent\nb.png,scratch\n"))
     assert [item.label for item in twice.items] == ["good", "dent"]
-    assert any("name an image again: 1" in note for note in twice.notes)
+    assert any("duplicate rows left out: 1" in note for note in twice.notes)
 
 
 @pytest.mark.parametrize("root", ["NG", "reject", "test/crack", "ground_truth/dent"])
@@ -141,7 +141,7 @@ def test_what_is_no_number_is_absent(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_text('{"path": "a.png", "label": NaN, "split": "train"}\n{"path": "b.png", "label": "dent", "split": "test"}')
     assert [item.label for item in normal_images(path)] == [None]
-    with pytest.raises(InputError, match="row 1: 'maybe' says neither"):
+    with pytest.raises(InputError, match="row 1: 'maybe' is neither yes"):
         any_images([manifest(tmp_path, "path,is_good\na.png,maybe\n")])
 
 
@@ -168,5 +168,5 @@ def test_paths_of_windows_are_read_where_they_lead_somewhere(tmp_path: Path) -> 
     (tmp_path / "odd\\name.png").write_bytes(b"")
     found = any_images([manifest(tmp_path, "path\nimg\\a.png\nodd\\name.png\nimg\\gone.png\n")])
     assert [item.path for item in found] == [tmp_path / "img/a.png", tmp_path / "odd\\name.png", tmp_path / "img/gone.png"]
-    with pytest.raises(InputError, match="Windows path that leads nowhere here"):
+    with pytest.raises(InputError, match="Windows path that does not exist here"):
         any_images([manifest(tmp_path, "path\nC:\\data\\a.png\n")])

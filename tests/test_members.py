@@ -17,7 +17,7 @@ from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.errors import BackboneError
 from offnominal.features import MemberName, parse_members
-from offnominal.images import batches, place_at
+from offnominal.images import batches, position_at
 from offnominal.inference.engine import member_engines
 from offnominal.inference.held_out_scores import held_out_scores
 from offnominal.scoring import average_maps
@@ -152,7 +152,7 @@ def test_members_share_the_decoding_of_an_image(pair: Detector, paths: list[Path
     import sys
 
     decoded: list[Path] = []
-    module = sys.modules["offnominal.images.batches"]
+    module = sys.modules["offnominal.images.sources"]
     decode = module.decode  # type: ignore[attr-defined]
     monkeypatch.setattr(module, "decode", lambda path, *more: (decoded.append(path), decode(path, *more))[1])
     assert len(list(pair.inspect_many(paths, failed=lambda at, error: pytest.fail(str(error))))) == len(paths)
@@ -177,7 +177,7 @@ def test_evidence_is_that_of_the_member_whose_map_is_highest_at_the_peak(pair: D
         found, maps = pair.inspect(image, evidence=True), maps_of(pair, image)
         assert found.regions
         for region in found.regions:
-            at = [float(one[place_at(region.peak_at, one.shape, image.shape[:2])]) for one in maps]
+            at = [float(one[position_at(region.peak_at, one.shape, image.shape[:2])]) for one in maps]
             member = pair.model.members[int(np.argmax(at))]
             evidence = found.evidence(region)
             assert evidence.member == member.name

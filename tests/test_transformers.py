@@ -102,8 +102,8 @@ def test_positions_are_resampled_as_torch_resamples(size: tuple[int, int]) -> No
 
 def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     converted = []
-    convert = openvino_runtime._translate
-    monkeypatch.setattr(openvino_runtime, "_translate", lambda module: (converted.append(module), convert(module))[1])
+    convert = openvino_runtime._convert
+    monkeypatch.setattr(openvino_runtime, "_convert", lambda module: (converted.append(module), convert(module))[1])
     backbone = load_backbone(TINY, pretrained=False)
     assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.4", "blocks.7"), (16, 16), (192, 192))
     assert (backbone.multiple, backbone.default_size) == (16, (448, 448))

@@ -58,8 +58,8 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """What was translated anew."""
     found: list[nn.Module] = []
-    translate = openvino_runtime._translate
-    monkeypatch.setattr(openvino_runtime, "_translate", lambda module: (found.append(module), translate(module))[1])
+    translate = openvino_runtime._convert
+    monkeypatch.setattr(openvino_runtime, "_convert", lambda module: (found.append(module), translate(module))[1])
     return found
 
 

@@ -23,7 +23,7 @@ from offnominal.fitting import (
     updated,
 )
 from offnominal.images import Source, raise_unreadable, several
-from offnominal.images.decode import Pixels
+from offnominal.images.arrays import Pixels
 from offnominal.inference.engine import member_engines
 from offnominal.inference.evaluation import Evaluation, evaluate
 from offnominal.inference.inspector import Explanation, Inspector

@@ -4,7 +4,7 @@ from offnominal.datasets.folders import RUN_FOLDERS
 from offnominal.datasets.items import GOOD, Item
 from offnominal.datasets.pages import Pages, in_pages, page_paths
 from offnominal.datasets.sources import (
-    Found,
+    Listing,
     any_images,
     count_unlabelled,
     find_any,
@@ -20,8 +20,8 @@ __all__ = [
     "GOOD",
     "MANIFESTS",
     "RUN_FOLDERS",
-    "Found",
     "Item",
+    "Listing",
     "Pages",
     "any_images",
     "count_unlabelled",

@@ -1,4 +1,4 @@
-"""The columns of a manifest: which names are understood, and what their values mean."""
+"""Columns of a manifest: recognised names, and the meaning of their values."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from offnominal.datasets.items import DEFECT_WORDS, GOOD, GOOD_WORDS, SPLITS, wo
 
 Role = Literal["path", "split", "label", "good", "mask", "group", "part", "view"]
 
-#: The names of each role, as `column_name` writes them. `good` is a label whose truth means good.
+#: Column names of each role, as normalised by `column_name`. A column of role `good` holds booleans: true means good.
 _NAMES: dict[Role, str] = {
     "path": "path file filename file_name filepath file_path image imagename image_name imagepath image_path imagefile "
     "image_file image_filename img img_name img_path img_file",
@@ -27,44 +27,47 @@ _NAMES: dict[Role, str] = {
     "view": "view",
 }
 _ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name in names.split()}
-#: Names that mean `group` where no column is called so, and only one of these is there.
+#: Names that mean `group`, if no column has that name and only one of these exists.
 _GROUPS = ("lot", "batch", "session")
-#: Columns that are known and have no use in these commands.
-_WITHOUT_USE: tuple[Role, ...] = ("part", "view")
-#: Parts of a column's name that say that it holds labels or splits.
+#: Roles that are recognised and not used.
+_UNUSED: tuple[Role, ...] = ("part", "view")
+#: Words in the name of a column that suggest labels or splits.
 _LABEL_PARTS = {*GOOD_WORDS, *DEFECT_WORDS, "label", "class", "category", "target", "verdict"}
 _SPLIT_PARTS = {"split", "subset", "train", "test", "val", "validation", "partition"}
-_ABSENT = frozenset({"", "nan", "<na>", "null", "nat"})
+#: Texts of empty cells, in lower case.
+_EMPTY = frozenset({"", "nan", "<na>", "null", "nat"})
 _TRUE, _FALSE = frozenset({"true", "yes", "y", "t", "1"}), frozenset({"false", "no", "n", "f", "0"})
 
 
 def column_name(text: object) -> str:
-    """A header as it is compared: without blanks, byte-order mark and quotes around it, in lower case, words joined by `_`."""
+    """Normalise a header: without byte-order mark, outer blanks and quotes; lower case, words joined by `_`."""
     plain = str(text).replace("\ufeff", "").replace("\u200b", "").strip().strip("\"'").casefold()
     return re.sub(r"[\s\-.]+", "_", plain.strip())
 
 
 def roles_of(columns: Iterable[str]) -> dict[str, Role]:
-    """Which role each column has; columns without one are left out.
+    """Map column names to roles; unrecognised columns are left out.
 
-    Raises:
-        ValueError: two columns have the same role.
+    Raises
+    ------
+    ValueError
+        Two columns have the same role.
     """
     names = list(columns)
-    found: dict[str, Role] = {}
+    roles: dict[str, Role] = {}
     for column in names:
         role = _ROLES.get(column_name(column))
         if role is None:
             continue
-        other = next((known for known, its in found.items() if _same(its, role)), None)
+        other = next((name for name, its_role in roles.items() if _same(its_role, role)), None)
         if other is not None:
             shown = "label" if role == "good" else role
             raise ValueError(f"the columns '{other}' and '{column}' both mean {shown}; rename or remove one")
-        found[column] = role
+        roles[column] = role
     groups = [column for column in names if column_name(column) in _GROUPS]
-    if "group" not in found.values() and len(groups) == 1:
-        found[groups[0]] = "group"
-    return found
+    if "group" not in roles.values() and len(groups) == 1:
+        roles[groups[0]] = "group"
+    return roles
 
 
 def _same(a: Role, b: Role) -> bool:
@@ -72,25 +75,27 @@ def _same(a: Role, b: Role) -> bool:
 
 
 def unused(columns: Iterable[str], roles: Mapping[str, Role]) -> list[str]:
-    """The columns that nothing is read from."""
-    return [column for column in columns if roles.get(column) in (None, *_WITHOUT_USE)]
+    """List the columns that are not read."""
+    return [column for column in columns if roles.get(column) in (None, *_UNUSED)]
 
 
 def text_of(value: Any) -> str | None:
-    """A cell as text, None where it is empty or not a number."""
+    """A cell as text; None if it is empty or NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = str(value).strip()
-    return None if text.casefold() in _ABSENT else text
+    return None if text.casefold() in _EMPTY else text
 
 
 def label_of(text: str, role: Role) -> str:
-    """`good` or the kind of defect that a cell of a `label` or `good` column says.
+    """Read a cell of a `label` or `good` column: `good`, or the kind of defect.
 
-    Raises:
-        ValueError: a `good` column says neither yes nor no.
+    Raises
+    ------
+    ValueError
+        A cell of a `good` column is neither true nor false.
     """
     plain = word(text)
     number = _number(text)
@@ -101,7 +106,7 @@ def label_of(text: str, role: Role) -> str:
             return GOOD
         if plain in _FALSE or plain in DEFECT_WORDS:
             return "defect"
-        raise ValueError(f"'{text}' says neither yes nor no")
+        raise ValueError(f"'{text}' is neither yes nor no")
     if plain in GOOD_WORDS or plain in _FALSE:
         return GOOD
     if plain in _TRUE and number is None:
@@ -110,19 +115,19 @@ def label_of(text: str, role: Role) -> str:
 
 
 def split_of(text: str) -> str:
-    """`train` or `test`; another word as it is."""
-    return next((name for name, known in SPLITS.items() if text.casefold() in known), text)
+    """`train` or `test`; other words are returned unchanged."""
+    return next((name for name, words in SPLITS.items() if text.casefold() in words), text)
 
 
 def looks_like(column: str, values: Iterable[str]) -> Role | None:
-    """`split` or `label` where a column that is not understood seems to hold that, by its name or its values."""
+    """Guess from its name and values whether an unrecognised column holds splits or labels."""
     parts = set(column_name(column).split("_"))
-    said = {word(value) for value in values}
-    if not said:
+    words = {word(value) for value in values}
+    if not words:
         return None
-    if parts & _SPLIT_PARTS or said & SPLITS["test"]:
+    if parts & _SPLIT_PARTS or words & SPLITS["test"]:
         return "split"
-    if parts & _LABEL_PARTS or said & DEFECT_WORDS or (said & GOOD_WORDS and said - GOOD_WORDS):
+    if parts & _LABEL_PARTS or words & DEFECT_WORDS or (words & GOOD_WORDS and words - GOOD_WORDS):
         return "label"
     return None
 

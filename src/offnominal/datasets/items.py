@@ -1,4 +1,4 @@
-"""One image of a data set, and the words that say good, defect, train and test."""
+"""One image of a data set, and the words for good, defect, train and test."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+#: The label of good images.
 GOOD = "good"
 #: Labels and folder names that mean good, in lower case.
 GOOD_WORDS = frozenset({GOOD, "ok", "okay", "normal", "nominal", "pass", "passed", "no_defect", "defect_free"})
@@ -24,15 +25,27 @@ SPLITS = {
 
 @dataclass(frozen=True)
 class Item:
-    """One image file.
+    """One image of a data set.
 
-    Attributes:
-        path: the file; `stack.tif#2` is the second page of `stack.tif`.
-        name: its path relative to the root of the data.
-        split: `train`, `test`, another word of a manifest, or None.
-        label: `good`, a defect class, or None.
-        mask: the ground-truth mask, if there is one.
-        group: images of one group (a part, a lot, a camera session) are held out together.
+    Attributes
+    ----------
+    path
+        The file; `stack.tif#2` is the second page of `stack.tif`.
+    name
+        Its path relative to the root of the data.
+    split
+        `train`, `test`, another word of a manifest, or None.
+    label
+        `good`, a defect class, or None.
+    mask
+        The ground-truth mask, or None.
+    group
+        Images of one group (a part, a lot, a camera session) are held out together.
+
+    Examples
+    --------
+    >>> Item(Path("bottle/test/crack/000.png"), "test/crack/000.png", split="test", label="crack").good
+    False
     """
 
     path: Path
@@ -49,14 +62,14 @@ class Item:
 
 
 def word(text: str) -> str:
-    """A label or a folder name in lower case, with `_` between its words."""
+    """Normalise a label or a folder name: lower case, words joined by `_`."""
     return "_".join(text.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def once(items: Iterable[Item]) -> tuple[list[Item], int]:
-    """Each image once, however many inputs or linked folders lead to it, and the number of items left out.
+def unique(items: Iterable[Item]) -> tuple[list[Item], int]:
+    """Remove duplicates, from overlapping inputs or linked folders, and count them.
 
-    A link to a file is an image of its own, by its own name.
+    A link to a file counts as an image of its own.
     """
     kept: dict[str, Item] = {}
     count = 0
@@ -67,12 +80,12 @@ def once(items: Iterable[Item]) -> tuple[list[Item], int]:
 
 
 def identity(path: Path) -> str:
-    """The real folder of a file, and its name there."""
+    """The resolved folder of a file, joined with its name."""
     return os.path.join(real_path(path.parent), path.name)
 
 
 def real_path(path: Path) -> str:
-    """Where a path leads; the path itself where it holds what no path may hold."""
+    """Resolve the links of a path; an invalid path is returned unchanged."""
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):

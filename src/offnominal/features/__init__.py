@@ -1,4 +1,4 @@
-"""Features: images -> patches, by a frozen backbone on torch or OpenVINO."""
+"""Features: images to patches with a frozen backbone, on torch or OpenVINO."""
 
 from offnominal.features.backbones import EMBEDDED, Backbone, load_backbone
 from offnominal.features.extractor import PatchExtractor, align, reduce_channels

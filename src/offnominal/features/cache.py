@@ -1,4 +1,4 @@
-"""What is slow to make and the same on every run is kept in the user's cache folder."""
+"""Checked text files in the user's cache folder, for results that are slow to compute."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from offnominal.machine import cache_folder as cache_folder
 from offnominal.storage import scratch_folder
 
 
-def read_checked(place: Path) -> str | None:
-    """The text that `write_checked` put there; None where there is none, or a damaged one."""
+def read_checked(path: Path) -> str | None:
+    """Read the text written by `write_checked`; None if it is missing or damaged."""
     try:
-        digest, _, text = place.read_text("utf-8").partition("\n")
+        digest, _, text = path.read_text("utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
         return None
     return text if digest == _digest(text) else None
 
 
-def write_checked(place: Path, text: str) -> None:
-    """Put a text there with its digest, whole or not at all. Raises `OSError` where that cannot be."""
-    with scratch_folder(place.parent, place.name) as folder:
-        file = folder / "made"
+def write_checked(path: Path, text: str) -> None:
+    """Write a text with its digest, atomically. Raises `OSError`."""
+    with scratch_folder(path.parent, path.name) as folder:
+        file = folder / "new"
         file.write_text(f"{_digest(text)}\n{text}", "utf-8")
-        file.replace(place)
+        file.replace(path)
 
 
 def _digest(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Images -> patches: normalise, local maps of the backbone, align, reduce. One module for every runtime."""
+"""Images to patches: normalise, local maps of the backbone, align, reduce. Every runtime uses this module."""
 
 from __future__ import annotations
 
@@ -13,9 +13,28 @@ from offnominal.features.backbones import Backbone
 
 
 class PatchExtractor(nn.Module):
-    """(B, 3, H, W) images, about 0 to 1 -> (B, D, h, w) patch map.
+    """Patch map of images: (B, 3, H, W), about 0 to 1 -> (B, D, h, w).
 
-    Every layer is resized bilinearly (`align_corners=False`) to the finest map; the layers are joined along the channels.
+    All maps of the backbone are resized bilinearly to the finest and joined along the channels.
+
+    Parameters
+    ----------
+    backbone
+        The frozen network.
+    dimensions
+        Reduce the channels to this number by adaptive average pooling; None keeps all.
+
+    Raises
+    ------
+    SettingsError
+        `dimensions` exceeds the number of channels.
+
+    Examples
+    --------
+    >>> backbone = Backbone("two maps", ("a", "b"), (8, 16), (40, 112), 16, (0.5,) * 3, (0.5,) * 3, "", make=nn.Identity)
+    >>> extractor = PatchExtractor(backbone)
+    >>> extractor.channels, extractor.grid((256, 320))
+    (152, (32, 40))
     """
 
     mean: Tensor
@@ -30,22 +49,22 @@ class PatchExtractor(nn.Module):
         self.multiple = backbone.multiple
         total = sum(backbone.channels)
         if dimensions is not None and dimensions > total:
-            raise SettingsError(f"dimensions = {dimensions}: the layers have {total} channels; give at most so many")
+            raise SettingsError(f"dimensions = {dimensions}: the layers have {total} channels; give at most that number")
         self.channels = dimensions if dimensions is not None else total
         self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
 
     def with_network(self) -> Self:
-        """This extractor with its network, ready to run. Without it only shapes are known."""
+        """Load the network. Without it, only shapes are available."""
         self.network = self._backbone.network
         return self
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The grid (h, w) of patch positions for a network size."""
+        """Return the grid (h, w) of patch positions for a network size."""
         return size[0] // self.strides[0], size[1] // self.strides[0]
 
     def upsampled_from(self, size: tuple[int, int]) -> int | None:
-        """The first feature of the maps that have half as many positions a side as the finest, if all later ones do."""
+        """Return the index of the first upsampled feature, if all maps coarser than the finest have half its side lengths."""
         if self.dimensions is not None:
             return None
         finest, *others = [(size[0] // stride, size[1] // stride) for stride in self.strides]
@@ -61,7 +80,7 @@ class PatchExtractor(nn.Module):
         return joined if self.dimensions is None else reduce_channels(joined, self.dimensions)
 
     def inside(self, size: tuple[int, int]) -> Tensor:
-        """(1, D, h, w): the share of each feature's 3x3 neighbourhood that lies inside the image, 4/9 to 1."""
+        """Return the share of each feature's 3x3 neighbourhood inside the image, (1, D, h, w), 4/9 to 1."""
         shares = [
             F.avg_pool2d(torch.ones(1, 1, size[0] // stride, size[1] // stride), 3, stride=1, padding=1).expand(
                 -1, count, -1, -1
@@ -71,26 +90,60 @@ class PatchExtractor(nn.Module):
         return self._joined(shares)
 
     def layer_weights(self) -> Tensor:
-        """(L, D): how much of each feature comes from each layer; over the layers they sum to 1.
+        """Return the share of each layer in each feature, (L, D); the shares of a feature sum to 1.
 
-        A feature that is pooled over channels of two layers belongs to each by its number of channels in the mean.
+        A feature pooled over channels of two layers is shared in proportion to their channels in the mean.
         """
         shares = []
         for layer in range(len(self.strides)):
-            maps = [torch.full((1, count, 1, 1), float(at == layer)) for at, count in enumerate(self.layer_channels)]
+            maps = [torch.full((1, count, 1, 1), float(index == layer)) for index, count in enumerate(self.layer_channels)]
             shares.append(self._joined(maps)[0, :, 0, 0])
         return torch.stack(shares)
 
 
 def align(maps: list[Tensor]) -> Tensor:
-    """Bring all maps to the size of the first (the finest) and join them along channels: (B, sum C_i, h, w)."""
+    """Resize all maps bilinearly to the first (the finest) and join them along the channels.
+
+    Parameters
+    ----------
+    maps
+        (B, C_i, h_i, w_i) each.
+
+    Returns
+    -------
+    Tensor
+        (B, sum of C_i, h_0, w_0).
+
+    Examples
+    --------
+    >>> align([torch.zeros(1, 40, 32, 32), torch.zeros(1, 112, 16, 16)]).shape
+    torch.Size([1, 152, 32, 32])
+    """
     finest, *others = maps
     size = finest.shape[2:]
     return torch.cat([finest, *(F.interpolate(m, size=size, mode="bilinear", align_corners=False) for m in others)], dim=1)
 
 
 def reduce_channels(feature: Tensor, dimensions: int) -> Tensor:
-    """Adaptive average pooling over channels: (B, C, h, w) -> (B, dimensions, h, w)."""
+    """Reduce the channels by adaptive average pooling.
+
+    Parameters
+    ----------
+    feature
+        (B, C, h, w).
+    dimensions
+        Number of channels of the result.
+
+    Returns
+    -------
+    Tensor
+        (B, dimensions, h, w).
+
+    Examples
+    --------
+    >>> reduce_channels(torch.tensor([1.0, 3.0, 5.0, 7.0]).view(1, 4, 1, 1), 2).flatten().tolist()
+    [2.0, 6.0]
+    """
     batch, channels, height, width = feature.shape
     columns = feature.permute(0, 2, 3, 1).reshape(batch, height * width, channels)
     pooled = F.adaptive_avg_pool1d(columns, dimensions)

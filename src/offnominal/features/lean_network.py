@@ -1,9 +1,9 @@
-"""A feature network of timm, without two things that it does for nothing.
+"""Removal of unnecessary work from a feature network of timm.
 
-* An EfficientNet or a MobileNet runs all of its stages, also those behind the last map that is asked for.
-* A convolution with TensorFlow's "same" padding pads by what its stride leaves over of the input, worked out for every image:
-  a step of its own, which copies the largest maps once more. Here every input is a whole number of strides, as `LocalMaps`
-  sees to, so the padding is known beforehand, and a compiler makes it part of the convolution.
+* EfficientNet and MobileNet run all their stages, including those after the last required map.
+* A convolution with TensorFlow's "same" padding computes the padding from the size of every input, in a separate step that
+  copies the largest maps. Here every input is a multiple of the strides (`LocalMaps`), so the padding is a constant, which a
+  compiler merges into the convolution.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from offnominal.features.torchvision_schemas import import_timm
 
 
 def lean(network: nn.Module) -> nn.Module:
-    """`network`, changed in place: the maps of images that are whole strides stay the same."""
+    """Reduce a network in place; maps of images whose sides are multiples of the strides do not change."""
     timm = import_timm()
     models = timm.models
     if isinstance(network, (models.efficientnet.EfficientNetFeatures, models.mobilenetv3.MobileNetV3Features)):
@@ -28,18 +28,18 @@ def lean(network: nn.Module) -> nn.Module:
 
 
 class PaddedConvolution(nn.Conv2d):
-    """A convolution with "same" padding, (B, C, H, W) -> (B, C', H / stride, W / stride), for H and W that are whole strides.
+    """A convolution with "same" padding, (B, C, H, W) -> (B, C', H / stride, W / stride), for H and W multiples of the stride.
 
-    It has the weights of `given`, and names them alike.
+    It shares the weights of `convolution` under the same names.
     """
 
-    def __init__(self, given: nn.Conv2d) -> None:
+    def __init__(self, convolution: nn.Conv2d) -> None:
         nn.Module.__init__(self)
-        self.__dict__.update(given.__dict__)
-        sides = zip(given.kernel_size, given.stride, given.dilation, strict=True)
+        self.__dict__.update(convolution.__dict__)
+        sides = zip(convolution.kernel_size, convolution.stride, convolution.dilation, strict=True)
         down, across = (max((kernel - 1) * dilation + 1 - stride, 0) for kernel, stride, dilation in sides)
-        #: left, right, top, bottom; what is odd goes to the right and to the bottom.
-        self.around = (across // 2, across - across // 2, down // 2, down - down // 2)
+        #: Left, right, top, bottom; the odd pixel is at the right and at the bottom.
+        self.sides = (across // 2, across - across // 2, down // 2, down - down // 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.conv2d(F.pad(images, self.around), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv2d(F.pad(images, self.sides), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)

@@ -1,4 +1,4 @@
-"""A network's feature maps with nothing made up at their border: what patches are cut from."""
+"""Feature maps of a network, averaged locally, without zero-padding artefacts at the border."""
 
 from __future__ import annotations
 
@@ -8,41 +8,67 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: The border of the image is mirrored over this many pixels of the network (rounded up to whole places), so that a patch at
-#: the edge sees texture and not the zeros that a network pads with; otherwise the edges of good parts look anomalous. More
-#: would cost time (32: a quarter more) and hide what is off at the border behind its mirror image.
-MIRRORED = 16
+#: Reflect padding of the image in network pixels, rounded up to whole positions. It replaces the zero padding of the network,
+#: which makes the edges of good parts look anomalous. More padding costs time (32: a quarter more) and hides defects at the
+#: border behind their reflection.
+REFLECT_PADDING = 16
 
 
 class LocalMaps(nn.Module):
-    """(B, 3, H, W) normalised -> list of (B, C_i, H / stride_i, W / stride_i): the maps of `network`, averaged locally.
+    """Locally averaged maps of a network: (B, 3, H, W) normalised -> list of (B, C_i, H / stride_i, W / stride_i).
 
-    H and W are whole places of every map, and larger than `margin`.
+    H and W are multiples of every stride, and larger than `margin`.
 
-    Args:
-        mirrored: network pixels that are added around the image; 0 for a network that pads nothing.
+    Parameters
+    ----------
+    network
+        (B, 3, H, W) -> list of (B, C_i, H / stride_i, W / stride_i).
+    strides
+        Network pixels per position of each map.
+    padding
+        Reflect padding in network pixels; 0 for a network that does not pad.
     """
 
-    def __init__(self, network: nn.Module, strides: Sequence[int], mirrored: int = MIRRORED) -> None:
+    def __init__(self, network: nn.Module, strides: Sequence[int], padding: int = REFLECT_PADDING) -> None:
         super().__init__()
         self.network = network
         self.strides = tuple(int(stride) for stride in strides)
-        whole = math.lcm(*self.strides)  # so many pixels are whole places of every map
-        self.margin = math.ceil(mirrored / whole) * whole
+        common = math.lcm(*self.strides)  # its multiples are whole positions of every map
+        self.margin = math.ceil(padding / common) * common
 
     def forward(self, images: Tensor) -> list[Tensor]:
         margin = self.margin
-        mirrored = F.pad(images, (margin, margin, margin, margin), mode="reflect") if margin else images
+        padded = F.pad(images, (margin, margin, margin, margin), mode="reflect") if margin else images
         return [
             _inner(local_mean(feature), margin // stride)
-            for feature, stride in zip(self.network(mirrored), self.strides, strict=True)
+            for feature, stride in zip(self.network(padded), self.strides, strict=True)
         ]
 
 
 def local_mean(feature: Tensor) -> Tensor:
-    """Mean over the 3x3 neighbourhood; at the border over the neighbours that exist, so that it is not darkened.
+    """Average each position over its 3x3 neighbourhood; at the border over the existing neighbours.
 
-    PatchCore's locally aware patch features (Roth et al. 2022, section 3.1). (B, C, h, w) -> (B, C, h, w).
+    These are the locally aware patch features of PatchCore (Roth et al., section 3.1).
+
+    Parameters
+    ----------
+    feature
+        (B, C, h, w).
+
+    Returns
+    -------
+    Tensor
+        (B, C, h, w).
+
+    References
+    ----------
+    Roth et al., "Towards Total Recall in Industrial Anomaly Detection", CVPR 2022.
+
+    Examples
+    --------
+    >>> import torch
+    >>> local_mean(torch.tensor([[[[0.0, 4.0, 2.0]]]])).tolist()
+    [[[[2.0, 2.0, 3.0]]]]
     """
     return F.avg_pool2d(feature, 3, stride=1, padding=1, count_include_pad=False)
 

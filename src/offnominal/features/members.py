@@ -17,7 +17,14 @@ SCALES = (0.25, 4.0)
 
 @dataclass(frozen=True)
 class MemberName:
-    """A backbone and the scale at which it sees the image, relative to the setting `image_size`.
+    """A backbone and its image scale.
+
+    Attributes
+    ----------
+    backbone
+        Name of the backbone.
+    scale
+        Image size of the member relative to the setting `image_size`, 0.25 to 4.
 
     Examples
     --------
@@ -35,7 +42,12 @@ class MemberName:
 
 
 def parse_members(text: str) -> tuple[MemberName, ...]:
-    """Read the setting `backbone`.
+    """Parse the setting `backbone`.
+
+    Parameters
+    ----------
+    text
+        Names of backbones joined by `+`, each optionally with `@` and a scale.
 
     Raises
     ------
@@ -50,16 +62,16 @@ def parse_members(text: str) -> tuple[MemberName, ...]:
     members = tuple(_member(part.strip()) for part in text.split(JOINT))
     if not all(member.backbone for member in members):
         raise BackboneError(f"{text!r}: a name is missing; write members as in efficientnet-lite0+efficientnet-lite0@1.5")
-    doubled = next((member for member in members if members.count(member) > 1), None)
-    if doubled is not None:
-        raise BackboneError(f"{text}: names the member {doubled} twice; use different backbones or scales")
+    duplicate = next((member for member in members if members.count(member) > 1), None)
+    if duplicate is not None:
+        raise BackboneError(f"{text}: names the member {duplicate} twice; use different backbones or scales")
     return members
 
 
 def _member(part: str) -> MemberName:
-    name, at, number = part.partition(SCALED)
+    name, separator, number = part.partition(SCALED)
     try:
-        scale = float(number) if at else 1.0
+        scale = float(number) if separator else 1.0
     except ValueError:
         scale = 0.0
     if not SCALES[0] <= scale <= SCALES[1]:

@@ -1,7 +1,7 @@
-"""The patch extractor compiled by OpenVINO, for CPUs: the only file that imports it.
+"""The patch extractor compiled by OpenVINO, for CPUs. No other file imports OpenVINO.
 
-Translating a network takes seconds, compiling a translated one a few tenths. So a translation is kept, in this process and in
-the user's cache folder; where that cannot be written, it is made anew each time.
+Converting a network takes seconds, compiling a converted one a few tenths. Conversions are therefore cached, in the process and
+in the user's cache folder. If that cannot be written, every process converts anew.
 """
 
 from __future__ import annotations
@@ -33,35 +33,43 @@ from offnominal.types import Float
 with without("openvino_telemetry"):
     import openvino
 
+#: OpenVINO's names of the precisions.
 _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-#: What a processor must be able to, by OpenVINO's names; one that is not would run float32 without a word.
-_ABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
-#: Translations that stay in the cache folder, and compiled ones in the process; the oldest go.
+#: Capabilities of the processor that a precision requires. Without them, OpenVINO silently runs float32.
+_CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
+#: Number of conversions in the cache folder, and of compiled models in the process; the oldest are removed.
 KEPT, IN_PROCESS = 8, 8
-#: A batch is run a few images at a time, so that what is between two layers stays in the processor's cache: one for so many
-#: threads, which as yet work well on one image together.
+#: A batch runs in parts of one image per this many threads, so that activations stay in the processor's cache. This number of
+#: threads still runs efficiently on one image.
 THREADS_AN_IMAGE = 2
-#: Side of the image that a network is traced with, rounded up to a multiple that suits it.
+#: Side of the image that a network is traced with, rounded up to a multiple of its stride.
 TRACED = 128
-#: How far the features of OpenVINO may lie from those of torch, relative to the largest.
+#: Largest deviation of OpenVINO's features from those of torch, relative to the largest feature.
 TOLERANCE = 1e-3
 _in_process: dict[tuple[int, str, str, int], Any] = {}
-_compiling, _alone = threading.Lock(), threading.Lock()
+_compiling, _first_inference = threading.Lock(), threading.Lock()
 
 
 class OpenVinoRuntime:
-    """Runs the module on batches of any size and shape, from any number of threads.
+    """Runs a module on batches of any size and shape, from any number of threads.
 
-    Where torch uses several threads, so does an image here. In a thread in which it uses one, so does an image, and as many
-    such threads as torch had where this was made may run the module at once. Compiled for each when it is first needed.
+    In a thread where torch uses several threads, one image uses all of them. In a thread where torch uses one, an image uses
+    one, and as many such threads as torch had at construction can run the module in parallel. The module is compiled for either
+    case on first use.
 
-    Args:
-        build: gives the module, (B, 3, H, W) -> (B, D, h, w); called where no translation is kept.
-        precision: float32, bfloat16 or float16.
-        key: what tells this module from all others, its weights among it; with the same key a translation is used again.
+    Parameters
+    ----------
+    build
+        Returns the module, (B, 3, H, W) -> (B, D, h, w). Called only if no conversion is cached.
+    precision
+        `float32`, `bfloat16` or `float16`.
+    key
+        Identifies the module and its weights. A cached conversion with the same key is reused.
 
-    Raises:
-        SettingsError: this processor does not multiply in the precision.
+    Raises
+    ------
+    SettingsError
+        The processor does not support the precision.
     """
 
     def __init__(self, build: Callable[[], nn.Module], precision: str, key: str) -> None:
@@ -71,64 +79,64 @@ class OpenVinoRuntime:
         self._own = threading.local()
 
     def __call__(self, images: Float) -> torch.Tensor:
-        """(B, 3, H, W) float32 -> (B, D, h, w)."""
+        """Map images (B, 3, H, W) float32 to patches (B, D, h, w)."""
         threads = 1 if forks.forked() else self._threads
         streams = threads if torch.get_num_threads() == 1 else 1
         at_once = max(1, threads // streams // THREADS_AN_IMAGE)
         maps = torch.empty(0)
         for start in range(0, len(images), at_once):
             part = np.ascontiguousarray(images[start : start + at_once])
-            found = self._inferred(streams, part)
+            output = self._infer(streams, part)
             if start == 0:
-                maps = torch.empty((len(images), *found.shape[1:]))
-            maps[start : start + len(part)] = torch.from_numpy(found)
+                maps = torch.empty((len(images), *output.shape[1:]))
+            maps[start : start + len(part)] = torch.from_numpy(output)
         return maps
 
-    def _inferred(self, streams: int, part: Float) -> Float:
-        """The request is this thread's own, so that threads and detectors may work side by side.
+    def _infer(self, streams: int, part: Float) -> Float:
+        """Run one part of a batch. Each thread has its own request, so that threads and detectors can run in parallel.
 
-        Its first inference goes alone: two threads that are both there for the first time in a process can wait for ever,
-        one for a table that the other fills, the other for Python's lock, which the first one holds.
+        The first inference of a request runs alone. Two concurrent first inferences can deadlock: one waits for a table that
+        the other fills, and the other for Python's global lock, which the first holds.
         """
         requests: dict[tuple[int, int], Any] = self._own.__dict__.setdefault("requests", {})
-        own = forks.generation(), streams  # the requests of a parent stay, since freeing them would wait for its threads
-        if own not in requests:
+        key = forks.generation(), streams  # requests of a parent process are kept: freeing them would wait for its threads
+        if key not in requests:
             compiled = _compiled(self._build, self._precision, self._key, streams)
-            with _alone:
-                requests[own] = compiled.create_infer_request()
-                return _output(requests[own], part)
-        return _output(requests[own], part)
+            with _first_inference:
+                requests[key] = compiled.create_infer_request()
+                return _output(requests[key], part)
+        return _output(requests[key], part)
 
 
 def _output(request: Any, part: Float) -> Float:
-    """Valid until the request's next inference."""
+    """Run a request. The output is valid until its next inference."""
     (output,) = request.infer([part], share_inputs=True, share_outputs=True).to_tuple()
     maps: Float = output
     return maps
 
 
 def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams: int) -> Any:
-    """The module, compiled for so many images at the same time; the last few stay in this process."""
+    """Compile the module for this number of parallel images; the last few compiled models are cached in the process."""
     generation = forks.generation()
-    at = generation, _name(key), precision, streams
+    cached = generation, _name(key), precision, streams
     with _compiling:
-        if at not in _in_process:
+        if cached not in _in_process:
             hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
             if streams > 1:
                 hints |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
             if forks.forked():
                 hints |= {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1}
-            compiled = openvino.Core().compile_model(_translated(build, at[1]), "CPU", hints)
-            for oldest in [one for one in _in_process if one[0] == generation][: 1 - IN_PROCESS]:
+            compiled = openvino.Core().compile_model(_converted(build, cached[1]), "CPU", hints)
+            for oldest in [other for other in _in_process if other[0] == generation][: 1 - IN_PROCESS]:
                 del _in_process[oldest]
-            _in_process[at] = compiled
-        return _in_process[at]
+            _in_process[cached] = compiled
+        return _in_process[cached]
 
 
 def _after_fork() -> None:
-    """Another thread of the parent may have held these."""
-    global _compiling, _alone
-    _compiling, _alone = threading.Lock(), threading.Lock()
+    """Replace the locks, which another thread of the parent may have held."""
+    global _compiling, _first_inference
+    _compiling, _first_inference = threading.Lock(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -136,63 +144,64 @@ if hasattr(os, "register_at_fork"):
 
 
 def able(precision: str) -> bool:
-    """Whether this processor multiplies in the precision."""
-    wanted = _ABILITIES.get(precision)
-    return wanted is None or wanted in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    """Whether the processor supports the precision."""
+    required = _CAPABILITIES.get(precision)
+    return required is None or required in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _require_able(precision: str) -> None:
-    """Raises `SettingsError` where this processor does not multiply in the precision."""
+    """Raise `SettingsError` if the processor does not support the precision."""
     if not able(precision):
         raise SettingsError(
-            f"precision = {precision}: this processor does not multiply in it, so OpenVINO would run float32; "
+            f"precision = {precision}: this processor does not support it, so OpenVINO would run float32; "
             "use --precision float32, or --runtime torch"
         )
 
 
 def _name(key: str) -> str:
-    """What a translation is kept under: the module's key, who translates, and what the module does, which stands beside us."""
-    told = hashlib.sha256("\n".join([key, *(version(name) for name in ("openvino", "torch", "timm"))]).encode())
+    """Cache name of a conversion, from the key of the module, the versions of the libraries and the code of this package."""
+    digest = hashlib.sha256("\n".join([key, *(version(name) for name in ("openvino", "torch", "timm"))]).encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
-        told.update(file.read_bytes())
-    return told.hexdigest()[:32]
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:32]
 
 
-def _translated(build: Callable[[], nn.Module], name: str) -> Any:
+def _converted(build: Callable[[], nn.Module], name: str) -> Any:
     folder = cache_folder()
     if folder is None:
-        return _translate(build())
+        return _convert(build())
     model = _read(folder / name)
     if model is None:
-        made = _translate(build())
-        with contextlib.suppress(OSError, RuntimeError):  # a full disk, a folder that is not ours: then without
-            _keep(made, folder / name)
-        model = _read(folder / name) or made
+        converted = _convert(build())
+        with contextlib.suppress(OSError, RuntimeError):  # no cache on a full disk or without access
+            _write(converted, folder / name)
+        model = _read(folder / name) or converted
     return model
 
 
-def _read(place: Path) -> Any | None:
-    """The translation kept there; None where there is none, or a damaged one."""
+def _read(path: Path) -> Any | None:
+    """Read a cached conversion; None if it is missing or damaged."""
     try:
-        digest = (place / "sha256").read_text()
-        if digest != _digest(place):
+        digest = (path / "sha256").read_text()
+        if digest != _digest(path):
             return None
-        os.utime(place)
-        return openvino.Core().read_model(place / "model.xml")
+        os.utime(path)
+        return openvino.Core().read_model(path / "model.xml")
     except (OSError, RuntimeError):
         return None
 
 
-def _keep(model: Any, place: Path) -> None:
-    with scratch_folder(place.parent, place.name) as scratch:
-        folder = scratch / "kept"
+def _write(model: Any, path: Path) -> None:
+    """Write a conversion with its digest, atomically, and remove the oldest ones from the cache."""
+    with scratch_folder(path.parent, path.name) as scratch:
+        folder = scratch / "new"
         folder.mkdir()
         openvino.save_model(model, folder / "model.xml", compress_to_fp16=False)
         (folder / "sha256").write_text(_digest(folder))
-        shutil.rmtree(place, ignore_errors=True)
-        folder.rename(place)
-    kept = sorted((entry for entry in place.parent.iterdir() if (entry / "sha256").is_file()), key=lambda e: e.stat().st_mtime)
-    for entry in kept[:-KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+        folder.rename(path)
+    entries = [entry for entry in path.parent.iterdir() if (entry / "sha256").is_file()]
+    for entry in sorted(entries, key=lambda entry: entry.stat().st_mtime)[:-KEPT]:
         shutil.rmtree(entry, ignore_errors=True)
 
 
@@ -203,11 +212,13 @@ def _digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _translate(module: nn.Module) -> Any:
-    """The module, traced at one size and converted for images of any size.
+def _convert(module: nn.Module) -> Any:
+    """Convert a module for images of any size. It is traced at one size and verified at another.
 
-    Raises:
-        BackboneError: it cannot be converted, or the result differs from torch at another size.
+    Raises
+    ------
+    BackboneError
+        The module cannot be converted, or the result differs from torch at another size.
     """
     logging.getLogger("openvino").setLevel(logging.ERROR)
     multiple = getattr(module, "multiple", TRACED)
@@ -221,24 +232,24 @@ def _translate(module: nn.Module) -> Any:
             traced = torch.jit.trace(module, example, check_trace=False, strict=False)
             model: Any = openvino.convert_model(traced, example_input=example)
             model.reshape({model.inputs[0].any_name: openvino.PartialShape([-1, 3, -1, -1])})
-            off = _relative(_single_inference(model, other), expected)
-        except Exception as error:  # noqa: BLE001 - networks fail in many ways, in tracing, conversion and inference
+            deviation = _relative_deviation(_single_inference(model, other), expected)
+        except Exception as error:  # noqa: BLE001 - tracing, conversion and inference fail in many ways
             reason = next(iter(str(error).splitlines()), type(error).__name__)[:100]
             raise BackboneError(f"OpenVINO cannot run this backbone at any size ({reason}); use --runtime torch") from None
-    if not off <= TOLERANCE:
-        raise BackboneError(f"OpenVINO gives other features than torch (off by {off:.1%}); use --runtime torch")
+    if not deviation <= TOLERANCE:
+        raise BackboneError(f"OpenVINO gives other features than torch (off by {deviation:.1%}); use --runtime torch")
     return model
 
 
 def _single_inference(model: Any, images: torch.Tensor) -> torch.Tensor:
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    with _alone:
+    with _first_inference:
         (maps,) = compiled.create_infer_request().infer([images]).to_tuple()
         return torch.from_numpy(maps.copy())
 
 
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+def _relative_deviation(output: torch.Tensor, expected: torch.Tensor) -> float:
     """Largest difference, relative to the largest expected value; infinite if the shapes differ."""
-    if found.shape != expected.shape:
+    if output.shape != expected.shape:
         return math.inf
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-9))
+    return float((output - expected).abs().max() / expected.abs().max().clamp(min=1e-9))

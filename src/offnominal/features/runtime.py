@@ -1,4 +1,4 @@
-"""Where the extractor runs: torch on any device, or OpenVINO on a CPU."""
+"""Runtimes of the patch extractor: torch on any device, or OpenVINO on a CPU."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ from torch import nn
 from offnominal.errors import SettingsError
 from offnominal.types import Float
 
-#: cuDNN's switch of precision is one for all threads.
-_SWITCH = Lock()
+#: The precision flags of cuDNN are global to all threads.
+_CUDNN_FLAGS = Lock()
 
 
 class Runtime(Protocol):
-    """(B, 3, H, W) float32 images -> (B, D, h, w) float32."""
+    """A callable that maps images to patches: (B, 3, H, W) float32 -> (B, D, h, w) float32.
+
+    Examples
+    --------
+    >>> runtime: Runtime = make_runtime(nn.Identity, "torch", "float32", torch.device("cpu"), key="identity")
+    """
 
     def __call__(self, images: Float) -> torch.Tensor: ...
 
 
 def choose_device(device: str, runtime: str = "auto") -> torch.device:
-    """`auto` takes a GPU where there is one, unless the runtime knows none.
+    """Resolve the setting `device`. `auto` is a GPU if one is available and the runtime is not OpenVINO.
 
-    Raises:
-        SettingsError: a GPU was asked for and there is none.
+    Raises
+    ------
+    SettingsError
+        `cuda` was given and there is no GPU.
+
+    Examples
+    --------
+    >>> choose_device("auto", runtime="openvino")
+    device(type='cpu')
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device = cuda: no CUDA GPU is visible to torch; use --device cpu")
@@ -38,7 +50,18 @@ def choose_device(device: str, runtime: str = "auto") -> torch.device:
 
 
 def choose_runtime(runtime: str, device: torch.device) -> str:
-    """`auto` takes OpenVINO on a CPU where it is installed, torch elsewhere."""
+    """Resolve the setting `runtime`. `auto` is OpenVINO on a CPU if it is installed, else torch.
+
+    Raises
+    ------
+    SettingsError
+        `openvino` was given with a GPU, or it is not installed.
+
+    Examples
+    --------
+    >>> choose_runtime("auto", torch.device("cuda"))
+    'torch'
+    """
     if runtime == "auto":
         return "openvino" if device.type == "cpu" and importlib.util.find_spec("openvino") else "torch"
     if runtime == "openvino" and device.type != "cpu":
@@ -49,9 +72,32 @@ def choose_runtime(runtime: str, device: torch.device) -> str:
 
 
 def make_runtime(build: Callable[[], nn.Module], runtime: str, precision: str, device: torch.device, key: str) -> Runtime:
-    """The module that `build` gives, on the chosen runtime. Precision `auto` is float32: the scores of all runtimes then agree.
+    """Set up a module on a runtime.
 
-    `key` tells the module from all others, its weights among it.
+    Parameters
+    ----------
+    build
+        Returns the module, (B, 3, H, W) -> (B, D, h, w). OpenVINO calls it only if no conversion is cached.
+    runtime
+        `auto`, `torch` or `openvino`.
+    precision
+        `float32`, `bfloat16` or `float16`; `auto` is float32, with which the scores of all runtimes agree.
+    device
+        Device of torch.
+    key
+        Identifies the module and its weights. A cached conversion with the same key is reused.
+
+    Raises
+    ------
+    SettingsError
+        The runtime is not available, or the processor does not support the precision.
+
+    Examples
+    --------
+    >>> runtime = make_runtime(nn.Identity, "torch", "auto", torch.device("cpu"), key="identity")
+    >>> import numpy as np
+    >>> runtime(np.ones((1, 3, 2, 2), np.float32)).shape
+    torch.Size([1, 3, 2, 2])
     """
     precision = "float32" if precision == "auto" else precision
     if choose_runtime(runtime, device) == "openvino":
@@ -66,7 +112,7 @@ def make_runtime(build: Callable[[], nn.Module], runtime: str, precision: str, d
 
 
 class TorchRuntime:
-    """The module as torch runs it; half precisions by autocast, the results in float32."""
+    """A module on torch; half precision by autocast, results in float32."""
 
     def __init__(self, module: nn.Module, precision: str, device: torch.device) -> None:
         self._module = module.to(device).eval()
@@ -74,7 +120,7 @@ class TorchRuntime:
         self._dtype: torch.dtype | None = None if precision == "float32" else getattr(torch, precision)
 
     def __call__(self, images: Float) -> torch.Tensor:
-        """(B, 3, H, W) float32 -> (B, D, h, w) on the runtime's device."""
+        """Map images (B, 3, H, W) float32 to patches (B, D, h, w) on the device."""
         with torch.inference_mode(), self._precision():
             maps: torch.Tensor = self._module(torch.from_numpy(images).to(self._device))
         return maps.float()
@@ -85,8 +131,8 @@ class TorchRuntime:
             with torch.autocast(self._device.type, self._dtype):
                 yield
         elif self._device.type == "cuda":
-            # Left to itself cuDNN rounds what it convolves to 10 bits (TF32).
-            with _SWITCH, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            # By default, cuDNN rounds the inputs of convolutions to 10 bits (TF32).
+            with _CUDNN_FLAGS, torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 yield
         else:
             yield

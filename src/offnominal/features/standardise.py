@@ -1,4 +1,4 @@
-"""Standardise channels: mean 0 on the normal patches, deviations shrunk half way toward their mean on a log scale."""
+"""Standardisation of channels: mean 0 on normal patches, deviations shrunk halfway toward their mean on a log scale."""
 
 from __future__ import annotations
 
@@ -10,13 +10,25 @@ from torch import Tensor
 
 from offnominal.types import require
 
-#: A channel that hardly moves on normal images counts as if it moved by this share of the median deviation.
+#: Lower limit of a channel's deviation, as a share of the median deviation: near-constant channels are not amplified.
 FLOOR = 0.1
 
 
 @dataclass(frozen=True)
 class ChannelStandard:
-    """What a patch has subtracted, `mean`, and is divided by, `scale`: both (D,) float32, scale > 0."""
+    """Standardises patches: subtracts `mean`, then divides by `scale`.
+
+    Attributes
+    ----------
+    mean, scale
+        (D,) float32 each, scale > 0.
+
+    Examples
+    --------
+    >>> standard = ChannelStandard(mean=torch.tensor([1.0, 2.0]), scale=torch.tensor([2.0, 4.0]))
+    >>> standard(torch.tensor([[3.0, 10.0]])).tolist()
+    [[1.0, 2.0]]
+    """
 
     mean: Tensor
     scale: Tensor
@@ -26,16 +38,31 @@ class ChannelStandard:
         require(bool((self.scale > 0).all()), "scales must be above 0")
 
     def __call__(self, patches: Tensor) -> Tensor:
-        """(..., D) -> (..., D)."""
+        """Standardise patches, (..., D) -> (..., D)."""
         return (patches - self.mean.to(patches.device)) / self.scale.to(patches.device)
 
 
 def channel_standard(patches: Tensor, rows: int = 8192, done: Callable[[], None] = lambda: None) -> ChannelStandard:
-    """Mean and scale of every channel of (N, D), accumulated in float64 in two passes; `done` is called after every `rows`.
+    """Estimate mean and scale of every channel, in float64 and two passes.
 
-    The scale is the square root of deviation times mean deviation, so that a standardised patch has a mean square of 1.
-    Divided by the full deviation, channels that hold little but noise weigh as much as any other; undivided, a few
-    high-variance channels dominate. The square root lies between.
+    The scale is the square root of the deviation times the mean deviation, so that a standardised patch has a mean square of 1.
+    Division by the full deviation would give channels of mere noise the weight of all others. Without division, a few
+    high-variance channels would dominate. The square root is a compromise.
+
+    Parameters
+    ----------
+    patches
+        (N, D) normal patches.
+    rows
+        Number of patches processed at a time.
+    done
+        Called after every `rows` patches of each pass.
+
+    Examples
+    --------
+    >>> standard = channel_standard(torch.tensor([[0.0, 0.0], [2.0, 8.0]]))
+    >>> standard.mean.tolist(), standard.scale.square().tolist()  # deviations 1 and 4, mean deviation 2.5
+    ([1.0, 4.0], [2.5, 10.0])
     """
     count, dimensions = patches.shape
     total, centred = torch.zeros(dimensions, dtype=torch.float64), torch.empty((rows, dimensions), dtype=torch.float64)

@@ -1,9 +1,8 @@
 """Import a library without its telemetry.
 
-OpenVINO reports every import and every translation of a network to its maker, unasked, from processes that it forks in threads
-of its own. An inspection line sends nothing anywhere; and a fork stops the threads of the linear algebra that is at work in
-another thread, which then waits for them for ever (seen: a fit that hung in the covariance of its features). A program that
-imports OpenVINO before offnominal has decided for itself, and its reports stay as they are.
+OpenVINO reports every import and every conversion of a network to its maker, from processes that it forks in its own threads.
+An inspection line must not send data. A fork also stops the threads of linear algebra that runs in another thread, which then
+hangs. If a program imports OpenVINO before offnominal, its telemetry stays as it is.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from typing import Any
 
 @contextmanager
 def without(package: str) -> Iterator[None]:
-    """Inside, `package` cannot be imported, as if it were not installed; afterwards it can, so that others are not touched."""
+    """Make `package` impossible to import within the context, as if it were not installed."""
     modules: dict[str, Any] = sys.modules
-    there = package in modules
-    before = modules.get(package)
+    imported = package in modules
+    module = modules.get(package)
     modules[package] = None
     try:
         yield
     finally:
-        if there:
-            modules[package] = before
+        if imported:
+            modules[package] = module
         else:
             del modules[package]

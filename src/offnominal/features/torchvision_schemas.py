@@ -1,8 +1,8 @@
 """Make `import timm` work beside a CPU build of torch.
 
-timm imports torchvision. The torchvision on the package index is built against another build of torch, cannot load its
-compiled operators beside the CPU one, and its import then fails because two operator schemas are missing. We use none of
-these operators, so declaring their schemas is enough. Used only when the plain import fails.
+timm imports torchvision. The torchvision of the package index is built against another build of torch and cannot load its
+compiled operators with the CPU build. Its import then fails because two operator schemas are missing. The operators are not
+used here, so declaring their schemas is enough. This happens only if the plain import fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _library: Any = None
 
 
 def import_timm() -> Any:
-    """timm, with torchvision's missing schemas declared where that is needed."""
+    """Import timm, after declaring torchvision's missing schemas if necessary."""
     global _library
     try:
         import torchvision  # noqa: F401

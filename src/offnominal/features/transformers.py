@@ -1,7 +1,7 @@
-"""Vision transformers of timm as feature networks, for images of any size in whole patches.
+"""Vision transformers of timm as feature networks, for images whose sides are multiples of the patch.
 
-timm resamples the position embeddings to the size of the image in Python, so a trace keeps those of one size. Here the
-resampling is a product of matrices that are worked out from the size inside the graph: one conversion serves every size.
+timm resamples the position embeddings in Python, so a trace is fixed to one image size. Here the resampling is a product of
+matrices that are computed from the size inside the graph, so that one conversion serves every size.
 """
 
 from __future__ import annotations
@@ -15,34 +15,37 @@ from torch import Tensor, nn
 from offnominal.errors import BackboneError
 from offnominal.features.weights import fill
 
-#: Where timm defines transformers of plain attention over patches and class, register or distillation tokens.
+#: Modules of timm with transformers of plain attention over patches and class, register or distillation tokens.
 _EVA = "timm.models.eva"
 _MODULES = ("timm.models.vision_transformer", "timm.models.deit", _EVA)
-#: Blocks whose maps are taken by default, as shares of the depth. The last blocks describe the image more than the patch.
+#: Default blocks, as shares of the depth. The last blocks describe the image rather than the patch.
 _MIDDLE = (5 / 12, 2 / 3)
-#: The default image size: as many patches a side, within so many pixels.
+#: Default image size: this many patches per side, but no more than this many pixels.
 PATCHES_A_SIDE, LARGEST_DEFAULT = 32, 448
 
 
 class TransformerMaps(nn.Module):
-    """(B, 3, H, W) normalised, sides in whole patches -> list of (B, C, H / patch, W / patch), one map a block.
+    """Patch tokens of some blocks: (B, 3, H, W) normalised -> list of (B, C, H / patch, W / patch), one map per block.
 
-    The maps of patches alone: class, register and distillation tokens take part in the attention and are left out.
+    H and W are multiples of the patch. Class, register and distillation tokens take part in the attention and are not returned.
 
-    Args:
-        network: a `VisionTransformer` or `Eva` of timm.
-        blocks: indices of the blocks, ascending.
+    Parameters
+    ----------
+    network
+        A `VisionTransformer` or `Eva` of timm.
+    blocks
+        Indices of the blocks, ascending.
     """
 
     def __init__(self, network: Any, blocks: Sequence[int]) -> None:
         super().__init__()
-        self.wanted = tuple(blocks)
+        self.selected = tuple(blocks)
         self.patch = int(network.patch_embed.patch_size[0])
         self.channels = int(network.embed_dim)
         self.proj, self.norm = network.patch_embed.proj, network.patch_embed.norm
         self.norm_pre = network.norm_pre
         self.rope = getattr(network, "rope", None)
-        self.blocks = nn.ModuleList(network.blocks[: self.wanted[-1] + 1])
+        self.blocks = nn.ModuleList(network.blocks[: self.selected[-1] + 1])
         prefix, positions = _tokens(network), network.pos_embed
         self.prefix_tokens = 0 if prefix is None else prefix.shape[1]
         if positions is not None and not network.no_embed_class and prefix is not None:
@@ -65,23 +68,28 @@ class TransformerMaps(nn.Module):
         maps = []
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, **rotary)
-            if index in self.wanted:
-                of_patches = tokens[:, self.prefix_tokens :].transpose(1, 2)
-                maps.append(of_patches.reshape(-1, self.channels, height, width))
+            if index in self.selected:
+                patch_tokens = tokens[:, self.prefix_tokens :].transpose(1, 2)
+                maps.append(patch_tokens.reshape(-1, self.channels, height, width))
         return maps
 
 
 def _tokens(network: Any) -> Tensor | None:
-    """(1, P, C): the tokens before those of the patches, in timm's order; None if there are none."""
+    """Tokens that precede the patch tokens, (1, P, C), in the order of timm; None if there are none."""
     names = ("cls_token", "reg_token", "dist_token")
-    found = [token for token in (getattr(network, name, None) for name in names) if token is not None]
-    return torch.cat(found, dim=1) if found else None
+    tokens = [token for token in (getattr(network, name, None) for name in names) if token is not None]
+    return torch.cat(tokens, dim=1) if tokens else None
 
 
 def resampled(positions: Tensor, height: int, width: int) -> Tensor:
-    """(H, W, C) -> (height, width, C), bicubic with antialiasing as by `torch.nn.functional.interpolate`.
+    """Resample position embeddings (H, W, C) to (height, width, C), which may be dynamic in a trace.
 
-    `height` and `width` may be dynamic in a trace.
+    Bicubic with antialiasing, as in `torch.nn.functional.interpolate`.
+
+    Examples
+    --------
+    >>> resampled(torch.ones(14, 14, 8), 16, 20).shape
+    torch.Size([16, 20, 8])
     """
     rows, columns, channels = positions.shape
     tall = _bicubic(rows, height, positions) @ positions.reshape(rows, columns * channels)
@@ -89,7 +97,13 @@ def resampled(positions: Tensor, height: int, width: int) -> Tensor:
 
 
 def _bicubic(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): weight of each old sample in each new one. Keys' cubic kernel, a = -0.5; wider where samples get fewer."""
+    """Interpolation weights (new, old): Keys' cubic kernel with a = -0.5, widened when downsampling.
+
+    References
+    ----------
+    Keys, "Cubic convolution interpolation for digital image processing", IEEE Transactions on Acoustics, Speech, and Signal
+    Processing 29, 1981.
+    """
     spacing = old / new
     spread = torch.clamp(torch.as_tensor(spacing, dtype=like.dtype, device=like.device), min=1.0)
     centres = (torch.arange(new, dtype=like.dtype, device=like.device) + 0.5) * spacing
@@ -102,11 +116,11 @@ def _bicubic(old: int, new: int, like: Tensor) -> Tensor:
 
 
 def _rotary(rope: Any, height: int, width: int) -> Tensor:
-    """(height * width, 2 D): sines and cosines of the rotary position embedding, also for dynamic sizes."""
+    """Sines and cosines of the rotary position embedding, (height * width, 2 D), also for dynamic sizes."""
     if type(rope).__name__ != "RotaryEmbeddingDinoV3":
         embedding: Tensor = rope.get_embed(shape=(height, width))
         return embedding
-    # timm turns the size into a Python number here, and a trace would keep that of its example.
+    # timm converts the size to a Python number here, which would fix a trace to one size.
     sides = [
         2 * ((torch.arange(side, dtype=torch.float32, device=rope.periods.device) + 0.5 + rope.grid_offset) / side) - 1
         for side in (height, width)
@@ -116,7 +130,7 @@ def _rotary(rope: Any, height: int, width: int) -> Tensor:
 
 
 def _has_known_rotation(network: Any) -> bool:
-    """Whether `_rotary` computes the rotary embedding of the network."""
+    """Whether `_rotary` supports the rotary embedding of the network."""
     rope: Any = getattr(network, "rope", None)
     if type(rope).__name__ == "RotaryEmbeddingDinoV3":
         return bool(rope.normalize_coords == "separate" and rope.grid_indexing == "ij")
@@ -124,7 +138,7 @@ def _has_known_rotation(network: Any) -> bool:
 
 
 def is_transformer(timm: Any, timm_name: str) -> bool:
-    """Whether `transformer_maps` builds it."""
+    """Whether `transformer_maps` can build the network."""
     return timm.models.model_entrypoint(timm_name).__module__ in _MODULES
 
 
@@ -138,52 +152,75 @@ def transformer_maps(
     *,
     download: bool,
 ) -> tuple[tuple[str, ...], TransformerMaps]:
-    """Names of the blocks in use, and the network.
+    """Build a transformer, and return the names of its blocks in use with it.
 
-    Args:
-        layers: names of blocks such as `blocks.4`; None for the middle ones.
-        state: weights in timm's or the authors' layout; position embeddings of another size are resampled.
-        what: what `state` is, for messages.
-        download: take the weights from timm's hub.
+    Parameters
+    ----------
+    timm
+        The imported library.
+    name, timm_name
+        Name given by the user, and in timm.
+    layers
+        Names of blocks such as `blocks.4`; None for the default blocks.
+    state
+        Weights in the layout of timm or of the authors. Position embeddings of another size are resampled.
+    what
+        Description of `state` for messages.
+    download
+        Whether to take the weights from timm's hub.
 
-    Raises:
-        BackboneError: the family is not supported, a layer does not exist, or the weights do not fit.
+    Raises
+    ------
+    BackboneError
+        The architecture is not supported, a layer does not exist, or the weights do not fit.
     """
-    # Without a fixed size the rotary embedding of Eva is computed for each size.
+    # With a dynamic image size, Eva computes its rotary embedding for each size.
     options = {"dynamic_img_size": True} if timm.models.model_entrypoint(timm_name).__module__ == _EVA else {}
     try:
         network = timm.create_model(timm_name, pretrained=download, num_classes=0, **options)
     except Exception as error:  # noqa: BLE001 - no network, no such weights, a full disk
         if download:
             raise BackboneError(
-                f"no weights of '{name}' at hand and none could be downloaded; give them with --weights FILE"
+                f"the weights of '{name}' are not available and cannot be downloaded; give them with --weights FILE"
             ) from None
         raise BackboneError(f"backbone '{name}' cannot be built ({str(error).splitlines()[0][:100]})") from None
     plain = type(network.patch_embed) is timm.layers.PatchEmbed and len(set(network.patch_embed.patch_size)) == 1
     if not (plain and _has_known_rotation(network)):
-        raise BackboneError(f"backbone '{name}' is a transformer of a kind that is not supported; choose another")
-    known = [f"blocks.{index}" for index in range(len(network.blocks))]
-    chosen = layers if layers is not None else tuple(known[index] for index in middle_blocks(len(known)))
-    wrong = [layer for layer in chosen if layer not in known]
-    if wrong or not chosen:
-        raise BackboneError(f"{name} has no layer '{wrong[0] if wrong else ''}'; its layers are {', '.join(known)}")
-    blocks = sorted({known.index(layer) for layer in chosen})
+        raise BackboneError(f"backbone '{name}' is a transformer of an unsupported kind; choose another")
+    available = [f"blocks.{index}" for index in range(len(network.blocks))]
+    chosen = layers if layers is not None else tuple(available[index] for index in middle_blocks(len(available)))
+    unknown = [layer for layer in chosen if layer not in available]
+    if unknown or not chosen:
+        raise BackboneError(f"{name} has no layer '{unknown[0] if unknown else ''}'; its layers are {', '.join(available)}")
+    blocks = sorted({available.index(layer) for layer in chosen})
     network.blocks = network.blocks[: blocks[-1] + 1]
     for unused in ("norm", "fc_norm", "head", "head_dist", "attn_pool"):
         if isinstance(getattr(network, unused, None), nn.Module):
             setattr(network, unused, nn.Identity())
     if state is not None:
         fill(network, _in_timms_layout(timm, network, state, what), what)
-    return tuple(known[index] for index in blocks), TransformerMaps(network, blocks)
+    return tuple(available[index] for index in blocks), TransformerMaps(network, blocks)
 
 
 def middle_blocks(depth: int) -> tuple[int, ...]:
-    """Indices from 0 of the blocks to take by default: of 12 blocks the fifth and the eighth."""
+    """Return the indices of the default blocks.
+
+    Examples
+    --------
+    >>> middle_blocks(12)
+    (4, 7)
+    """
     return tuple(sorted({max(0, round(share * depth) - 1) for share in _MIDDLE}))
 
 
 def default_side(patch: int) -> int:
-    """Network pixels of the short side of an image, where the user gave none."""
+    """Return the default image side in network pixels.
+
+    Examples
+    --------
+    >>> default_side(14), default_side(16)
+    (448, 448)
+    """
     return min(PATCHES_A_SIDE, round(LARGEST_DEFAULT / patch)) * patch
 
 
@@ -192,6 +229,6 @@ def _in_timms_layout(timm: Any, network: nn.Module, state: Mapping[str, Tensor],
     options = {} if family is timm.models.eva else {"adapt_layer_scale": True}
     try:
         converted: dict[str, Tensor] = family.checkpoint_filter_fn(dict(state), network, **options)
-    except Exception as error:  # noqa: BLE001 - tensors that are missing or of another shape raise many kinds
+    except Exception as error:  # noqa: BLE001 - missing or misshapen tensors raise many kinds of errors
         raise BackboneError(f"{what}: do not fit ({(str(error).splitlines() or [''])[0][:100]})") from None
     return converted

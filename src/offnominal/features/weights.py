@@ -1,4 +1,4 @@
-"""Weights: read from a file, checked, and put into a network."""
+"""Weights: read from a file, check, and load into a network."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from offnominal.weights_file import is_safetensors, not_weights, require_weights
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Name -> tensor. Of a training checkpoint, the weights of the model.
+    """Read tensors by name; of a training checkpoint, those of the model.
 
-    Raises:
-        BackboneError: as `require_weights`, or the file is damaged or holds no weights.
+    Raises
+    ------
+    BackboneError
+        As `require_weights`, or the file is damaged or contains no weights.
     """
     require_weights(path)
     try:
@@ -31,36 +33,38 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     except Exception:  # noqa: BLE001 - damaged files raise many kinds
         raise not_weights(path) from None
     if not isinstance(state, dict):
-        raise BackboneError(f"{path}: holds no table of weights")
+        raise BackboneError(f"{path}: contains no table of weights")
     state = state.get("state_dict", state.get("model", state))
-    found = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    if not found:
-        raise BackboneError(f"{path}: holds no table of weights")
-    return found
+    weights = {str(name).removeprefix("module."): value for name, value in state.items() if isinstance(value, torch.Tensor)}
+    if not weights:
+        raise BackboneError(f"{path}: contains no table of weights")
+    return weights
 
 
 def fill(network: nn.Module, state: Mapping[str, torch.Tensor], what: str) -> None:
-    """Put the tensors of `state` that the network has into it; others are ignored.
+    """Load weights into a network; tensors that it does not have are ignored.
 
-    Raises:
-        BackboneError: a tensor is missing or has another shape; the message begins with `what`.
+    Raises
+    ------
+    BackboneError
+        A tensor is missing or has another shape. The message starts with `what`.
     """
-    wanted = tensors(network.state_dict())
-    given = _match_names(wanted, state)
-    missing = sorted(set(wanted) - set(given))
+    expected = tensors(network.state_dict())
+    weights = _match_names(expected, state)
+    missing = sorted(set(expected) - set(weights))
     if missing:
-        raise BackboneError(f"{what}: {len(missing)} of {len(wanted)} tensors are missing, the first is '{missing[0]}'")
-    for name, tensor in wanted.items():
-        if given[name].shape != tensor.shape:
-            raise BackboneError(f"{what}: '{name}' is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}")
-    network.load_state_dict({name: given[name] for name in wanted}, strict=False)
+        raise BackboneError(f"{what}: {len(missing)} of {len(expected)} tensors are missing, the first is '{missing[0]}'")
+    for name, tensor in expected.items():
+        if weights[name].shape != tensor.shape:
+            raise BackboneError(f"{what}: '{name}' is {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}")
+    network.load_state_dict({name: weights[name] for name in expected}, strict=False)
 
 
-def _match_names(wanted: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """timm's feature networks rename `layer2.0` to `layer2_0` or prefix `model.`; undo both."""
+def _match_names(expected: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Find tensors by name. timm's feature networks rename `layer2.0` to `layer2_0` or add the prefix `model.`."""
     plain = {name.replace(".", "_"): tensor for name, tensor in state.items()}
-    found = {name: plain.get(name.removeprefix("model.").replace(".", "_")) for name in wanted}
-    return {name: tensor for name, tensor in found.items() if tensor is not None}
+    matches = {name: plain.get(name.removeprefix("model.").replace(".", "_")) for name in expected}
+    return {name: tensor for name, tensor in matches.items() if tensor is not None}
 
 
 def tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -1,23 +1,15 @@
-"""Images: a file or an array -> `ImageBatch` in network pixels, and maps back to original pixels."""
+"""Images: files and arrays to batches in network pixels, and maps back to original pixels."""
 
-from offnominal.images.batches import (
-    ImageBatch,
-    Prepared,
-    Source,
-    batches,
-    content_digest,
-    pixels_of,
-    prepare,
-    raise_unreadable,
-    several,
-)
-from offnominal.images.decode import Header, decode, depth_of, from_array, from_pillow, read_header
+from offnominal.images.arrays import depth_of, from_array
+from offnominal.images.batches import ImageBatch, Prepared, batches, prepare, raise_unreadable
+from offnominal.images.decode import Header, decode, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
 from offnominal.images.files import MEMORY, count_pages
-from offnominal.images.geometry import Geometry, box_of, enlarge, place_at, resize, to_original
+from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
+from offnominal.images.sources import Source, content_digest, pixels_of, several
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
@@ -53,7 +45,7 @@ __all__ = [
     "levels",
     "pixel_features",
     "pixels_of",
-    "place_at",
+    "position_at",
     "prepare",
     "raise_unreadable",
     "read_header",

@@ -1,32 +1,25 @@
-"""Images in, batches out: decoded beside the network's work, grouped by shape, failures set aside."""
+"""Images to batches: decoded in threads while the network works, grouped by shape, unreadable images reported."""
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from offnominal.errors import ImageError, InputError
-from offnominal.images.decode import Pixels, decode, from_array, from_pillow, planes
+from offnominal.errors import ImageError
+from offnominal.images.arrays import Pixels, planes
 from offnominal.images.exposure import Exposure
 from offnominal.images.files import MEMORY
-from offnominal.images.frames import page_of
 from offnominal.images.geometry import Geometry, resize
+from offnominal.images.sources import Source, as_image_error, name_of, pixels_of
 from offnominal.images.value_range import ValueRange
 from offnominal.types import Float, require
 
-Source = Path | str | Image.Image | Any
-
-#: Bytes of kept decoded pixels that may wait, once for their turn and once for their batch; smaller batches are the price.
+#: Limit of the decoded pixels in memory, in bytes: once while images wait for their turn, once while a batch fills. Batches of
+#: large images are therefore smaller.
 MOST_KEPT = 256_000_000
 
 
@@ -34,12 +27,25 @@ MOST_KEPT = 256_000_000
 class ImageBatch:
     """Images of one network size.
 
-    Attributes:
-        views: (B, 3, height, width) float32 each, about 0 to 1: the images resized for each geometry.
-        index: where each stands in the input, B numbers.
-        original: (H, W) of each original image.
-        decoded: (H, W, 3) stored values of each, or None where they were not to be kept.
-        exposure: how brightly the model's normal images are lit, None where each is to be seen as bright as it is.
+    Attributes
+    ----------
+    views
+        (B, 3, height, width) float32 per geometry, about 0 to 1: the resized images, before exposure correction.
+    index
+        Position of each image in the input, B numbers.
+    original
+        (H, W) of each original image.
+    decoded
+        (H, W, 3) stored values of each image, or None if they are not kept.
+    exposure
+        Exposure of the normal images, for the correction in `seen`; None for no correction.
+
+    Examples
+    --------
+    >>> view = np.full((1, 3, 64, 64), 0.4, np.float32)
+    >>> batch = ImageBatch((view,), (0,), ((600, 800),), (None,), Exposure(level=0.5, spread=0.2))
+    >>> round(float(batch.seen(0).mean()), 3)
+    0.5
     """
 
     views: tuple[Float, ...]
@@ -55,13 +61,29 @@ class ImageBatch:
         require(len(lengths) == 1, "views, index, original and decoded differ in length")
 
     def seen(self, view: int) -> Float:
-        """(B, 3, height, width) float32: a view as the network sees it, with its exposure corrected."""
-        return self.views[view] if self.exposure is None else self.exposure.evened(self.views[view])
+        """Return the network input of a view, (B, 3, height, width) float32, with corrected exposure."""
+        return self.views[view] if self.exposure is None else self.exposure.corrected(self.views[view])
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image for the networks: (height, width, 3) float32 a view, the original's (H, W), its stored values if kept."""
+    """One image, resized for the networks.
+
+    Attributes
+    ----------
+    views
+        (height, width, 3) float32 per geometry, about 0 to 1.
+    original
+        (H, W) of the original image.
+    decoded
+        (H, W, 3) stored values, or None if they are not kept.
+
+    Examples
+    --------
+    >>> from offnominal.images import EIGHT_BIT
+    >>> prepare(np.zeros((600, 800), np.uint8), [Geometry((256, 256), "keep")], EIGHT_BIT).shapes
+    ((256, 352, 3),)
+    """
 
     views: tuple[Float, ...]
     original: tuple[int, int]
@@ -69,96 +91,49 @@ class Prepared:
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the views."""
+        """Shapes of the views."""
         return tuple(view.shape for view in self.views)
 
     @property
     def kept(self) -> int:
-        """Bytes of the stored values."""
+        """Bytes of `decoded`."""
         return 0 if self.decoded is None else self.decoded.nbytes
-
-
-def pixels_of(source: Source, memory: int = MEMORY) -> Pixels:
-    """Decoded pixels of a path, a Pillow image or an array.
-
-    Raises:
-        ImageError: it cannot be read, or it would take more than `memory` bytes.
-    """
-    with _as_image_error(source):
-        if isinstance(source, (str, Path)):
-            return decode(Path(source), memory)
-        if isinstance(source, Image.Image):
-            return from_pillow(source, memory=memory)
-        return from_array(source, memory=memory)
-
-
-@contextmanager
-def _as_image_error(source: Source) -> Iterator[None]:
-    """Whatever reading a source raises is an error of that image, so that the others go on."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:  # noqa: BLE001 - decoders and objects of others raise almost anything
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise ImageError(f"{_name(source)}: cannot be read ({type(error).__name__}: {reason})") from None
-
-
-def _name(source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "image"
-
-
-def content_digest(source: Source) -> bytes:
-    """16 bytes that depend on the content of a source alone: of a file its bytes, of an array or Pillow image its pixels.
-
-    Raises:
-        ImageError: it cannot be read.
-    """
-    with _as_image_error(source):
-        digest = blake2b(digest_size=16)
-        if isinstance(source, (str, Path)):
-            file, page = page_of(Path(source))
-            digest.update(f"{page} ".encode())
-            with file.open("rb") as opened:
-                while block := opened.read(1 << 20):
-                    digest.update(block)
-        else:
-            pixels = planes(pixels_of(source))
-            digest.update(f"{pixels.dtype} {pixels.shape} ".encode())
-            digest.update(np.ascontiguousarray(pixels).data)
-        return digest.digest()
-
-
-def several(sources: Iterable[Source]) -> Sequence[Source]:
-    """The sources as a sequence.
-
-    Raises:
-        InputError: one image was given in place of several, whose rows or letters would be taken for images.
-    """
-    if isinstance(sources, (str, Path)) and os.path.isdir(sources):
-        raise InputError(f"{sources}: is a folder; list its images, such as sorted(Path({str(sources)!r}).glob('*.png'))")
-    one = isinstance(sources, (str, Path, Image.Image))
-    if isinstance(sources, np.ndarray):
-        one = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
-    if one:
-        raise InputError("one image was given where several are expected: put it in a list, [image]")
-    if not isinstance(sources, Iterable):
-        raise InputError(f"{str(sources)[:60]} was given where several images are expected: a sequence of paths and arrays")
-    return sources if isinstance(sources, Sequence) else list(sources)
 
 
 def prepare(
     source: Source, geometries: Sequence[Geometry], values: ValueRange, *, keep: bool = False, memory: int = MEMORY
 ) -> Prepared:
-    """The one way from any source to what the networks see: decode, clip to near the range of values, resize, scale.
+    """Decode, clip, resize and scale one image. Every entry point uses this preprocessing.
 
-    Raises:
-        ImageError: it cannot be read, it would take more than `memory` bytes, or its depth is not the model's.
+    Parameters
+    ----------
+    source
+        The image.
+    geometries
+        One view is made for each geometry.
+    values
+        Value range of the model.
+    keep
+        Whether to keep the stored values, for overlays and masks.
+    memory
+        Bytes that the image may take.
+
+    Raises
+    ------
+    ImageError
+        The source cannot be read, it would take more than `memory` bytes, or its depth differs from that of the model.
+
+    Examples
+    --------
+    >>> from offnominal.images import EIGHT_BIT
+    >>> prepared = prepare(np.full((600, 800), 255, np.uint8), [Geometry((64, 64), "squash")], EIGHT_BIT)
+    >>> prepared.views[0].shape, float(prepared.views[0].max()), prepared.original
+    ((64, 64, 3), 1.0, (600, 800))
     """
-    with _as_image_error(source):
+    with as_image_error(source):
         pixels = pixels_of(source, memory)
         original = (int(pixels.shape[0]), int(pixels.shape[1]))
-        clipped, name = values.clipped(planes(pixels)), _name(source)
+        clipped, name = values.clipped(planes(pixels)), name_of(source)
         views = []
         for geometry in geometries:
             height, width = geometry.network_size(original)
@@ -168,7 +143,19 @@ def prepare(
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
-    """`failed` of where an image that cannot be read ends the work. Raises `error`."""
+    """Raise the error: a value for the `failed` of `batches` that stops at the first unreadable image.
+
+    Raises
+    ------
+    ImageError
+        `error`.
+
+    Examples
+    --------
+    >>> raise_unreadable(0, ImageError("part.png: the file is empty"))
+    Traceback (most recent call last):
+    offnominal.errors.ImageError: part.png: the file is empty
+    """
     raise error
 
 
@@ -183,11 +170,41 @@ def batches(
     keep: bool = False,
     memory: int = MEMORY,
 ) -> Iterator[ImageBatch]:
-    """Batches of images of the same shapes, a view for each geometry, decoded in threads while the caller works.
+    """Group images into batches of equal shapes. Images are decoded in threads while the caller works.
 
-    A source that cannot be read, or would take more than `memory` bytes, is passed to `failed(index, error)` and left out. The
-    order inside a shape is kept; with several shapes the batches interleave, and `index` says which image is which. With `keep`
-    the decoded pixels come along, for whoever draws on them; no more than about `MOST_KEPT` bytes of them wait.
+    Images of one shape stay in order. Batches of different shapes interleave; `ImageBatch.index` identifies the images.
+
+    Parameters
+    ----------
+    sources
+        The images.
+    geometries
+        One view is made for each geometry.
+    values
+        Value range of the model.
+    batch_size
+        Largest number of images in a batch.
+    failed
+        `failed(index, error)` is called for each image that cannot be read, or that would take more than `memory` bytes. The
+        image is left out.
+    workers
+        Number of decoding threads.
+    keep
+        Whether to keep the stored values, for overlays and masks. About `MOST_KEPT` bytes of them wait at most.
+    memory
+        Bytes that one image may take.
+
+    Yields
+    ------
+    ImageBatch
+
+    Examples
+    --------
+    >>> from offnominal.images import EIGHT_BIT
+    >>> images = [np.zeros((64, 64), np.uint8), np.zeros((64, 96), np.uint8), np.zeros((64, 64), np.uint8)]
+    >>> geometry = Geometry((64, 64), "keep")
+    >>> [batch.index for batch in batches(images, [geometry], EIGHT_BIT, batch_size=2, failed=raise_unreadable)]
+    [(0, 2), (1,)]
     """
     waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, Prepared]]] = {}
     for index, prepared in _prepared(sources, geometries, values, failed, batch_size + workers, workers, keep, memory):
@@ -195,7 +212,7 @@ def batches(
         group.append((index, prepared))
         if len(group) == batch_size:
             yield _batch(waiting.pop(prepared.shapes), values)
-        elif sum(one.kept for group in waiting.values() for _, one in group) > MOST_KEPT:
+        elif sum(image.kept for group in waiting.values() for _, image in group) > MOST_KEPT:
             yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), values)
     for group in waiting.values():
         yield _batch(group, values)
@@ -218,7 +235,7 @@ def _prepared(
             failed(0, error)
         return
     queue: deque[tuple[int, Future[Prepared]]] = deque()
-    largest = 0  # image so far, so that large ones are decoded less far ahead
+    largest = 0  # bytes of the largest image so far: large images are decoded less far ahead
 
     def take() -> Iterator[tuple[int, Prepared]]:
         nonlocal largest
@@ -248,8 +265,8 @@ def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
     views = []
     for view, (height, width, channels) in enumerate(group[0][1].shapes):
         pixels = np.empty((len(group), channels, height, width), np.float32)
-        for at, (_, prepared) in enumerate(group):
-            pixels[at] = prepared.views[view].transpose(2, 0, 1)
+        for row, (_, prepared) in enumerate(group):
+            pixels[row] = prepared.views[view].transpose(2, 0, 1)
         views.append(pixels)
     return ImageBatch(
         tuple(views),

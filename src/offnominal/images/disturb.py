@@ -1,4 +1,4 @@
-"""Small disturbances of what the network sees, as a camera or a lamp makes them: what a watch over a stream learns from."""
+"""Small disturbances of an image, as cameras and lamps cause them. The drift monitor learns its statistics from them."""
 
 from __future__ import annotations
 
@@ -9,48 +9,49 @@ import numpy as np
 
 from offnominal.types import Float
 
-#: Pixels of the network that the image is moved by, and the sigma of the blur in them.
-MOVED, BLUR = 2, 1.0
-#: Gain of the light, of red over blue, and stray light in shares of the range.
+#: Shift in network pixels, and sigma of the blur in network pixels.
+SHIFT, BLUR = 2, 1.0
+#: Gain of the light, gain of red (and loss of blue), and stray light as a share of the range.
 GAIN, WARMTH, HAZE = 1.1, 1.05, 0.05
 
 
 def brighter(pixels: Float) -> Float:
-    """(3, H, W), about 0 to 1: 10 % more light, cut off where the camera is blinded."""
-    return _cut(pixels * np.float32(GAIN), pixels)
+    """(3, H, W), about 0 to 1: 10 % more light, clipped where the camera saturates."""
+    return _saturated(pixels * np.float32(GAIN), pixels)
 
 
 def hazier(pixels: Float) -> Float:
-    """Stray light of 5 % of the range everywhere."""
-    return _cut(pixels + np.float32(HAZE), pixels)
+    """Add uniform stray light of 5 % of the range."""
+    return _saturated(pixels + np.float32(HAZE), pixels)
 
 
 def warmer(pixels: Float) -> Float:
-    """5 % more red, 5 % less blue."""
+    """Add 5 % red and remove 5 % blue."""
     gain = np.array([WARMTH, 1.0, 1 / WARMTH], dtype=np.float32)[:, None, None]
-    return _cut(pixels * gain, pixels)
+    return _saturated(pixels * gain, pixels)
 
 
 def blurrier(pixels: Float) -> Float:
-    """A Gaussian of sigma 1."""
+    """Blur with a Gaussian of sigma 1."""
     return np.stack([cv2.GaussianBlur(channel, (0, 0), BLUR, borderType=cv2.BORDER_REFLECT_101) for channel in pixels])
 
 
 def moved_sideways(pixels: Float) -> Float:
-    """Moved left by 2 pixels; what comes in at the right is mirrored."""
-    return np.pad(pixels[:, :, MOVED:], ((0, 0), (0, 0), (0, MOVED)), mode="reflect")
+    """Shift left by 2 pixels, with reflect padding at the right."""
+    return np.pad(pixels[:, :, SHIFT:], ((0, 0), (0, 0), (0, SHIFT)), mode="reflect")
 
 
 def moved_up(pixels: Float) -> Float:
-    """Moved up by 2 pixels; what comes in below is mirrored."""
-    return np.pad(pixels[:, MOVED:], ((0, 0), (0, MOVED), (0, 0)), mode="reflect")
+    """Shift up by 2 pixels, with reflect padding at the bottom."""
+    return np.pad(pixels[:, SHIFT:], ((0, 0), (0, SHIFT), (0, 0)), mode="reflect")
 
 
-def _cut(pixels: Float, before: Float) -> Float:
-    return np.asarray(np.minimum(pixels, max(1.0, float(before.max()))), dtype=np.float32)
+def _saturated(pixels: Float, original: Float) -> Float:
+    """Clip at 1, or at the maximum of the original image if that is higher."""
+    return np.asarray(np.minimum(pixels, max(1.0, float(original.max()))), dtype=np.float32)
 
 
-#: Name of the statistic -> the disturbance that it answers to.
+#: Name of a drift statistic -> the disturbance that it responds to, (3, H, W) -> (3, H, W).
 DISTURBANCES: dict[str, Callable[[Float], Float]] = {
     "brightness": brighter,
     "haze": hazier,

@@ -1,4 +1,4 @@
-"""What is checked of an image file before it is decoded: kind of file, pages, memory, completeness."""
+"""Checks of an image file around decoding: kind of file, pages, memory, completeness."""
 
 from __future__ import annotations
 
@@ -15,70 +15,83 @@ from offnominal.images.frames import full_frames, page_of
 from offnominal.quiet import without_warnings
 from offnominal.types import Depth
 
-#: Pillow by itself opens nothing much larger.
+#: Largest number of pixels. Pillow refuses images that are slightly larger.
 MAX_PIXELS = 178_000_000
-#: Bytes that one image may take where nothing else is said: the default of the setting `memory`.
+#: Bytes that one image may take by default: the default of the setting `memory`.
 MEMORY = 2_000_000_000
-#: An image may always take so many, however little memory the patches may.
+#: An image may always take this many bytes, even if the setting `memory` is lower.
 LEAST_MEMORY = 256_000_000
-#: Bytes a pixel that decoding, inspecting and drawing take at most, measured with images of 100 megapixels.
+#: Bytes per pixel for decoding, inspecting and drawing: the maximum measured with images of 100 megapixels.
 BYTES_A_PIXEL: dict[Depth, int] = {"8-bit": 20, "16-bit": 26, "float": 32}
-#: What Pillow may open; others of its formats start programs or bound nothing.
+#: Formats that Pillow may open. Others start external programs or do not limit the memory.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 _REMEDY = "raise --memory (memory), or shrink or crop it first"
 
 
 def count_pages(path: Path) -> int:
-    """How many pages a file has; previews and thumbnails are none.
+    """Count the pages of an image file, without previews and thumbnails.
 
-    Raises:
-        ImageError: it cannot be read.
+    Raises
+    ------
+    ImageError
+        The file cannot be read.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page, path = Image.new("L", (8, 8)), Path(folder) / "stack.tif"
+    ...     page.save(path, save_all=True, append_images=[page, page])
+    ...     count_pages(path)
+    3
     """
     with strict(), opened_image(read_content(path, MEMORY), path) as image:
         return len(frames_of(image, path))
 
 
 def read_content(path: Path, memory: int) -> bytes:
+    """Read a regular file of at most `memory` bytes. Raises `ImageError`."""
     file, _ = page_of(path)
     try:
         if file.is_dir():
             raise ImageError(f"{path}: is a folder; give the images in it")
-        # A pipe or a device would be waited for without end.
+        # Non-blocking: opening a pipe would wait for a writer.
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as opened:
-            about, memory = os.fstat(descriptor), max(memory, LEAST_MEMORY)
-            if not stat.S_ISREG(about.st_mode):
-                raise ImageError(f"{path}: is no file but a pipe, a socket or a device; give an image file")
-            if about.st_size > memory:
+            status, memory = os.fstat(descriptor), max(memory, LEAST_MEMORY)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{path}: is a pipe, a socket or a device; give an image file")
+            if status.st_size > memory:
                 raise ImageError(
-                    f"{path}: {_gigabytes(about.st_size)} are more than the limit of {_gigabytes(memory)}; {_REMEDY}"
+                    f"{path}: {_gigabytes(status.st_size)} is more than the limit of {_gigabytes(memory)}; {_REMEDY}"
                 )
             content = opened.read()
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:  # such as a NUL byte
-        raise ImageError(f"{str(path)!r}: is not the path of a file ({error})") from None
+        raise ImageError(f"{str(path)!r}: is not a valid path ({error})") from None
     if not content:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy it again")
     return content
 
 
 def content_behind(image: Image.Image) -> bytes:
-    """The file behind a Pillow image that is not loaded yet, empty where there is none; it stays where it is read."""
+    """Read the file of a Pillow image that is not loaded yet and restore its position; empty if there is no file."""
     file = getattr(image, "fp", None)
     if file is None or not getattr(image, "tile", None):
         return b""
     try:
-        at = file.tell()
+        position = file.tell()
         file.seek(0)
         content = bytes(file.read())
-        file.seek(at)
-    except Exception:  # noqa: BLE001 - a file of one's own kind may do anything
+        file.seek(position)
+    except Exception:  # noqa: BLE001 - a custom file object may raise anything
         return b""
     return content
 
 
 def opened_image(content: bytes, path: Path) -> Image.Image:
+    """Open an image without decoding it. Raises `ImageError`."""
     try:
         with without_warnings():
             return Image.open(io.BytesIO(content), formats=_FORMATS)
@@ -97,12 +110,12 @@ def frames_of(image: Image.Image, path: Path | str, most: int | None = None) -> 
 
 
 def seek_page(image: Image.Image, path: Path) -> int:
-    """Go to the page that the path names; returns the number of its frame. Raises `ImageError` where there are several."""
+    """Seek the page that the path names and return its frame. Raises `ImageError` if the path leaves the page open."""
     file, page = page_of(path)
     frames = frames_of(image, path, page or 2)
     if page is None and len(frames) > 1:
         raise ImageError(
-            f"{path}: has several pages or frames; --pages all (pages='all') reads each as an image, '{file.name}#1' the first"
+            f"{path}: has several pages or frames; use --pages all (pages='all') for all, or '{file.name}#1' for the first"
         )
     if page is not None and page > len(frames):
         raise ImageError(f"{path}: the file has {len(frames)} page{'' if len(frames) == 1 else 's'}")
@@ -116,14 +129,14 @@ def seek_page(image: Image.Image, path: Path) -> int:
 
 
 def require_whole(content: bytes, image: Image.Image, name: Path | str, frame: int) -> None:
-    """Raises `ImageError` where pixels are missing that a decoder would make up."""
+    """Raise `ImageError` if pixels are missing, which a decoder would fill in."""
     try:
         with without_warnings():
-            lacking = missing(content, image, frame)
-    except Exception as error:  # noqa: BLE001 - what cannot be followed is damaged
+            defect = missing(content, image, frame)
+    except Exception as error:  # noqa: BLE001 - a file that cannot be parsed is damaged
         raise damaged(name, error) from None
-    if lacking is not None:
-        raise damaged(name, ValueError(lacking))
+    if defect is not None:
+        raise damaged(name, ValueError(defect))
 
 
 def damaged(name: Path | str, error: Exception) -> ImageError:
@@ -133,7 +146,7 @@ def damaged(name: Path | str, error: Exception) -> ImageError:
 
 
 def require_memory(name: Path | str, width: int, height: int, depth: Depth, memory: int) -> None:
-    """Raises `ImageError` where an image would take more memory than it may."""
+    """Raise `ImageError` if an image has too many pixels or would take more than `memory` bytes."""
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"{name}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"

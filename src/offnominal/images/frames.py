@@ -1,4 +1,4 @@
-"""Pages of a file: `stack.tif#2` names the second; a preview or a thumbnail is no page."""
+"""Pages of a file: `stack.tif#2` names the second page. Previews and thumbnails are not pages."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pathlib import Path
 from PIL import Image
 
 _PAGE = re.compile(r"(.+)#([1-9]\d{0,8})", re.DOTALL)
+#: TIFF tags NewSubfileType and SubfileType.
 _NEW_SUBFILE, _SUBFILE = 254, 255
-#: Bits of NewSubfileType that say "reduced" and "transparency mask"; the value of SubfileType that says "reduced".
+#: Bits "reduced" and "transparency mask" of NewSubfileType; value "reduced" of SubfileType.
 _REDUCED_OR_MASK, _OLD_REDUCED = 0b101, 2
+#: Tag of the list of images in an MPO file.
 _MP_ENTRIES = 0xB002
 
 
 def page_of(path: Path) -> tuple[Path, int | None]:
-    """`stack.tif#2` -> `stack.tif`, 2; a file that bears that very name, and any other path, -> itself, None."""
+    """Split `stack.tif#2` into the file and its page, 2. A file of exactly that name, or any other path, has page None."""
     match = _PAGE.fullmatch(path.name)
     if match is None or os.path.lexists(path):
         return path, None
@@ -25,31 +27,33 @@ def page_of(path: Path) -> tuple[Path, int | None]:
     return (file, int(match[2])) if file.is_file() else (path, None)
 
 
-def a_page(path: Path) -> bool:
+def is_page(path: Path) -> bool:
     """Whether the path names a page of a file that exists."""
     return page_of(path)[1] is not None
 
 
 def full_frames(image: Image.Image, most: int | None = None) -> list[int]:
-    """The numbers of the frames that are pages, at most `most` of them; the image stands at the first frame afterwards.
+    """List the numbers of the frames that are pages, at most `most` of them, and seek the first frame.
 
-    Raises:
-        Exception: whatever Pillow raises where a page is damaged.
+    Raises
+    ------
+    Exception
+        Any error that Pillow raises on a damaged page.
     """
     if getattr(image, "n_frames", None) is None and not hasattr(image, "tag_v2"):
         return [0]
-    found: list[int] = []
-    of_format = _of_tiff if hasattr(image, "tag_v2") else _of_mpo if hasattr(image, "mpinfo") else _of_others
-    for frame in of_format(image):
-        found.append(frame)
-        if most is not None and len(found) >= most:
+    frames: list[int] = []
+    pages_in = _tiff_pages if hasattr(image, "tag_v2") else _mpo_pages if hasattr(image, "mpinfo") else _other_pages
+    for frame in pages_in(image):
+        frames.append(frame)
+        if most is not None and len(frames) >= most:
             break
     if image.tell() != 0:
         image.seek(0)
-    return found or [0]
+    return frames or [0]
 
 
-def _of_tiff(image: Image.Image) -> Iterator[int]:
+def _tiff_pages(image: Image.Image) -> Iterator[int]:
     frame = 0
     while True:
         try:
@@ -62,8 +66,8 @@ def _of_tiff(image: Image.Image) -> Iterator[int]:
         frame += 1
 
 
-def _of_mpo(image: Image.Image) -> Iterator[int]:
-    """Frames that look as the first does; the others are previews, or maps of depth or gain."""
+def _mpo_pages(image: Image.Image) -> Iterator[int]:
+    """Frames of the size and mode of the first. The others are previews, depth maps or gain maps."""
     first = image.size, image.mode
     entries = image.mpinfo.get(_MP_ENTRIES, [])  # type: ignore[attr-defined]
     for frame in range(image.n_frames):  # type: ignore[attr-defined]
@@ -72,11 +76,11 @@ def _of_mpo(image: Image.Image) -> Iterator[int]:
             continue
         try:
             image.seek(frame)
-        except Exception:  # noqa: BLE001 - a preview that was cut off is no page
+        except Exception:  # noqa: BLE001 - a truncated preview is not a page
             continue
         if (image.size, image.mode) == first:
             yield frame
 
 
-def _of_others(image: Image.Image) -> Iterator[int]:
+def _other_pages(image: Image.Image) -> Iterator[int]:
     yield from range(int(image.n_frames))  # type: ignore[attr-defined]

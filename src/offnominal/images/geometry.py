@@ -1,4 +1,4 @@
-"""From original pixels to the network's and back: the only resize in the project."""
+"""From original pixels to network pixels and back: the only resize in the project."""
 
 from __future__ import annotations
 
@@ -17,13 +17,26 @@ from offnominal.types import Float, Resize
 
 @dataclass(frozen=True)
 class Geometry:
-    """How images are brought to the network's size.
+    """How images are resized for the network.
 
-    Attributes:
-        size: (height, width) in network pixels.
-        resize: `squash` gives every image `size`. The others keep the aspect (to the nearest `multiple`): with `keep` the
-            smaller number of `size` is the short side, with `area` an image gets as many pixels as `size` has.
-        multiple: sides are rounded to a multiple of this, the coarsest stride of the backbone.
+    Attributes
+    ----------
+    size
+        (height, width) in network pixels.
+    resize
+        `squash` resizes every image to `size`. `keep` and `area` preserve the aspect ratio, up to rounding to `multiple`: with
+        `keep` the short side gets the smaller number of `size`, with `area` the image gets as many pixels as `size` has.
+    multiple
+        Sides are rounded to a multiple of this number, the coarsest stride of the backbone.
+    longest
+        Upper limit of a side in network pixels, with `keep` and `area`.
+
+    Examples
+    --------
+    >>> Geometry((256, 256), "squash").network_size((600, 800))
+    (256, 256)
+    >>> Geometry((256, 256), "keep").network_size((600, 800))
+    (256, 352)
     """
 
     size: tuple[int, int]
@@ -32,11 +45,16 @@ class Geometry:
     longest: int = 4096
 
     def suited_to(self, originals: Collection[tuple[int, int]]) -> Geometry:
-        """With `area`: as many pixels as an image of the median aspect of these (H, W) has with the short side of `size`.
+        """With `area`, adapt the number of pixels to the median aspect ratio of the original sizes (H, W).
 
-        So images of one shape are resized as with `keep`. Where shapes differ, as parts cut out of larger pictures do, no image
-        is enlarged far beyond the others only because it is narrow, and all take about the same time. Of two medians the
-        squarer counts.
+        An image of the median aspect ratio then gets the short side of `size`, so images of one shape are resized as with
+        `keep`. If shapes differ, as in crops of larger pictures, narrow images are not enlarged far beyond the others, and all
+        images take about the same time. The lower median, towards square images, is used.
+
+        Examples
+        --------
+        >>> Geometry((256, 256), "area").suited_to([(600, 800), (600, 900), (600, 1200)]).size
+        (256, 384)
         """
         if self.resize != "area" or not originals:
             return self
@@ -44,7 +62,7 @@ class Geometry:
         return replace(self, size=(min(self.size), round(min(self.size) * aspect)))
 
     def network_size(self, original: tuple[int, int]) -> tuple[int, int]:
-        """(H, W) of the original -> (height, width) that the network sees."""
+        """Map the size (H, W) of an original image to its (height, width) in network pixels."""
         if self.resize == "squash":
             return self._rounded(self.size[0]), self._rounded(self.size[1])
         scale = sqrt(prod(self.size) / prod(original)) if self.resize == "area" else min(self.size) / min(original)
@@ -56,10 +74,27 @@ class Geometry:
 
 
 def resize(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Antialiased resize of `(H, W)` or `(H, W, C)` to `size`.
+    """Resize an image with antialiasing.
 
-    A side that shrinks is averaged over its source pixels, a side that grows is interpolated; both in two steps, since one
-    step that does both would not be antialiased.
+    A side that shrinks is averaged over its source pixels; a side that grows is interpolated bilinearly. Shrinking comes
+    first, in a step of its own: OpenCV antialiases only if no side grows.
+
+    Parameters
+    ----------
+    image
+        (H, W) or (H, W, C).
+    size
+        (height, width) of the result.
+
+    Returns
+    -------
+    ndarray
+        (height, width) or (height, width, C), the dtype of `image`.
+
+    Examples
+    --------
+    >>> resize(np.array([[0, 4, 8, 8]], np.float32), (1, 2)).tolist()
+    [[2.0, 8.0]]
     """
     height, width = image.shape[:2]
     smaller = min(height, size[0]), min(width, size[1])
@@ -69,7 +104,13 @@ def resize(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def enlarge(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
-    """Bilinear interpolation to `size` with pixel centres aligned."""
+    """Interpolate an image (H, W) or (H, W, C) bilinearly to `size`, with pixel centres aligned.
+
+    Examples
+    --------
+    >>> enlarge(np.array([[0, 8]], np.float32), (1, 4)).tolist()
+    [[0.0, 2.0, 6.0, 8.0]]
+    """
     if image.shape[:2] == tuple(size):
         return image
     enlarged: npt.NDArray[Any] = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -77,23 +118,67 @@ def enlarge(image: npt.NDArray[Any], size: tuple[int, int]) -> npt.NDArray[Any]:
 
 
 def to_original(grid: Float, original: tuple[int, int]) -> Float:
-    """A map of any grid `(h, w)` over the whole image -> `(H, W)` in pixels of the original image."""
+    """Resize a map (h, w) of the whole image to the pixels (H, W) of the original image, as float32.
+
+    Examples
+    --------
+    >>> to_original(np.array([[0, 8]], np.float32), (2, 4)).tolist()
+    [[0.0, 2.0, 6.0, 8.0], [0.0, 2.0, 6.0, 8.0]]
+    """
     return np.ascontiguousarray(resize(grid, original), dtype=np.float32)
 
 
-def place_at(pixel: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int]:
-    """(row, column) of the place of a grid (h, w) over the whole image that holds the centre of the pixel `(x, y)`."""
+def position_at(pixel: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int]:
+    """Find the patch position that contains the centre of a pixel.
+
+    Parameters
+    ----------
+    pixel
+        `(x, y)` in the original image.
+    grid
+        (h, w) patch positions, which cover the whole image.
+    original
+        (H, W) of the original image.
+
+    Returns
+    -------
+    tuple of int
+        (row, column) on the grid.
+
+    Examples
+    --------
+    >>> position_at((799, 0), (32, 32), (600, 800))
+    (0, 31)
+    """
     x, y = pixel
     return (2 * y + 1) * grid[0] // (2 * original[0]), (2 * x + 1) * grid[1] // (2 * original[1])
 
 
-def box_of(place: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int, int, int]:
-    """`(left, top, right, bottom)` of the pixels that a place (row, column) of a grid (h, w) touches.
+def box_of(position: tuple[int, int], grid: tuple[int, int], original: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Find the pixels that a patch position touches.
 
-    Right and bottom are exclusive. What the network sees there is wider: each feature is a mean over 3 x 3 places, and each
-    place has a field of view.
+    Features depend on a wider area: each is a mean over 3 x 3 positions, each with its own receptive field.
+
+    Parameters
+    ----------
+    position
+        (row, column) on the grid.
+    grid
+        (h, w) patch positions, which cover the whole image.
+    original
+        (H, W) of the original image.
+
+    Returns
+    -------
+    tuple of int
+        `(left, top, right, bottom)` in original pixels, right and bottom exclusive.
+
+    Examples
+    --------
+    >>> box_of((0, 31), (32, 32), (600, 800))
+    (775, 0, 800, 19)
     """
-    (row, column), (height, width) = place, original
+    (row, column), (height, width) = position, original
     return (
         column * width // grid[1],
         row * height // grid[0],

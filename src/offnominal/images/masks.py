@@ -13,12 +13,38 @@ from offnominal.types import Mask
 
 
 def read_mask(path: Path, size: tuple[int, int], memory: int = MEMORY) -> Mask:
-    """(H, W) booleans of a mask file: true where it is brighter than half of its largest possible value.
+    """Read a mask file: pixels above half of the largest possible value are True.
 
-    Where nothing is, its values are numbers of classes, and all but 0 are true.
+    If no pixel is that bright, the values are class numbers, and every value but 0 is True.
 
-    Raises:
-        ImageError: unreadable, or another size than its image.
+    Parameters
+    ----------
+    path
+        An image file, or a page of one such as `masks.tif#2`.
+    size
+        (H, W) of the image that the mask belongs to.
+    memory
+        Bytes that decoding may take.
+
+    Returns
+    -------
+    ndarray of bool
+        (H, W).
+
+    Raises
+    ------
+    ImageError
+        The file cannot be read, or the mask and its image differ in size.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "mask.png"
+    ...     Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8)).save(path)
+    ...     read_mask(path, (2, 2)).tolist()
+    [[False, True], [True, False]]
     """
     pixels = decode(path, memory).max(axis=2)
     if pixels.shape != size:

@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.images import box_of, place_at
+from offnominal.images import box_of, position_at
 from offnominal.inference.engine import FeatureEngine, PatchSignals, SignalEngine
 from offnominal.model.model import Member, Model
 from offnominal.scoring import to_grid
@@ -59,7 +59,7 @@ class _Grid:
         """The row of the patch nearest to a pixel `(x, y)`."""
         row, column = (
             min(max(at, part.start), part.stop - 1) - part.start
-            for at, part in zip(place_at(pixel, self.shape, self.original), interior(self.shape), strict=True)
+            for at, part in zip(position_at(pixel, self.shape, self.original), interior(self.shape), strict=True)
         )
         return int(row * interior_shape(self.shape)[1] + column)
 

@@ -13,8 +13,8 @@ import torch
 
 from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
-from offnominal.images import Geometry, ImageBatch, Source, place_at, raise_unreadable, thumbnail, to_original
-from offnominal.images.decode import Pixels
+from offnominal.images import Geometry, ImageBatch, Source, position_at, raise_unreadable, thumbnail, to_original
+from offnominal.images.arrays import Pixels
 from offnominal.inference.engine import FeatureEngine, PatchSignals, SignalEngine, interior_patches
 from offnominal.inference.evidence import EvidenceMaker
 from offnominal.inference.image_features import image_features
@@ -285,7 +285,7 @@ class Inspector:
 
 def _leading_member(region: Region, found: Sequence[MemberResult], original: tuple[int, int]) -> int:
     """The member whose map is highest at the region's peak."""
-    heights = [float(one.anomaly[place_at(region.peak_at, _shape(one.anomaly), original)]) for one in found]
+    heights = [float(one.anomaly[position_at(region.peak_at, _shape(one.anomaly), original)]) for one in found]
     return int(np.argmax(heights))
 
 

@@ -16,7 +16,7 @@ from offnominal.datasets import Item
 from offnominal.detector import Detector
 from offnominal.errors import ImageError, raise_unless_of_one_image, reason_of
 from offnominal.images import displayed
-from offnominal.images.decode import Pixels
+from offnominal.images.arrays import Pixels
 from offnominal.monitoring.drift_monitor import DriftWatch
 from offnominal.observer import SILENT, Observer
 from offnominal.outputs.extras import Extras, ExtraWriter, region_row

@@ -98,4 +98,4 @@ def readable_facts(model: Model) -> dict[str, str]:
 
 
 def _exposure(exposure: Exposure | None) -> str:
-    return "exposure as it is" if exposure is None else f"exposure corrected by up to {exposure.most - 1:.0%}"
+    return "exposure as it is" if exposure is None else f"exposure corrected by up to {exposure.max_gain - 1:.0%}"

@@ -1,0 +1,133 @@
+"""Image sources: paths, Pillow images and arrays, and how each is decoded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from offnominal.errors import ImageError, InputError
+from offnominal.images.arrays import Pixels, from_array, planes
+from offnominal.images.decode import decode, from_pillow
+from offnominal.images.files import MEMORY
+from offnominal.images.frames import page_of
+
+#: An image: a path, a Pillow image, or an array or tensor of pixels.
+Source = Path | str | Image.Image | Any
+
+
+def pixels_of(source: Source, memory: int = MEMORY) -> Pixels:
+    """Decode a path, a Pillow image or an array.
+
+    Parameters
+    ----------
+    source
+        The image. `stack.tif#2` is the second page of `stack.tif`.
+    memory
+        Bytes that decoding, inspecting and drawing the image may take.
+
+    Returns
+    -------
+    ndarray of uint8, uint16 or float32
+        (H, W, 3) stored values. The channels of a grey image are read-only views of one plane.
+
+    Raises
+    ------
+    ImageError
+        The source cannot be read, or it would take more than `memory` bytes.
+
+    Examples
+    --------
+    >>> pixels_of(np.zeros((4, 6), np.uint16)).shape
+    (4, 6, 3)
+    """
+    with as_image_error(source):
+        if isinstance(source, (str, Path)):
+            return decode(Path(source), memory)
+        if isinstance(source, Image.Image):
+            return from_pillow(source, memory=memory)
+        return from_array(source, memory=memory)
+
+
+@contextmanager
+def as_image_error(source: Source) -> Iterator[None]:
+    """Turn any error into an `ImageError`, so that the other images are still processed."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:  # noqa: BLE001 - decoders and foreign objects raise almost anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise ImageError(f"{name_of(source)}: cannot be read ({type(error).__name__}: {reason})") from None
+
+
+def name_of(source: Source) -> str:
+    return str(source) if isinstance(source, (str, Path)) else "image"
+
+
+def content_digest(source: Source) -> bytes:
+    """Hash the content of a source: the bytes of a file, the pixels of an array or a Pillow image.
+
+    Returns
+    -------
+    bytes
+        16 bytes.
+
+    Raises
+    ------
+    ImageError
+        The source cannot be read.
+
+    Examples
+    --------
+    >>> grey = np.zeros((4, 6), np.uint8)
+    >>> content_digest(grey) == content_digest(Image.fromarray(grey))
+    True
+    """
+    with as_image_error(source):
+        digest = blake2b(digest_size=16)
+        if isinstance(source, (str, Path)):
+            file, page = page_of(Path(source))
+            digest.update(f"{page} ".encode())
+            with file.open("rb") as opened:
+                while block := opened.read(1 << 20):
+                    digest.update(block)
+        else:
+            pixels = planes(pixels_of(source))
+            digest.update(f"{pixels.dtype} {pixels.shape} ".encode())
+            digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()
+
+
+def several(sources: Iterable[Source]) -> Sequence[Source]:
+    """Check that several images were given and return them as a sequence.
+
+    Raises
+    ------
+    InputError
+        A single image or a folder was given. Its rows or characters would be taken for images.
+
+    Examples
+    --------
+    >>> several(["a.png", "b.png"])
+    ['a.png', 'b.png']
+    >>> several("a.png")
+    Traceback (most recent call last):
+    offnominal.errors.InputError: expected several images, got one: put it in a list, [image]
+    """
+    if isinstance(sources, (str, Path)) and os.path.isdir(sources):
+        raise InputError(f"{sources}: is a folder; list its images, such as sorted(Path({str(sources)!r}).glob('*.png'))")
+    single = isinstance(sources, (str, Path, Image.Image))
+    if isinstance(sources, np.ndarray):
+        single = sources.ndim < 3 or (sources.ndim == 3 and sources.shape[2] in (1, 3, 4))
+    if single:
+        raise InputError("expected several images, got one: put it in a list, [image]")
+    if not isinstance(sources, Iterable):
+        raise InputError(f"expected several images, got {str(sources)[:60]}: give a list of paths or arrays")
+    return sources if isinstance(sources, Sequence) else list(sources)
