@@ -23,6 +23,7 @@ from offnominal.memory import (
     kcenter,
     store,
 )
+from offnominal.storage import mapped
 
 
 def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
@@ -201,7 +202,7 @@ def test_a_full_disk_is_said_before_anything_is_written(monkeypatch: pytest.Monk
     def full(*given: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(store.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr(mapped.os, "posix_fallocate", full, raising=False)
     with pytest.raises(OutputError, match="the disk is full"):
         PatchStore(100, 8, limit=0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import tempfile
 from pathlib import Path
@@ -17,7 +16,7 @@ from conftest import texture
 from offnominal import Detector
 from offnominal.datasets import any_images, normal_images
 from offnominal.errors import ImageError, OutputError
-from offnominal.images import Geometry, ImageBatch, ThumbnailStore, ValueRange, batches, decode
+from offnominal.images import Geometry, ImageBatch, ValueRange, batches, decode
 from offnominal.memory import PatchStore
 from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
@@ -25,6 +24,7 @@ from offnominal.outputs.report_files import picture_name, write_picture
 from offnominal.outputs.suspects import begin_audit
 from offnominal.reports import overlay
 from offnominal.storage.owned_files import own, remove_inspection
+from offnominal.storage.spill import ArrayStore
 
 
 def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,15 +83,10 @@ def test_names_as_long_as_a_system_takes_do_not_end_a_run(detector: Detector, pa
     assert picture_name("007", "a/b.c.png") == "007-b.c"
 
 
-def test_a_full_disk_is_one_line_wherever_pictures_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with ThumbnailStore() as pictures:
-        monkeypatch.setattr(pictures._file, "write", full)
-        with pytest.raises(OutputError, match="the disk is full"):
-            pictures.add(b"picture")
+def test_where_nothing_can_spill_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    with ArrayStore(0) as store, pytest.raises(OutputError, match="nowhere: cannot be written"):
+        store.keep(np.zeros(3, np.uint8))
     with pytest.raises(OutputError, match="nowhere: cannot be written"):
         PatchStore(9, 9, limit=0)
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import cv2
@@ -14,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from offnominal.errors import unwritable
 from offnominal.images.geometry import resize
 from offnominal.quiet import without_warnings
+from offnominal.storage.spill import ArrayStore
 from offnominal.types import Float, Index, require
 
 #: Longest side of a thumbnail in pixels, and its JPEG quality.
@@ -132,27 +130,20 @@ class ThumbnailStore:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_MOST_IN_MEMORY, prefix="offnominal-")  # noqa: SIM115
-        self._ends = [0]
+        self._store = ArrayStore(_MOST_IN_MEMORY)
+        self._pictures: list[npt.NDArray[np.uint8]] = []
 
     def __enter__(self) -> ThumbnailStore:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        self._store.__exit__(kind, error, trace)
+        self._pictures.clear()
 
     def add(self, picture: bytes) -> None:
         """Add the thumbnail of the next image. Raises `OutputError` if the temporary file cannot be written."""
-        try:
-            self._file.write(picture)
-        except OSError as error:
-            raise unwritable(Path(tempfile.gettempdir()), error) from None
-        self._ends.append(self._ends[-1] + len(picture))
+        self._pictures.append(self._store.keep(np.frombuffer(picture, np.uint8)))
 
     def only(self, wanted: Container[int], among: Sequence[int]) -> Thumbnails:
         """Return the thumbnails of the images `among`, by their numbers; those not in `wanted` are left empty."""
-        pictures = []
-        for index in among:
-            self._file.seek(self._ends[index])
-            pictures.append(self._file.read(self._ends[index + 1] - self._ends[index]) if index in wanted else b"")
-        return Thumbnails.of(pictures)
+        return Thumbnails.of([self._pictures[index].tobytes() if index in wanted else b"" for index in among])

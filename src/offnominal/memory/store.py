@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import mmap
-import os
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from offnominal.errors import unwritable
+from offnominal.storage.mapped import mapped_file, release
 
 #: Bytes of a mapped file to read before their memory is released.
 WINDOW = 32_000_000
@@ -98,26 +95,6 @@ class RemainingRows(PatchRows):
             yield self[slice(first, first + rows)]
 
 
-def release(mapped: mmap.mmap | None) -> None:
-    """Release the resident memory of a mapped file; its content stays."""
-    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def _reserve(file: int, size: int) -> None:
-    """Allocate disk space for an open file: a write to a map without space would kill the process.
-
-    Raises
-    ------
-    OSError
-        If the disk is full.
-    """
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:
-        os.truncate(file, size)
-
-
 class PatchStore:
     """Writable (N, D) float32 patches; a context manager that removes its temporary file on exit.
 
@@ -154,13 +131,7 @@ class PatchStore:
         self.on_disk = count * dimensions * 4 > limit
         self._mapped: mmap.mmap | None = None
         if self.on_disk:
-            folder = Path(tempfile.gettempdir())
-            try:
-                with tempfile.TemporaryFile(prefix="offnominal-", dir=folder) as file:
-                    _reserve(file.fileno(), count * dimensions * 4)
-                    self._mapped = mmap.mmap(file.fileno(), 0)
-            except OSError as error:
-                raise unwritable(folder, error) from None
+            self._mapped = mapped_file(count * dimensions * 4)
             self.patches: Tensor = torch.from_numpy(np.frombuffer(self._mapped, np.float32).reshape(count, dimensions))
         else:
             self.patches = torch.empty((count, dimensions), dtype=torch.float32)
