@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import texture
 from offnominal import Detector, load
 from offnominal.decisions import halves
-from offnominal.fitting import fit
+from offnominal.fitting import training_set
 from offnominal.fitting.survey import LOOKED_AT, common_exposure
 from offnominal.images import (
     DISTURBANCES,
@@ -217,9 +217,9 @@ def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
 def test_a_fit_takes_the_images_in_its_own_order_and_the_halves_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the half that teaches the exposure is the one that teaches the drift monitor."""
     asked: list[tuple[list[np.ndarray], int]] = []
-    common = fit.common_exposure
+    common = training_set.common_exposure
     monkeypatch.setattr(
-        fit,
+        training_set,
         "common_exposure",
         lambda some, shape, values, seed, *more: (asked.append((some, seed)), common(some, shape, values, seed, *more))[1],
     )
