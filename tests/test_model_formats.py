@@ -1,0 +1,22 @@
+"""Model files of released formats load. A new format adds its file to `files/`; an old one stays as long as the policy says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from conftest import damaged, texture
+from offnominal import load
+
+FILES = Path(__file__).parent / "files"
+
+
+@pytest.mark.parametrize("name", ["model-format-9.safetensors"])
+def test_a_stored_file_still_judges(name: str) -> None:
+    detector = load(FILES / name)
+    assert detector.model.calibration.threshold == pytest.approx(1.9576, abs=1e-3)
+    assert detector.inspect(texture(50)).score == pytest.approx(0.595, abs=0.01)
+    anomalous = detector.inspect(damaged(7)[0])
+    assert anomalous.anomalous
+    assert anomalous.score == pytest.approx(45.64, rel=0.01)
