@@ -19,7 +19,7 @@ from offnominal.config import settings_from
 from offnominal.decisions import SPLIT, Method, calibrate, held_count
 from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
 from offnominal.fitting.member_patches import choose
-from offnominal.inference.engine import SignalEngine
+from offnominal.inference import SignalEngine
 from offnominal.memory import HeldOutBanks, PatchRows
 from offnominal.types import Float
 from tables import arguments, machine, table, use_threads, write

@@ -15,7 +15,7 @@ from offnominal.datasets import normal_images
 from offnominal.features import channel_standard, parse_members
 from offnominal.fitting.survey import common_exposure
 from offnominal.images import EIGHT_BIT, batches, raise_unreadable, read_header
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 
 CLUSTERS = 256
 SIDE, CELL = 32, 4

@@ -35,8 +35,7 @@ from offnominal.fitting.held_out_signals import distance_scale, held_out_signals
 from offnominal.fitting.member_patches import MemberPatches, choose
 from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
-from offnominal.inference.engine import FeatureEngine, SignalEngine, member_engines
-from offnominal.inference.held_out_scores import normal_signals
+from offnominal.inference import FeatureEngine, SignalEngine, member_engines, normal_signals
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import average_maps, image_score, member_map, to_grid
 from offnominal.types import Float

@@ -15,8 +15,7 @@ from offnominal.features import parse_members
 from offnominal.fitting.appearance import DISTURBED
 from offnominal.fitting.survey import LOOKED_AT, common_exposure
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.image_features import image_features
+from offnominal.inference import FeatureEngine, image_features
 from tables import table
 
 STREAMS, ORDERS, TEACHINGS, FALSE_WARNINGS = 1000, 100, 20, 0.01

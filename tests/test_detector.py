@@ -19,7 +19,7 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.errors import ImageError, InputError, ModelFileError, OutputError, SettingsError
 from offnominal.features.torchvision_schemas import import_timm
-from offnominal.inference.inspector import Inspector
+from offnominal.inference import Inspector
 
 
 @pytest.mark.parametrize(

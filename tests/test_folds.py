@@ -21,16 +21,15 @@ from offnominal import Detector
 from offnominal.config import settings_from
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT
 from offnominal.errors import InputError
+from offnominal.fitting import TrainingSource, held_out_signals
 from offnominal.fitting import fit as fit_module
-from offnominal.fitting import held_out_signals
 from offnominal.fitting.held_out_signals import fold_signals
 from offnominal.fitting.member_patches import MemberPatches
-from offnominal.fitting.sources import TrainingSource, content_key, held_together
+from offnominal.fitting.sources import content_key, held_together
 from offnominal.fitting.split import split
-from offnominal.inference.engine import FeatureEngine, SignalEngine, member_engines
+from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
-from offnominal.model import Model
-from offnominal.model.model import DistanceScale
+from offnominal.model import DistanceScale, Model
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"preset": "fast", "image_size": 64, "bank": 60, "false_alarm_rate": 0.2}

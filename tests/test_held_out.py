@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from offnominal.config import settings_from
 from offnominal.fitting.held_out_signals import held_out_signals
-from offnominal.inference.engine import SignalEngine
+from offnominal.inference import SignalEngine
 from offnominal.memory import HeldOutBanks, kcenter
-from offnominal.model.model import DistanceScale
+from offnominal.model import DistanceScale
 
 CPU = torch.device("cpu")
 

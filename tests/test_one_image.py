@@ -18,9 +18,9 @@ from conftest import damaged, texture
 from offnominal import Detector
 from offnominal.datasets import any_images
 from offnominal.errors import ImageError, OutputError
-from offnominal.fitting.audit import Audit
+from offnominal.fitting import Audit
+from offnominal.inference import FeatureEngine
 from offnominal.inference import parallel as threads
-from offnominal.inference.engine import FeatureEngine
 from offnominal.outputs import extras, inspections, report_files
 from offnominal.outputs import suspects as audited
 from offnominal.outputs.evaluations import write_evaluation

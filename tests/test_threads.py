@@ -17,9 +17,9 @@ import torch
 from conftest import texture
 from offnominal import Detector
 from offnominal.errors import ImageError, SettingsError
+from offnominal.inference import FeatureEngine, one_beside, side_by_side, threads_for
 from offnominal.inference import parallel as threads
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.parallel import MOST_WAITING, one_beside, side_by_side, threads_for
+from offnominal.inference.parallel import MOST_WAITING
 
 CPU = torch.device("cpu")
 

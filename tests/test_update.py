@@ -19,7 +19,7 @@ from PIL import Image
 from conftest import REAL_DATA, damaged, texture, with_model
 from offnominal import Detector, load
 from offnominal.errors import InputError, SettingsError
-from offnominal.inference.held_out_scores import held_out_scores
+from offnominal.inference import held_out_scores
 from offnominal.memory import cover
 from offnominal.model import Member, Model
 from offnominal.outputs.guarantee import promise

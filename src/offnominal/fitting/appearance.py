@@ -12,8 +12,7 @@ from torch import Tensor
 from offnominal.decisions import Appearance, halves, learn_appearance
 from offnominal.decisions.appearance import FEWEST
 from offnominal.images import DISTURBANCES, ImageBatch
-from offnominal.inference.image_features import image_features
-from offnominal.inference.parallel import side_by_side, threads_for
+from offnominal.inference import image_features, side_by_side, threads_for
 from offnominal.types import Float
 
 #: Teachers that are disturbed, and bytes of their pixels that may wait: how a disturbance moves them is alike for all.

@@ -24,9 +24,9 @@ from offnominal.decisions import called_suspect, outlier_p_values, worst_share
 from offnominal.fitting.held_out_signals import distance_scale, held_out_signals
 from offnominal.fitting.member_patches import MemberPatches, TrainingImage
 from offnominal.images import EIGHT_BIT, ValueRange
-from offnominal.inference.held_out_scores import MemberSignals, held_out_maps
+from offnominal.inference import MemberSignals, held_out_maps
 from offnominal.memory import Coreset
-from offnominal.model.model import LeftOut
+from offnominal.model import LeftOut
 from offnominal.scoring import image_score, to_grid
 from offnominal.types import Float, Index
 

@@ -17,11 +17,8 @@ from offnominal.fitting.appearance import AppearanceLearner
 from offnominal.fitting.member_patches import MemberPatches
 from offnominal.fitting.training_set import TrainingSet, require_enough
 from offnominal.images import ImageBatch, Thumbnails, ThumbnailStore, thumbnail
-from offnominal.inference.engine import FeatureEngine, interior_patches
-from offnominal.inference.image_features import image_features
-from offnominal.inference.parallel import one_beside, threads_for, work_through
-from offnominal.model.checks import require_numbers
-from offnominal.model.model import Member
+from offnominal.inference import FeatureEngine, image_features, interior_patches, one_beside, threads_for, work_through
+from offnominal.model import Member, require_numbers
 from offnominal.observer import Observer
 from offnominal.types import Float
 

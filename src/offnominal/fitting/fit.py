@@ -28,11 +28,9 @@ from offnominal.fitting.member_patches import MemberPatches, choose
 from offnominal.fitting.sources import TrainingSource, content_key, held_together
 from offnominal.fitting.split import calibrated_by_split, split, splits
 from offnominal.fitting.training_set import TrainingSet, held_out_units, source_images, training_set
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.held_out_scores import held_out_scores, normal_signals
-from offnominal.inference.inspector import Inspector
+from offnominal.inference import FeatureEngine, Inspector, held_out_scores, normal_signals
 from offnominal.memory import Coreset, HeldOutBanks
-from offnominal.model.model import HeldOut, LeftOut, Member, Model, Replacements, as_stored
+from offnominal.model import HeldOut, LeftOut, Member, Model, Replacements, as_stored
 from offnominal.observer import Observer
 from offnominal.scoring import to_grid
 from offnominal.types import Float

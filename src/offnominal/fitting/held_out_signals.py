@@ -10,9 +10,9 @@ from torch import Tensor
 
 from offnominal.config import Settings
 from offnominal.fitting.member_patches import choose
-from offnominal.inference.engine import SignalEngine
+from offnominal.inference import SignalEngine
 from offnominal.memory import HeldOutBanks, PatchRows, RemainingRows, Upsampling
-from offnominal.model.model import DistanceScale
+from offnominal.model import DistanceScale
 from offnominal.scoring import SIGNALS
 from offnominal.types import Float
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from offnominal.config import Settings
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import Geometry
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.memory import (
     Coreset,
     HeldOutBanks,

@@ -8,7 +8,7 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.images import Geometry
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.observer import MemberPlan, Plan
 
 

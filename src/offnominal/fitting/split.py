@@ -11,8 +11,8 @@ from offnominal.config import Settings
 from offnominal.decisions import SPLIT, calibrate, choose_method, held_count
 from offnominal.errors import ImageError, InputError
 from offnominal.fitting.sources import TrainingSource
-from offnominal.inference.inspector import Inspector
-from offnominal.model.model import Model
+from offnominal.inference import Inspector
+from offnominal.model import Model
 from offnominal.observer import Observer
 from offnominal.types import Index
 

@@ -15,7 +15,7 @@ from offnominal.fitting.plan import plan_fit
 from offnominal.fitting.sources import TrainingSource, content_key, held_together
 from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, ValueRange
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.memory import SourceImage
 from offnominal.observer import Observer, Plan
 

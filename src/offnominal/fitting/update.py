@@ -30,11 +30,9 @@ from offnominal.fitting.member_patches import whence
 from offnominal.fitting.sources import TrainingSource
 from offnominal.fitting.training_set import FEWEST_IMAGES
 from offnominal.images import Thumbnails
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.held_out_scores import normal_signals, scores_of_model
-from offnominal.inference.inspector import Inspector
+from offnominal.inference import FeatureEngine, Inspector, normal_signals, scores_of_model
 from offnominal.memory import HeldOutBanks, MemoryBank, SourceImage, cover, random_coreset
-from offnominal.model.model import HeldOut, Member, Model, Replacements, as_stored
+from offnominal.model import HeldOut, Member, Model, Replacements, as_stored
 from offnominal.observer import Observer
 from offnominal.scoring import to_grid
 from offnominal.types import Index

@@ -35,8 +35,9 @@ import torch
 from torch import Tensor
 
 from offnominal.images import box_of, position_at
-from offnominal.inference.engine import FeatureEngine, PatchSignals, SignalEngine
-from offnominal.model.model import Member, Model
+from offnominal.inference.patches import FeatureEngine
+from offnominal.inference.signals import PatchSignals, SignalEngine
+from offnominal.model import Member, Model
 from offnominal.scoring import to_grid
 from offnominal.types import Evidence, Float, Neighbour, Region, interior, interior_shape
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from offnominal.config import Settings
-from offnominal.model.model import Model
+from offnominal.model import Model
 from offnominal.scoring import NormalSignals, NormalSignalsBuilder, average_maps, image_score, member_map
 from offnominal.types import Float
 

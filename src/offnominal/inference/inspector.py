@@ -15,12 +15,12 @@ from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
 from offnominal.images import Geometry, ImageBatch, Source, position_at, raise_unreadable, thumbnail, to_original
 from offnominal.images.arrays import Pixels
-from offnominal.inference.engine import FeatureEngine, PatchSignals, SignalEngine, interior_patches
 from offnominal.inference.evidence import EvidenceMaker
 from offnominal.inference.image_features import image_features
 from offnominal.inference.parallel import threads_for, work_through
-from offnominal.model.checks import require_numbers
-from offnominal.model.model import Member, Model
+from offnominal.inference.patches import FeatureEngine, interior_patches
+from offnominal.inference.signals import PatchSignals, SignalEngine
+from offnominal.model import Member, Model, require_numbers
 from offnominal.scoring import average_maps, image_score, member_map, to_grid
 from offnominal.types import Float, Inspection, Region
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from offnominal.errors import ModelFileError
-from offnominal.inference.engine import FeatureEngine, member_engines
-from offnominal.model.model import Model
+from offnominal.inference.patches import FeatureEngine, member_engines
+from offnominal.model import Model
 
 
 def engines_of(model: Model, weights: Path | None, name: str) -> tuple[FeatureEngine, ...]:

@@ -45,8 +45,7 @@ from offnominal.model.model import (
     Replacements,
 )
 from offnominal.scoring import SIGNALS, NormalSignals
-from offnominal.storage import remove_unfinished
-from offnominal.storage import write_whole as write_whole
+from offnominal.storage import remove_unfinished, write_whole
 from offnominal.types import require
 
 FORMAT = "offnominal"
