@@ -125,9 +125,9 @@ def load_model(path: Path) -> Model:
 
     Examples
     --------
-    >>> load_model(Path("m.safetensors"))
+    >>> load_model(Path("part"))
     Traceback (most recent call last):
-    offnominal.errors.ModelFileError: m.safetensors: no such model file; create one with: offnominal fit DATA --out m.safetensors
+    offnominal.errors.ModelFileError: part: no such model file; create one with: offnominal fit DATA --out part
     """
     if path.is_dir():
         raise ModelFileError(f"{path}: is a folder; name the model file in it, such as {path / 'part.safetensors'}")
