@@ -85,7 +85,7 @@ def test_an_image_that_cannot_be_scored(
         return whole(self, images)
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
-    monkeypatch.setattr(threads, "FEWEST", 2 if side_by_side else 100)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 2 if side_by_side else 100)
     done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", EVERYTHING, report="Lot")
     assert (done.done, done.unreadable) == (4, 1)
     assert [Path(row["path"]).name for row in rows] == [f"{number}.png" for number in range(5)]

@@ -19,7 +19,7 @@ from offnominal import Detector
 from offnominal.errors import ImageError, SettingsError
 from offnominal.inference import FeatureEngine, one_beside, side_by_side, threads_for
 from offnominal.inference import parallel as threads
-from offnominal.inference.parallel import MOST_WAITING
+from offnominal.inference.parallel import MAX_PENDING_BYTES
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Three threads, whatever the machine has, and a handful of images are many."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "FEWEST", 4)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 4)
     torch.set_num_threads(3)
     yield 3
     torch.set_num_threads(before)
@@ -72,7 +72,7 @@ def test_one_thread_is_the_callers(three: int) -> None:
 def test_disturbances_are_learned_as_one_after_another(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [texture(seed) for seed in range(12)]
     found = Detector(image_size=96, false_alarm_rate=0.1).fit(images).model.appearance
-    monkeypatch.setattr(threads, "FEWEST", 10**9)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 10**9)
     plain = Detector(image_size=96, false_alarm_rate=0.1).fit(images).model.appearance
     assert found is not None
     assert plain is not None
@@ -81,7 +81,7 @@ def test_disturbances_are_learned_as_one_after_another(three: int, monkeypatch: 
     assert np.allclose(found.reference, plain.reference, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, 2 * 3 + 1), (MOST_WAITING // 2 + 1, 2), (2 * MOST_WAITING, 2)])
+@pytest.mark.parametrize(("size", "most"), [(0, 2 * 3 + 1), (MAX_PENDING_BYTES // 2 + 1, 2), (2 * MAX_PENDING_BYTES, 2)])
 def test_little_is_taken_ahead(three: int, size: int, most: int) -> None:
     taken = 0
 
@@ -205,7 +205,7 @@ def test_many_images_are_inspected_as_each_alone(three: int, runtime: str, monke
 def test_a_fit_side_by_side_is_the_same_model(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [texture(i) for i in range(9)]
     many = Detector(image_size=96, bank=80).fit(images).model
-    monkeypatch.setattr(threads, "FEWEST", 1000)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 1000)
     few = Detector(image_size=96, bank=80).fit(images).model
     for one, other in zip(many.members, few.members, strict=True):
         assert torch.allclose(one.bank.patches, other.bank.patches, rtol=1e-3, atol=1e-3)
@@ -222,7 +222,7 @@ def test_the_bank_does_not_depend_on_how_images_came(three: int, monkeypatch: py
     paths[4].write_bytes(whole[: len(whole) // 2])  # the header tells a size, the rest cannot be read
     models = []
     for fewest, batch_size in ((4, 4), (1000, 1), (1000, 4), (1000, 3)):
-        monkeypatch.setattr(threads, "FEWEST", fewest)
+        monkeypatch.setattr(threads, "MIN_PARALLEL", fewest)
         models.append(Detector(image_size=96, bank=80, batch_size=batch_size).fit(paths).model)
     naive = Detector(image_size=96, bank=80).fit([path for path in paths if path != paths[4]]).model
     for model in models:

@@ -1,4 +1,4 @@
-"""From a model and an image to an inspection: patches, signals, evidence, evaluation."""
+"""Model + image -> inspection: patches, signals, evidence, evaluation."""
 
 from offnominal.inference.evaluation import Evaluated, Evaluation, evaluate
 from offnominal.inference.held_out_scores import (
@@ -9,8 +9,9 @@ from offnominal.inference.held_out_scores import (
     scores_of_model,
 )
 from offnominal.inference.image_features import image_features
-from offnominal.inference.inspector import Explanation, Inspector
+from offnominal.inference.inspector import Inspector
 from offnominal.inference.loading import engines_of
+from offnominal.inference.member_scorer import Explanation
 from offnominal.inference.parallel import one_beside, side_by_side, threads_for, work_through
 from offnominal.inference.patches import FeatureEngine, interior_patches, member_engines
 from offnominal.inference.signals import PatchSignals, SignalEngine

@@ -18,16 +18,24 @@ from offnominal.types import Float
 
 @dataclass(frozen=True)
 class PatchSignals:
-    """Signals of the patches of an image, or of several one after another.
+    """Signals of the patches of one image, or of several images in sequence.
 
     Attributes
     ----------
     values
-        (N, S) float32 in the order of `scoring.SIGNALS`.
+        (N, S) float32 in the order of `scoring.SIGNALS`; higher is more anomalous.
     around
-        Distances, indices, gradient and (if asked for) curvature of every patch.
+        Distances, indices, gradient and (on demand) curvature of each patch.
     noise
-        (N, D) proposed noise, or None if it was not needed.
+        (N, D) proposed noise; None if it was not computed.
+
+    Examples
+    --------
+    >>> from offnominal.config import settings_from
+    >>> engine = SignalEngine(torch.eye(4), settings_from(), None, torch.device("cpu"))
+    >>> signals = engine(torch.zeros(6, 4))
+    >>> signals.values.shape, [image.values.shape for image in signals.split(2)]
+    ((6, 3), [(3, 3), (3, 3)])
     """
 
     values: Float
@@ -35,7 +43,7 @@ class PatchSignals:
     noise: Tensor | None
 
     def split(self, images: int) -> list[PatchSignals]:
-        """Signals of several images of one size, one after another -> those of each."""
+        """Split signals of several images of one size into those of each image."""
         if images == 1:
             return [self]
         noise = (None,) * images if self.noise is None else self.noise.chunk(images)
@@ -45,7 +53,32 @@ class PatchSignals:
 
 
 class SignalEngine:
-    """Search in a bank, and the signals that follow: standardised patches -> distance, influence length, response."""
+    """Search in a bank and the signals derived from it: distance, influence length, response.
+
+    Parameters
+    ----------
+    bank
+        (M, D) standardised patches.
+    settings
+        Numbers of neighbours, noise range and fusion.
+    scale
+        Scale of the distance for the proposed noise; without it, noise and response are not computed.
+    device
+        Device of the search.
+
+    Examples
+    --------
+    >>> from offnominal.config import settings_from
+    >>> bank = torch.tensor([[0.0, 0.0], [8.0, 0.0]])
+    >>> settings = settings_from(neighbors=1, distance_neighbors=1, fusion={"response": 1})
+    >>> engine = SignalEngine(bank, settings, DistanceScale(mean=1.0, deviation=0.5), torch.device("cpu"))
+    >>> signals = engine(torch.tensor([[5.0, 0.0]]))
+    >>> distance, influence_length, response = signals.values[0]
+    >>> float(distance), float(influence_length)
+    (3.0, 1.0)
+    >>> signals.around.gradient
+    tensor([[-1.,  0.]])
+    """
 
     def __init__(self, bank: Tensor, settings: Settings, scale: DistanceScale | None, device: torch.device) -> None:
         self._bank = bank.to(device)
@@ -54,26 +87,33 @@ class SignalEngine:
 
     @cached_property
     def _search(self) -> NearestPatches:
-        """Not built if all neighbours are known already."""
+        """Built on first use; not needed if all neighbours are known."""
         return NearestPatches(self._bank)
 
     def prepare(self) -> None:
-        """Build the search once, before several threads ask for it."""
+        """Build the search, before several threads use it."""
         _ = self._search
+
+    @property
+    def neighbours(self) -> int:
+        """Number of neighbours that the signals use."""
+        return max(self._settings.neighbors, self._settings.distance_neighbors)
 
     def __call__(
         self, patches: Tensor, upsampling: Upsampling | None = None, *, with_noise: bool | None = None
     ) -> PatchSignals:
-        """(N, D) standardised patches -> `PatchSignals`. Noise and response are computed if the fusion uses them.
+        """Compute the signals of (N, D) standardised patches.
 
-        The search takes less time with the `upsampling` of the patches, which are then all those of one image.
+        Parameters
+        ----------
+        patches
+            (N, D) standardised patches.
+        upsampling
+            Upsampling of the patches, which are then all patches of one image; speeds up the search.
+        with_noise
+            Whether noise and response are computed; by default, if the fusion uses the response.
         """
         return self.of_neighbours(patches, *self._search(patches, self.neighbours, upsampling), with_noise=with_noise)
-
-    @property
-    def neighbours(self) -> int:
-        """How many neighbours the signals use."""
-        return max(self._settings.neighbors, self._settings.distance_neighbors)
 
     def of_neighbours(
         self,
@@ -84,18 +124,27 @@ class SignalEngine:
         bank: Tensor | None = None,
         with_noise: bool | None = None,
     ) -> PatchSignals:
-        """The same for patches whose nearest bank patches are known: (N, K) squared distances, ascending, and rows.
+        """Compute the signals of patches whose nearest bank patches are known.
 
-        The rows are those of `bank`, if one is given in place of the bank that is searched.
+        Parameters
+        ----------
+        patches
+            (N, D) standardised patches.
+        squared, indices
+            (N, K) squared distances, ascending, and rows of the neighbours.
+        bank
+            The bank that `indices` refers to, instead of the engine's own.
+        with_noise
+            Whether noise and response are computed; by default, if the fusion uses the response.
         """
         settings = self._settings
         bank = self._bank if bank is None else bank
         if with_noise is None:
             with_noise = settings.fusion.response > 0
-        k, wanted = settings.neighbors, settings.distance_neighbors
+        k, distance_k = settings.neighbors, settings.distance_neighbors
         around = neighbourhood(patches, bank, squared[:, :k], indices[:, :k], curvature=with_noise)
-        distances = around.distances if wanted <= k else neighbourhood(patches, bank, squared, indices).distances
-        distance = distances[:, :wanted].mean(1)
+        distances = around.distances if distance_k <= k else neighbourhood(patches, bank, squared, indices).distances
+        distance = distances[:, :distance_k].mean(1)
         length = torch.linalg.vector_norm(around.gradient, dim=1)
         noise, response = None, torch.zeros_like(distance)
         if with_noise and self._scale is not None:
@@ -103,15 +152,15 @@ class SignalEngine:
         return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
 
     def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
-        """(N, D) -> distances, indices and gradient over the nearest `k` of the bank, by default those of the influence."""
+        """Distances, indices and gradient of (N, D) patches for the `k` nearest bank patches; by default `neighbors`."""
         return neighbourhood(patches, self._bank, *self._search(patches, k or self._settings.neighbors))
 
     def curved(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
-        """(N, D) patches whose (N, K) neighbours are known -> their neighbourhood with the curvature."""
+        """Neighbourhood with curvature of (N, D) patches whose (N, K) neighbours are known."""
         return from_differences(patches, self._bank, indices, curvature=True)
 
     def noising(self, around: Neighbourhood) -> tuple[Tensor, Tensor]:
-        """(N, D) proposed noise and (N,) response of patches whose neighbourhood holds the curvature."""
+        """(N, D) proposed noise and (N,) response of patches whose neighbourhood includes the curvature."""
         assert self._scale is not None
         assert around.curvature is not None
         low, high = self._settings.noise_range
