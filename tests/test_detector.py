@@ -229,7 +229,7 @@ def test_one_bad_image_does_not_stop_the_fit(tmp_path: Path) -> None:
 
 
 def test_equal_images_and_wide_images() -> None:
-    with pytest.raises(InputError, match="all 3 images are copies of one image"):
+    with pytest.raises(InputError, match="all 3 images are duplicates"):
         Detector(image_size=96, bank=0.05).fit([texture(0)] * 3)
     with pytest.raises(InputError, match="no image has contrast"):
         Detector(image_size=96, bank=0.05).fit([np.full((64, 64), value, np.uint8) for value in (89, 90, 91)])
