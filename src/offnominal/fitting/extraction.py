@@ -17,7 +17,7 @@ from offnominal.fitting.appearance import AppearanceLearner
 from offnominal.fitting.member_patches import MemberPatches
 from offnominal.fitting.training_set import TrainingSet, require_enough
 from offnominal.images import ImageBatch, Thumbnails, ThumbnailStore, thumbnail
-from offnominal.inference import FeatureEngine, image_features, interior_patches, one_beside, threads_for, work_through
+from offnominal.inference import FeatureEngine, image_features, interior_patches, one_beside, process_images, threads_for
 from offnominal.model import Member, require_numbers
 from offnominal.observer import Observer
 from offnominal.types import Float
@@ -77,7 +77,7 @@ class Extraction:
         number_of: dict[int, int] = {}
         first_with: dict[bytes, int] = {}
         threads = threads_for(len(self.images), first.device)
-        features = work_through(
+        features = process_images(
             [self._training.sources[image.source].source for image in self.images],
             self._views,
             self._training.values,

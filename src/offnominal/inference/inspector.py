@@ -16,7 +16,7 @@ from offnominal.images import Geometry, ImageBatch, Source, position_at, raise_u
 from offnominal.images.arrays import Pixels
 from offnominal.inference.image_features import image_features
 from offnominal.inference.member_scorer import Explanation, MemberResult, MemberScorer
-from offnominal.inference.parallel import threads_for, work_through
+from offnominal.inference.parallel import process_images, threads_for
 from offnominal.inference.patches import FeatureEngine
 from offnominal.model import Model, require_numbers
 from offnominal.scoring import average_maps, image_score, to_grid
@@ -168,7 +168,7 @@ class Inspector:
         *,
         keep: bool = False,
     ) -> Iterator[Result]:
-        return work_through(
+        return process_images(
             sources,
             self.views,
             self.model.values,

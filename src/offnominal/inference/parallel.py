@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def work_through(
+def process_images(
     sources: Sequence[Source],
     geometries: Sequence[Geometry],
     values: ValueRange,
@@ -76,7 +76,7 @@ def work_through(
     --------
     >>> from offnominal.images import EIGHT_BIT, raise_unreadable
     >>> images = [np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 255, np.uint8)]
-    >>> means = work_through(
+    >>> means = process_images(
     ...     images, [Geometry((32, 32), "squash")], EIGHT_BIT,
     ...     work=lambda batch: [float(pixels.mean()) for pixels in batch.views[0]],
     ...     size=lambda batch: 0, threads=1, batch_size=2, failed=raise_unreadable,
