@@ -17,7 +17,7 @@ import torch
 from conftest import texture
 from offnominal import Detector
 from offnominal.errors import ImageError, SettingsError
-from offnominal.inference import FeatureEngine, one_beside, side_by_side, threads_for
+from offnominal.inference import FeatureEngine, side_by_side, single_torch_thread, threads_for
 from offnominal.inference import parallel as threads
 from offnominal.inference.parallel import MAX_PENDING_BYTES
 
@@ -170,7 +170,7 @@ def test_a_gpu_and_few_images_have_one(three: int) -> None:
     assert threads_for(3, CPU) == 1
     assert threads_for(1000, torch.device("cuda")) == 1
     for count, inside in ((three, 1), (1, three)):
-        with one_beside(count):
+        with single_torch_thread(count):
             assert torch.get_num_threads() == inside
         assert torch.get_num_threads() == three
 

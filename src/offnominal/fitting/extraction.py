@@ -17,7 +17,14 @@ from offnominal.fitting.appearance import AppearanceLearner
 from offnominal.fitting.member_patches import MemberPatches
 from offnominal.fitting.training_set import TrainingSet, require_enough
 from offnominal.images import ImageBatch, Thumbnails, ThumbnailStore, thumbnail
-from offnominal.inference import FeatureEngine, image_features, interior_patches, one_beside, process_images, threads_for
+from offnominal.inference import (
+    FeatureEngine,
+    image_features,
+    interior_patches,
+    process_images,
+    single_torch_thread,
+    threads_for,
+)
 from offnominal.model import Member, require_numbers
 from offnominal.observer import Observer
 from offnominal.types import Float
@@ -88,7 +95,7 @@ class Extraction:
             failed=self._skip,
             memory=self._settings.memory,
         )
-        with one_beside(threads):
+        with single_torch_thread(threads):
             for batch, patches, whole_images in features:
                 learner.add(batch, whole_images)
                 for at, image in enumerate(batch.index):

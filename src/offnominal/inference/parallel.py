@@ -207,12 +207,12 @@ def threads_for(images: int, device: torch.device) -> int:
 
 
 @contextmanager
-def one_beside(threads: int) -> Iterator[None]:
+def single_torch_thread(threads: int) -> Iterator[None]:
     """Run torch on one thread in the caller while several `threads` work, so that it takes no core from them.
 
     Examples
     --------
-    >>> with one_beside(threads=4):
+    >>> with single_torch_thread(threads=4):
     ...     torch.get_num_threads()
     1
     """
