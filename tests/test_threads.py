@@ -17,7 +17,7 @@ import torch
 from conftest import texture
 from offnominal import Detector
 from offnominal.errors import ImageError, SettingsError
-from offnominal.inference import FeatureEngine, side_by_side, single_torch_thread, threads_for
+from offnominal.inference import FeatureEngine, parallel_map, single_torch_thread, threads_for
 from offnominal.inference import parallel as threads
 from offnominal.inference.parallel import MAX_PENDING_BYTES
 
@@ -47,7 +47,7 @@ def test_results_come_in_order_from_threads_of_one(three: int) -> None:
         return item**2, torch.get_num_threads(), threading.current_thread().name
 
     found = []
-    for one in side_by_side(work, range(50), three, nothing):
+    for one in parallel_map(work, range(50), three, nothing):
         assert torch.get_num_threads() == three
         found.append(one)
     assert [square for square, _, _ in found] == [item**2 for item in range(50)]
@@ -61,11 +61,11 @@ def test_results_come_in_order_from_threads_of_one(three: int) -> None:
 
 
 def test_no_items_no_results(three: int) -> None:
-    assert list(side_by_side(lambda item: item, [], three, nothing)) == []
+    assert list(parallel_map(lambda item: item, [], three, nothing)) == []
 
 
 def test_one_thread_is_the_callers(three: int) -> None:
-    found = list(side_by_side(lambda item: (item, threading.current_thread(), torch.get_num_threads()), range(3), 1, nothing))
+    found = list(parallel_map(lambda item: (item, threading.current_thread(), torch.get_num_threads()), range(3), 1, nothing))
     assert found == [(item, threading.current_thread(), three) for item in range(3)]
 
 
@@ -91,7 +91,7 @@ def test_little_is_taken_ahead(three: int, size: int, most: int) -> None:
             taken += 1
             yield item
 
-    for seen, _ in enumerate(side_by_side(lambda item: item, items(), three, lambda item: size)):
+    for seen, _ in enumerate(parallel_map(lambda item: item, items(), three, lambda item: size)):
         assert taken <= seen + most
 
 
@@ -104,7 +104,7 @@ def test_an_error_comes_in_its_turn(three: int) -> None:
         done.append(item)
         return item
 
-    results = side_by_side(work, range(1000), three, nothing)
+    results = parallel_map(work, range(1000), three, nothing)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
         next(results)
@@ -119,7 +119,7 @@ def test_who_stops_early_leaves_no_thread_and_no_work(three: int) -> None:
         assert item == 0 or gate.wait(60)
         return item
 
-    results = side_by_side(work, range(1000), three, nothing)
+    results = parallel_map(work, range(1000), three, nothing)
     next(results)
     opening = threading.Timer(1.0, gate.set)  # after what waits was called off
     opening.start()
@@ -139,7 +139,7 @@ def test_ctrl_c_while_threads_start_leaves_none(three: int, monkeypatch: pytest.
     monkeypatch.setattr(threads, "Barrier", Interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        list(side_by_side(nothing, range(9), three, nothing))
+        list(parallel_map(nothing, range(9), three, nothing))
     assert torch.get_num_threads() == three
     for thread in threading.enumerate():
         if thread.name.startswith("offnominal"):
@@ -158,7 +158,7 @@ def test_where_a_thread_cannot_be_started_none_waits(three: int, monkeypatch: py
     monkeypatch.setattr(ThreadPoolExecutor, "submit", second_fails)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="new thread"):
-        list(side_by_side(nothing, range(9), three, nothing))
+        list(parallel_map(nothing, range(9), three, nothing))
     for thread in threading.enumerate():
         if thread.name.startswith("offnominal"):
             thread.join(60)

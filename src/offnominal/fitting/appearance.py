@@ -12,7 +12,7 @@ from torch import Tensor
 from offnominal.decisions import Appearance, halves, learn_appearance
 from offnominal.decisions.appearance import FEWEST
 from offnominal.images import DISTURBANCES, ImageBatch
-from offnominal.inference import image_features, side_by_side, threads_for
+from offnominal.inference import image_features, parallel_map, threads_for
 from offnominal.types import Float
 
 #: Number of images that are disturbed: a disturbance changes all images alike, so a few suffice.
@@ -75,7 +75,7 @@ class AppearanceLearner:
         before = np.array([self._features[index] for batch in self._to_disturb for index in batch.index])
         threads = threads_for(len(before) * len(DISTURBANCES), self._device)
         # The results are a few numbers per image, so their size does not count.
-        after = np.concatenate(list(side_by_side(self._disturb, self._to_disturb, threads, lambda batch: 0)), axis=1)
+        after = np.concatenate(list(parallel_map(self._disturb, self._to_disturb, threads, lambda batch: 0)), axis=1)
         disturbed = {name: (before, values) for name, values in zip(DISTURBANCES, after, strict=True)}
         return learn_appearance(teachers, disturbed, reference)
 

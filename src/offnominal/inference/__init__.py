@@ -12,7 +12,7 @@ from offnominal.inference.image_features import image_features
 from offnominal.inference.inspector import Inspector
 from offnominal.inference.loading import engines_of
 from offnominal.inference.member_scorer import Explanation
-from offnominal.inference.parallel import process_images, side_by_side, single_torch_thread, threads_for
+from offnominal.inference.parallel import parallel_map, process_images, single_torch_thread, threads_for
 from offnominal.inference.patches import FeatureEngine, interior_patches, member_engines
 from offnominal.inference.signals import PatchSignals, SignalEngine
 
@@ -33,9 +33,9 @@ __all__ = [
     "interior_patches",
     "member_engines",
     "normal_signals",
+    "parallel_map",
     "process_images",
     "scores_of_model",
-    "side_by_side",
     "single_torch_thread",
     "threads_for",
 ]

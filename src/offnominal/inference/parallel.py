@@ -90,7 +90,7 @@ def process_images(
     if threads < 2:
         outcomes = map(isolated, read(batch_size=batch_size))
     else:
-        outcomes = side_by_side(lambda batch: list(isolated(batch)), read(batch_size=1, workers=threads), threads, size)
+        outcomes = parallel_map(lambda batch: list(isolated(batch)), read(batch_size=1, workers=threads), threads, size)
     for batch_outcomes in outcomes:
         for outcome in batch_outcomes:
             if isinstance(outcome, _Failure):
@@ -159,7 +159,7 @@ def _out_of_memory(batch: ImageBatch) -> SettingsError:
     )
 
 
-def side_by_side(
+def parallel_map(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int, size: Callable[[Item], int]
 ) -> Iterator[Result]:
     """Map `work` over items in parallel; results come in the order of the items.
@@ -175,7 +175,7 @@ def side_by_side(
 
     Examples
     --------
-    >>> list(side_by_side(abs, [-1, 2, -3], threads=2, size=lambda item: 8))
+    >>> list(parallel_map(abs, [-1, 2, -3], threads=2, size=lambda item: 8))
     [1, 2, 3]
     """
     if threads < 2:
