@@ -135,7 +135,16 @@ def maps(data: Data, of: Features, kept: Sequence[int], settings: Settings) -> l
         network = of.geometry.network_size(size)
         signals = search(engine.standardise(raw, standard, network), engine.upsampling(network)).values
         on_grid = to_grid(signals, engine.grid(network))
-        found.append(member_map(on_grid, normal, settings.fusion.weights, network, settings.smoothing, settings.halo))
+        found.append(
+            member_map(
+                on_grid,
+                normal,
+                weights=settings.fusion.weights,
+                network=network,
+                sigma=settings.smoothing,
+                halo=settings.halo,
+            )
+        )
     return found
 
 

@@ -98,9 +98,7 @@ class Inspector:
             decoded = sum(pixels.nbytes for pixels in batch.decoded if pixels is not None)
             return decoded + 4 * maps_per_image * sum(height * width for height, width in batch.original)
 
-        inspections = self._work_through(
-            sources, lambda batch: self._inspect_batch(batch, evidence, maps), size, failed, keep=keep
-        )
+        inspections = self._process(sources, lambda batch: self._inspect_batch(batch, evidence, maps), size, failed, keep=keep)
         for index, inspection, pixels in inspections:
             source = sources[index]
             yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
@@ -140,7 +138,7 @@ class Inspector:
             patches = [[of_member[at] for of_member in members] for at in range(len(batch.index))]
             return list(zip(batch.index, batch.original, patches, thumbnails, strict=True))
 
-        return self._work_through(sources, work, self._bytes_of_patches, failed)
+        return self._process(sources, work, self._bytes_of_patches, failed)
 
     def explain(self, source: Source, member: int = 0) -> Explanation:
         """Distances, influence, proposed noise and response for each patch position of one image, by one member.
@@ -151,7 +149,7 @@ class Inspector:
             If the image cannot be read or scored.
         """
         scorer = self.scorers[member]
-        (explanation,) = self._work_through(
+        (explanation,) = self._process(
             [source], lambda batch: [scorer.explain(batch)], self._bytes_of_patches, raise_unreadable
         )
         return explanation
@@ -159,7 +157,7 @@ class Inspector:
     def _bytes_of_patches(self, batch: ImageBatch) -> int:
         return sum(scorer.engine.bytes_of_patches(batch.views[scorer.view]) for scorer in self.scorers)
 
-    def _work_through(
+    def _process(
         self,
         sources: Sequence[Source],
         work: Callable[[ImageBatch], Iterable[Result]],
