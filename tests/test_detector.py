@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-import offnominal
 from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.errors import ImageError, InputError, ModelFileError, OutputError, SettingsError
@@ -289,8 +288,3 @@ def test_a_failed_save_keeps_what_was_there(detector: Detector, tmp_path: Path, 
         detector.save(target)
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
     assert target.read_text() == "old"
-
-
-def test_public_names() -> None:
-    assert sorted(offnominal.__all__) == ["Detector", "load"]
-    assert offnominal.Detector is Detector

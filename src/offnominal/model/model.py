@@ -151,7 +151,7 @@ class Member:
     >>> from offnominal import load
     >>> for member in load("part.safetensors").model.members:  # doctest: +SKIP
     ...     print(member.name, tuple(member.bank.patches.shape))
-    efficientnet-lite0 (1000, 432)
+    efficientnet-lite0 (1000, 152)
     """
 
     name: str
