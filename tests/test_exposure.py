@@ -224,7 +224,7 @@ def test_a_fit_takes_the_images_in_its_own_order_and_the_halves_of_its_seed(monk
     monkeypatch.setattr(
         training_set,
         "common_exposure",
-        lambda some, shape, values, seed, *more: (asked.append((some, seed)), common(some, shape, values, seed, *more))[1],
+        lambda some, *args, seed, **kwargs: (asked.append((some, seed)), common(some, *args, seed=seed, **kwargs))[1],
     )
     pictures = under_lamps(20, (64, 64))
     for seed in (0, 3):
