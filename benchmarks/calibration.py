@@ -18,8 +18,8 @@ import torch
 from offnominal.config import settings_from
 from offnominal.decisions import SPLIT, Method, calibrate, held_count
 from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
-from offnominal.fitting.member_patches import choose
-from offnominal.inference.engine import SignalEngine
+from offnominal.fitting.member_patches import choose_coreset
+from offnominal.inference import SignalEngine
 from offnominal.memory import HeldOutBanks, PatchRows
 from offnominal.types import Float
 from tables import arguments, machine, table, use_threads, write
@@ -45,16 +45,20 @@ def flagged(images: int, way: Method, seed: int) -> dict[float, float]:
     size, settings = round(SHARE * len(rows)), settings_from()
     slices = [slice(at * PATCHES, (at + 1) * PATCHES) for at in range(images - held)]
     units = [slice(at, at + 1) for at in range(images - held)]
-    coreset = choose(rows, size, settings)
+    coreset = choose_coreset(rows, size, settings)
     banks = HeldOutBanks(rows, np.array([one.start for one in slices]), coreset.indices, coreset.radius, CPU)
-    scale = distance_scale(banks, len(units), settings, CPU)
+    scale = distance_scale(banks, len(units), settings)
     if way == "folds":
-        own = scores_of(fold_signals(rows, slices, units, size, settings, scale, CPU, [None] * len(units)))
+        own = scores_of(
+            fold_signals(
+                rows, slices, units, size=size, settings=settings, scale=scale, device=CPU, upsamplings=[None] * len(units)
+            )
+        )
     elif way == SPLIT:
         outside = SignalEngine(banks.bank, settings, scale, CPU)(patches[len(rows) :]).values
         own = scores_of(np.split(outside, held))
     else:
-        own = scores_of(held_out_signals(banks, len(units), settings, scale, CPU))
+        own = scores_of(held_out_signals(banks, len(units), settings, scale))
     scores = scores_of(np.split(SignalEngine(banks.bank, settings, scale, CPU)(new).values, NEW))
     found = {}
     for rate in RATES:

@@ -28,7 +28,7 @@ from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.datasets import labelled_images
 from offnominal.features import MemberName
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from tables import Timing, arguments, table, timed, write
 
 BATCHES, AT_ONCE = (1, 4, 16, 64), (1, 16)

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from offnominal.config import settings_from
 from offnominal.features import MemberName
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from tables import Timing, apart, table, timed, yes
 
 Way = tuple[str, str]

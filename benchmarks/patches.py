@@ -15,7 +15,7 @@ from offnominal.datasets import normal_images
 from offnominal.features import channel_standard, parse_members
 from offnominal.fitting.survey import common_exposure
 from offnominal.images import EIGHT_BIT, batches, raise_unreadable, read_header
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 
 CLUSTERS = 256
 SIDE, CELL = 32, 4
@@ -53,7 +53,7 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
     engine = FeatureEngine(chosen, parse_members(chosen.backbone)[0])
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, chosen.seed))
+    values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, seed=chosen.seed))
     found = batches(paths, (geometry,), values, batch_size=chosen.batch_size, failed=raise_unreadable)
     patches = torch.cat([image for batch in found for image in engine.patches(batch.seen(0)).cpu()])
     patches = channel_standard(patches)(patches)

@@ -32,11 +32,10 @@ from offnominal import Detector
 from offnominal.config import Settings, settings_from
 from offnominal.datasets import Item, labelled_images, normal_images
 from offnominal.fitting.held_out_signals import distance_scale, held_out_signals
-from offnominal.fitting.member_patches import MemberPatches, choose
+from offnominal.fitting.member_patches import MemberPatches, choose_coreset
 from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
-from offnominal.inference.engine import FeatureEngine, SignalEngine, member_engines
-from offnominal.inference.held_out_scores import normal_signals
+from offnominal.inference import FeatureEngine, SignalEngine, member_engines, normal_signals
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import average_maps, image_score, member_map, to_grid
 from offnominal.types import Float
@@ -125,10 +124,10 @@ def maps(data: Data, of: Features, kept: Sequence[int], settings: Settings) -> l
             patches.put(place, of.train[at])
         patches.standardise()
         assert patches.standard is not None
-        coreset = choose(patches.readable(), settings.bank_size(patches.count), settings)
+        coreset = choose_coreset(patches.readable(), settings.bank_size(patches.count), settings)
         banks = patches.held_out_banks(units, coreset)
-        scale = distance_scale(banks, len(units), settings, engine.device)
-        values = patches.by_image(held_out_signals(banks, len(units), settings, scale, engine.device), units)
+        scale = distance_scale(banks, len(units), settings)
+        values = patches.by_image(held_out_signals(banks, len(units), settings, scale), units)
         normal = normal_signals([to_grid(one, grid) for one, grid in zip(values, patches.grids, strict=True)])
         search, standard = SignalEngine(banks.bank, settings, scale, engine.device), patches.standard
     found = []
@@ -136,7 +135,16 @@ def maps(data: Data, of: Features, kept: Sequence[int], settings: Settings) -> l
         network = of.geometry.network_size(size)
         signals = search(engine.standardise(raw, standard, network), engine.upsampling(network)).values
         on_grid = to_grid(signals, engine.grid(network))
-        found.append(member_map(on_grid, normal, settings.fusion.weights, network, settings.smoothing, settings.halo))
+        found.append(
+            member_map(
+                on_grid,
+                normal,
+                weights=settings.fusion.weights,
+                network=network,
+                sigma=settings.smoothing,
+                halo=settings.halo,
+            )
+        )
     return found
 
 

@@ -12,11 +12,10 @@ import numpy as np
 from offnominal.config import settings_from
 from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.features import parse_members
-from offnominal.fitting.appearance import DISTURBED
-from offnominal.fitting.survey import LOOKED_AT, common_exposure
+from offnominal.fitting.appearance import MAX_DISTURBED
+from offnominal.fitting.survey import EXPOSURE_IMAGES, common_exposure
 from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.image_features import image_features
+from offnominal.inference import FeatureEngine, image_features
 from tables import table
 
 STREAMS, ORDERS, TEACHINGS, FALSE_WARNINGS = 1000, 100, 20, 0.01
@@ -49,7 +48,7 @@ class Streams:
         rng = np.random.default_rng(5)
         self.train = train
         # The images that set the exposure are neither reference nor stream, as in a fit on many images.
-        self.learners = np.sort(rng.permutation(len(good))[: min(LOOKED_AT, train // 2)])
+        self.learners = np.sort(rng.permutation(len(good))[: min(EXPOSURE_IMAGES, train // 2)])
         geometry = engine.geometry([picture.shape[:2] for picture in pictures])
         exposure = common_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)
         self.geometry, self.values = geometry, replace(EIGHT_BIT, exposure=exposure)
@@ -75,7 +74,7 @@ class Streams:
         for teaching in range(teachings):
             rng = np.random.default_rng([6, teaching])
             teachers = self.train // 2
-            chosen = rng.permutation(len(self.learners))[:DISTURBED]
+            chosen = rng.permutation(len(self.learners))[:MAX_DISTURBED]
             others = rng.permutation(np.setdiff1d(np.arange(len(clean)), self.learners))
             taught = np.concatenate([self.learners, others[: teachers - len(self.learners)]])
             rest = others[teachers - len(self.learners) :]

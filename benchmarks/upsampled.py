@@ -19,7 +19,7 @@ from offnominal import Detector
 from offnominal.datasets import labelled_images
 from offnominal.features import parse_members
 from offnominal.images import batches, raise_unreadable
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.memory import NearestPatches, Upsampling, search
 from tables import Timing, arguments, machine, table, timed, use_threads, write
 

@@ -123,7 +123,7 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     from offnominal.datasets import normal_images
     from offnominal.features import channel_standard
     from offnominal.images import EIGHT_BIT, batches, read_header
-    from offnominal.inference.engine import member_engines
+    from offnominal.inference import member_engines
 
     def fail(index: int, error: Exception) -> None:
         raise error

@@ -19,11 +19,10 @@ from offnominal import Detector, load
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
 from offnominal.decisions.lots import estimated_bad, pull
 from offnominal.errors import ImageError, InputError, SettingsError
-from offnominal.fitting.sources import TrainingSource
+from offnominal.fitting import TrainingSource
 from offnominal.fitting.split import calibrated_by_split
 from offnominal.images import to_original
-from offnominal.inference.engine import member_engines
-from offnominal.inference.inspector import Inspector
+from offnominal.inference import Inspector, member_engines
 from offnominal.observer import SILENT
 from offnominal.outputs.guarantee import calibration_facts, calibration_warnings, promise
 from offnominal.outputs.lot import require_lot, write_lot

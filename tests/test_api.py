@@ -26,11 +26,11 @@ def test_copies_are_told(images: list[np.ndarray]) -> None:
     notes = Notes()
     small().fit([*images, images[3], images[0]], observer=notes)
     (line,) = notes.texts
-    assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
+    assert line.startswith("2 of 10 images are duplicates (the first: 'array 8' of 'array 3')")
     notes = Notes()
     small().audit([*images, images[3], images[0]], observer=notes)
     (line,) = notes.texts
-    assert line.startswith("2 of 10 images are copies, the first 'array 8' of 'array 3'")
+    assert line.startswith("2 of 10 images are duplicates (the first: 'array 8' of 'array 3')")
     notes = Notes()
     small().fit(images, observer=notes)
     small().audit(images, observer=notes)

@@ -13,7 +13,7 @@ from conftest import REAL_DATA, damaged, texture
 from offnominal import Detector, load
 from offnominal.config import Settings, settings_from
 from offnominal.errors import SettingsError
-from offnominal.inference.engine import member_engines
+from offnominal.inference import member_engines
 from offnominal.memory import HeldOutBanks, NearestPatches
 from offnominal.noising import neighbourhood, noise_response, propose_noise
 from offnominal.scoring import to_grid

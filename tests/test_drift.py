@@ -216,8 +216,7 @@ def watched() -> Model:
 
 
 def appearances(model: Model, images: list[np.ndarray]) -> np.ndarray:
-    from offnominal.inference.engine import member_engines
-    from offnominal.inference.inspector import Inspector
+    from offnominal.inference import Inspector, member_engines
 
     found = {}
 

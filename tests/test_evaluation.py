@@ -36,8 +36,7 @@ def test_a_tiny_memory_limit_changes_no_figure(
     assert not any(on_disk(image.inspection.anomaly_map) for image in expected.images)
     monkeypatch.setattr(spill, "_FILE_BYTES", file_bytes)
     monkeypatch.setattr(localisation, "_BLOCK", 15_000)  # more than one image of 96 x 120, fewer than all
-    tight = load(model_file)
-    tight.settings = tight.settings.model_copy(update={"memory": 100_000})
+    tight = load(model_file, memory=100_000)
     found = tight.evaluate(parts)
     assert found.figures == expected.figures
     assert found.classes == expected.classes

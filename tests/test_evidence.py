@@ -18,9 +18,8 @@ from offnominal.config import Settings
 from offnominal.errors import InputError
 from offnominal.features import ChannelStandard
 from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, position_at
-from offnominal.inference.engine import SignalEngine, member_engines
+from offnominal.inference import Inspector, SignalEngine, member_engines
 from offnominal.inference.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
-from offnominal.inference.inspector import Inspector
 from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
 

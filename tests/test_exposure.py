@@ -16,7 +16,7 @@ from conftest import texture
 from offnominal import Detector, load
 from offnominal.decisions import halves
 from offnominal.fitting import training_set
-from offnominal.fitting.survey import LOOKED_AT, common_exposure
+from offnominal.fitting.survey import EXPOSURE_IMAGES, common_exposure
 from offnominal.images import (
     DISTURBANCES,
     EIGHT_BIT,
@@ -184,7 +184,7 @@ def of_greys(greys: list[int]) -> Exposure | None:
 
 
 def test_it_is_computed_from_images_evenly_spaced_and_those_that_can_be_read() -> None:
-    greys = [50 + at // 2 for at in range(6 * LOOKED_AT)]
+    greys = [50 + at // 2 for at in range(6 * EXPOSURE_IMAGES)]
     images, shape = flat(*(grey % 256 for grey in greys)), Geometry((64, 64), "squash")
     found = common_exposure(images, shape, EIGHT_BIT)
     teachers, _ = halves(len(images), 0)
@@ -200,18 +200,21 @@ def test_it_is_computed_from_images_evenly_spaced_and_those_that_can_be_read() -
 
 def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
     """A new good image is like those of the reference only if neither taught what both are seen by."""
-    shape, greys = Geometry((32, 32), "squash"), [50 + at for at in range(2 * LOOKED_AT)]
+    shape, greys = Geometry((32, 32), "squash"), [50 + at for at in range(2 * EXPOSURE_IMAGES)]
     pictures = flat(*greys, side=32)
     teachers, reference = halves(len(pictures), 3)
     half = of_greys([greys[at] for at in teachers])
-    found = common_exposure(pictures, shape, EIGHT_BIT, 3)
+    found = common_exposure(pictures, shape, EIGHT_BIT, seed=3)
     assert found is not None
     assert half is not None
     assert (found.level, found.spread) == pytest.approx((half.level, half.spread), rel=1e-5)
     darker = [np.zeros_like(picture) if at in reference else picture for at, picture in enumerate(pictures)]
-    assert common_exposure(darker, shape, EIGHT_BIT, 3) == found
-    few, fewer = pictures[: 2 * LOOKED_AT - 2], darker[: 2 * LOOKED_AT - 2]  # too few for a half to say it: all count
-    assert common_exposure(few, shape, EIGHT_BIT, 3) != common_exposure(fewer, shape, EIGHT_BIT, 3)
+    assert common_exposure(darker, shape, EIGHT_BIT, seed=3) == found
+    few, fewer = (
+        pictures[: 2 * EXPOSURE_IMAGES - 2],
+        darker[: 2 * EXPOSURE_IMAGES - 2],
+    )  # too few for a half to say it: all count
+    assert common_exposure(few, shape, EIGHT_BIT, seed=3) != common_exposure(fewer, shape, EIGHT_BIT, seed=3)
 
 
 def test_a_fit_takes_the_images_in_its_own_order_and_the_halves_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,7 +224,7 @@ def test_a_fit_takes_the_images_in_its_own_order_and_the_halves_of_its_seed(monk
     monkeypatch.setattr(
         training_set,
         "common_exposure",
-        lambda some, shape, values, seed, *more: (asked.append((some, seed)), common(some, shape, values, seed, *more))[1],
+        lambda some, *args, seed, **kwargs: (asked.append((some, seed)), common(some, *args, seed=seed, **kwargs))[1],
     )
     pictures = under_lamps(20, (64, 64))
     for seed in (0, 3):

@@ -20,7 +20,7 @@ from offnominal.datasets import any_images
 from offnominal.decisions import calibrate, find_regions, region_masks
 from offnominal.errors import ModelFileError, SettingsError
 from offnominal.images import Thumbnails, thumbnail
-from offnominal.model.file import save_model
+from offnominal.model import save_model
 from offnominal.outputs.extras import Extras, evidence_row, extras_from
 from offnominal.outputs.inspections import write_inspections
 from offnominal.reports import LEVELS, CocoMasks, SourcePicture, encode_map, encode_mask, receipt, run_lengths

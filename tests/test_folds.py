@@ -21,16 +21,15 @@ from offnominal import Detector
 from offnominal.config import settings_from
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT
 from offnominal.errors import InputError
+from offnominal.fitting import TrainingSource, held_out_signals
 from offnominal.fitting import fit as fit_module
-from offnominal.fitting import held_out_signals
 from offnominal.fitting.held_out_signals import fold_signals
 from offnominal.fitting.member_patches import MemberPatches
-from offnominal.fitting.sources import TrainingSource, content_key, held_together
+from offnominal.fitting.sources import content_key, unit_keys
 from offnominal.fitting.split import split
-from offnominal.inference.engine import FeatureEngine, SignalEngine, member_engines
+from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
-from offnominal.model import Model
-from offnominal.model.model import DistanceScale
+from offnominal.model import DistanceScale, Model
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"preset": "fast", "image_size": 64, "bank": 60, "false_alarm_rate": 0.2}
@@ -70,7 +69,17 @@ def test_folds_are_fits_without_each_fold(engine: FeatureEngine, sizes: list[int
         assert {rows.stop - rows.start for rows in patches.rows} <= {36, 60, 84}
         told: list[int] = []
         upsamplings = [engine.upsampling(network) for network in patches.networks]
-        found = fold_signals(patches.readable(), patches.rows, units, 30, settings, SCALE, CPU, upsamplings, told.append)
+        found = fold_signals(
+            patches.readable(),
+            patches.rows,
+            units,
+            size=30,
+            settings=settings,
+            scale=SCALE,
+            device=CPU,
+            upsamplings=upsamplings,
+            tick=told.append,
+        )
         right = naive_folds(patches.all.clone(), patches.rows, units, 30, settings)
     assert len(found) == len(originals) == told[-1]
     assert told == sorted(told)
@@ -85,10 +94,10 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
     members = fit_module.Fit._member
 
     def noted(
-        self: Any, extraction: Any, patches: MemberPatches, coreset: Any, units: Sequence[slice], size: int, method: Any
+        self: Any, extraction: Any, patches: MemberPatches, coreset: Any, *, units: Sequence[slice], **options: Any
     ) -> Any:
         names.append([[image.name for image in extraction.images[unit]] for unit in units])
-        return members(self, extraction, patches, coreset, units, size, method)
+        return members(self, extraction, patches, coreset, units=units, **options)
 
     monkeypatch.setattr(fit_module.Fit, "_member", noted)
     return names
@@ -97,14 +106,14 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
 @pytest.fixture
 def fold_banks(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     banks: list[torch.Tensor] = []
-    choose = held_out_signals.choose
+    choose = held_out_signals.choose_coreset
 
     def noted(patches: Any, *given: Any) -> Any:
         coreset = choose(patches, *given)
         banks.append(patches[torch.from_numpy(coreset.indices)])
         return coreset
 
-    monkeypatch.setattr(held_out_signals, "choose", noted)
+    monkeypatch.setattr(held_out_signals, "choose_coreset", noted)
     return banks
 
 
@@ -184,7 +193,7 @@ def test_a_split_divides_no_group(tmp_path: Path) -> None:
         assert 3 <= len(held) <= 6
         assert not {group for name, group in rows if name in fitted and group} & {group for _, group in held}
     one = manifest(tmp_path / "one.jsonl", [(name, "all") for name, _ in rows])
-    with pytest.raises(InputError, match="in 1 groups: a split needs at least 3, and a group left to fit on; use --cal"):
+    with pytest.raises(InputError, match="in 1 groups: a split needs at least 3 images, and a group to fit on; use --cal"):
         Detector(calibration="split", **SMALL).fit(one)
 
 
@@ -207,7 +216,7 @@ def test_copies_are_held_out_together(calibration: str, tmp_path: Path, held_out
     (units,) = held_out
     assert sorted(map(len, units)) == [1] * 8 + [2]
     assert ["copy.png", "odd.png"] in [sorted(Path(name).name for name in unit) for unit in units]
-    assert "copies of a file are held out together" in notes.texts[0]
+    assert "they are held out together" in notes.texts[0]
     alone = Detector(calibration=calibration, **SMALL).fit(paths[:-1])
     found, right = distances(detector.model), distances(alone.model)
     assert found["odd.png"] == pytest.approx(found["copy.png"], rel=1e-3)
@@ -230,7 +239,7 @@ def test_a_split_divides_no_copies(tmp_path: Path) -> None:
         detector = Detector(calibration="split", seed=seed, **SMALL).fit(paths)
         fitted = {Path(source.name).name for source in detector.model.sources}
         assert len({"odd.png", "copy.png"} & fitted) in (0, 2)
-    keys = held_together([TrainingSource(path.name, path) for path in paths], [content_key(path) for path in paths])
+    keys = unit_keys([TrainingSource(path.name, path) for path in paths], [content_key(path) for path in paths])
     assert keys[-1] == keys[-2]
     sides = set()
     for seed in range(40):
@@ -249,7 +258,7 @@ def test_images_are_held_out_together_if_groups_or_copies_join_them(images: list
     """Each image is an (image content, group); connected components by brute force."""
 
     def keys_of(some: list[tuple[str, str | None]]) -> list[str]:
-        return held_together([TrainingSource("", "", group) for _, group in some], [content for content, _ in some])
+        return unit_keys([TrainingSource("", "", group) for _, group in some], [content for content, _ in some])
 
     joined = [[one[0] == other[0] or (one[1] is not None and one[1] == other[1]) for other in images] for one in images]
     together = np.linalg.matrix_power(np.array(joined, dtype=np.int64), len(images)) > 0
@@ -272,7 +281,7 @@ def test_copies_alone_cannot_be_fitted(calibration: str, tmp_path: Path) -> None
     cv2.imwrite(str(tmp_path / "b.png"), texture(1))
     copies: list[Any] = [[texture(0)] * 3, manifest(tmp_path / "m.jsonl", group)]
     for data in copies:
-        with pytest.raises(InputError, match="are copies of one image or belong to one group: a fit needs") as refused:
+        with pytest.raises(InputError, match="are duplicates or belong to one group: a fit needs at least two") as refused:
             Detector(calibration=calibration, **SMALL).fit(data)
         assert "\n" not in str(refused.value)
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from offnominal.config import settings_from
 from offnominal.fitting.held_out_signals import held_out_signals
-from offnominal.inference.engine import SignalEngine
+from offnominal.inference import SignalEngine
 from offnominal.memory import HeldOutBanks, kcenter
-from offnominal.model.model import DistanceScale
+from offnominal.model import DistanceScale
 
 CPU = torch.device("cpu")
 
@@ -146,7 +146,7 @@ def test_signals_are_those_of_a_bank_built_without_the_image(sizes: list[int], k
     banks, _, image, centres = some_banks(seed, sizes, k, radius)
     settings = settings_from(neighbors=k, distance_neighbors=2, fusion={"response": 1})
     scale = DistanceScale(1.0, 0.5)
-    found = held_out_signals(banks, len(sizes), settings, scale, CPU)
+    found = held_out_signals(banks, len(sizes), settings, scale)
     for one in range(len(sizes)):
         naive = SignalEngine(without(banks, image[centres], one), settings, scale, CPU)(banks.patches(one)).values
         # Distances; where neighbours tie, influence and response may take either of them.
@@ -163,7 +163,7 @@ def test_signals_without_ties_are_equal_in_all() -> None:
     banks = HeldOutBanks(patches, starts, centres, 4.0, CPU)
     settings = settings_from(fusion={"response": 1})
     scale = DistanceScale(1.0, 0.5)
-    found = held_out_signals(banks, 6, settings, scale, CPU)
+    found = held_out_signals(banks, 6, settings, scale)
     assert sum(len(banks.replacements(one)) for one in range(6)) > 0
     for one in range(6):
         meets = SignalEngine(without(banks, centres // 50, one), settings, scale, CPU)

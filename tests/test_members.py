@@ -18,8 +18,7 @@ from offnominal.config import settings_from
 from offnominal.errors import BackboneError
 from offnominal.features import MemberName, parse_members
 from offnominal.images import batches, position_at
-from offnominal.inference.engine import member_engines
-from offnominal.inference.held_out_scores import held_out_scores
+from offnominal.inference import held_out_scores, member_engines
 from offnominal.scoring import average_maps
 
 LITE = "efficientnet-lite0"

@@ -21,11 +21,9 @@ from offnominal import Detector, load
 from offnominal.datasets import any_images
 from offnominal.decisions import Calibration
 from offnominal.errors import ImageError, ModelFileError, OffnominalError
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.evaluation import Evaluation
-from offnominal.inference.inspector import Inspector
-from offnominal.model.file import _digest, load_model
-from offnominal.model.model import Model
+from offnominal.inference import Evaluation, FeatureEngine, Inspector
+from offnominal.model import Model, load_model
+from offnominal.model.file import _digest
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.model_facts import facts, warnings_of
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from offnominal.config import settings_from
-from offnominal.inference.engine import SignalEngine
-from offnominal.model.model import DistanceScale
+from offnominal.inference import SignalEngine
+from offnominal.model import DistanceScale
 from offnominal.noising import influence, nearest, neighbourhood, noise_response, propose_noise
 
 

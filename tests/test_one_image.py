@@ -18,9 +18,9 @@ from conftest import damaged, texture
 from offnominal import Detector
 from offnominal.datasets import any_images
 from offnominal.errors import ImageError, OutputError
-from offnominal.fitting.audit import Audit
+from offnominal.fitting import Audit
+from offnominal.inference import FeatureEngine
 from offnominal.inference import parallel as threads
-from offnominal.inference.engine import FeatureEngine
 from offnominal.outputs import extras, inspections, report_files
 from offnominal.outputs import suspects as audited
 from offnominal.outputs.evaluations import write_evaluation
@@ -85,7 +85,7 @@ def test_an_image_that_cannot_be_scored(
         return whole(self, images)
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
-    monkeypatch.setattr(threads, "FEWEST", 2 if side_by_side else 100)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 2 if side_by_side else 100)
     done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", EVERYTHING, report="Lot")
     assert (done.done, done.unreadable) == (4, 1)
     assert [Path(row["path"]).name for row in rows] == [f"{number}.png" for number in range(5)]

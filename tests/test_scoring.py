@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from offnominal.config import settings_from
 from offnominal.features import ChannelStandard
-from offnominal.inference.engine import member_engines
+from offnominal.inference import member_engines
 from offnominal.scoring import (
     SIGNALS,
     NormalSignals,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from offnominal.memory import PatchStore
-from offnominal.model.file import require_writable
+from offnominal.model import require_writable
 from offnominal.stopping import stoppable, unstopped
 from offnominal.storage import scratch_folder, write_whole
 

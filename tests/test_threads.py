@@ -17,9 +17,9 @@ import torch
 from conftest import texture
 from offnominal import Detector
 from offnominal.errors import ImageError, SettingsError
+from offnominal.inference import FeatureEngine, parallel_map, single_torch_thread, threads_for
 from offnominal.inference import parallel as threads
-from offnominal.inference.engine import FeatureEngine
-from offnominal.inference.parallel import MOST_WAITING, one_beside, side_by_side, threads_for
+from offnominal.inference.parallel import MAX_PENDING_BYTES
 
 CPU = torch.device("cpu")
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 def three(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Three threads, whatever the machine has, and a handful of images are many."""
     before = torch.get_num_threads()
-    monkeypatch.setattr(threads, "FEWEST", 4)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 4)
     torch.set_num_threads(3)
     yield 3
     torch.set_num_threads(before)
@@ -47,7 +47,7 @@ def test_results_come_in_order_from_threads_of_one(three: int) -> None:
         return item**2, torch.get_num_threads(), threading.current_thread().name
 
     found = []
-    for one in side_by_side(work, range(50), three, nothing):
+    for one in parallel_map(work, range(50), three, nothing):
         assert torch.get_num_threads() == three
         found.append(one)
     assert [square for square, _, _ in found] == [item**2 for item in range(50)]
@@ -61,18 +61,18 @@ def test_results_come_in_order_from_threads_of_one(three: int) -> None:
 
 
 def test_no_items_no_results(three: int) -> None:
-    assert list(side_by_side(lambda item: item, [], three, nothing)) == []
+    assert list(parallel_map(lambda item: item, [], three, nothing)) == []
 
 
 def test_one_thread_is_the_callers(three: int) -> None:
-    found = list(side_by_side(lambda item: (item, threading.current_thread(), torch.get_num_threads()), range(3), 1, nothing))
+    found = list(parallel_map(lambda item: (item, threading.current_thread(), torch.get_num_threads()), range(3), 1, nothing))
     assert found == [(item, threading.current_thread(), three) for item in range(3)]
 
 
 def test_disturbances_are_learned_as_one_after_another(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [texture(seed) for seed in range(12)]
     found = Detector(image_size=96, false_alarm_rate=0.1).fit(images).model.appearance
-    monkeypatch.setattr(threads, "FEWEST", 10**9)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 10**9)
     plain = Detector(image_size=96, false_alarm_rate=0.1).fit(images).model.appearance
     assert found is not None
     assert plain is not None
@@ -81,7 +81,7 @@ def test_disturbances_are_learned_as_one_after_another(three: int, monkeypatch: 
     assert np.allclose(found.reference, plain.reference, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, 2 * 3 + 1), (MOST_WAITING // 2 + 1, 2), (2 * MOST_WAITING, 2)])
+@pytest.mark.parametrize(("size", "most"), [(0, 2 * 3 + 1), (MAX_PENDING_BYTES // 2 + 1, 2), (2 * MAX_PENDING_BYTES, 2)])
 def test_little_is_taken_ahead(three: int, size: int, most: int) -> None:
     taken = 0
 
@@ -91,7 +91,7 @@ def test_little_is_taken_ahead(three: int, size: int, most: int) -> None:
             taken += 1
             yield item
 
-    for seen, _ in enumerate(side_by_side(lambda item: item, items(), three, lambda item: size)):
+    for seen, _ in enumerate(parallel_map(lambda item: item, items(), three, lambda item: size)):
         assert taken <= seen + most
 
 
@@ -104,7 +104,7 @@ def test_an_error_comes_in_its_turn(three: int) -> None:
         done.append(item)
         return item
 
-    results = side_by_side(work, range(1000), three, nothing)
+    results = parallel_map(work, range(1000), three, nothing)
     assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="five"):
         next(results)
@@ -119,7 +119,7 @@ def test_who_stops_early_leaves_no_thread_and_no_work(three: int) -> None:
         assert item == 0 or gate.wait(60)
         return item
 
-    results = side_by_side(work, range(1000), three, nothing)
+    results = parallel_map(work, range(1000), three, nothing)
     next(results)
     opening = threading.Timer(1.0, gate.set)  # after what waits was called off
     opening.start()
@@ -139,7 +139,7 @@ def test_ctrl_c_while_threads_start_leaves_none(three: int, monkeypatch: pytest.
     monkeypatch.setattr(threads, "Barrier", Interrupted)
     before = threading.active_count()
     with pytest.raises(KeyboardInterrupt):
-        list(side_by_side(nothing, range(9), three, nothing))
+        list(parallel_map(nothing, range(9), three, nothing))
     assert torch.get_num_threads() == three
     for thread in threading.enumerate():
         if thread.name.startswith("offnominal"):
@@ -158,7 +158,7 @@ def test_where_a_thread_cannot_be_started_none_waits(three: int, monkeypatch: py
     monkeypatch.setattr(ThreadPoolExecutor, "submit", second_fails)
     before = threading.active_count()
     with pytest.raises(RuntimeError, match="new thread"):
-        list(side_by_side(nothing, range(9), three, nothing))
+        list(parallel_map(nothing, range(9), three, nothing))
     for thread in threading.enumerate():
         if thread.name.startswith("offnominal"):
             thread.join(60)
@@ -170,7 +170,7 @@ def test_a_gpu_and_few_images_have_one(three: int) -> None:
     assert threads_for(3, CPU) == 1
     assert threads_for(1000, torch.device("cuda")) == 1
     for count, inside in ((three, 1), (1, three)):
-        with one_beside(count):
+        with single_torch_thread(count):
             assert torch.get_num_threads() == inside
         assert torch.get_num_threads() == three
 
@@ -205,7 +205,7 @@ def test_many_images_are_inspected_as_each_alone(three: int, runtime: str, monke
 def test_a_fit_side_by_side_is_the_same_model(three: int, monkeypatch: pytest.MonkeyPatch) -> None:
     images = [texture(i) for i in range(9)]
     many = Detector(image_size=96, bank=80).fit(images).model
-    monkeypatch.setattr(threads, "FEWEST", 1000)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 1000)
     few = Detector(image_size=96, bank=80).fit(images).model
     for one, other in zip(many.members, few.members, strict=True):
         assert torch.allclose(one.bank.patches, other.bank.patches, rtol=1e-3, atol=1e-3)
@@ -222,7 +222,7 @@ def test_the_bank_does_not_depend_on_how_images_came(three: int, monkeypatch: py
     paths[4].write_bytes(whole[: len(whole) // 2])  # the header tells a size, the rest cannot be read
     models = []
     for fewest, batch_size in ((4, 4), (1000, 1), (1000, 4), (1000, 3)):
-        monkeypatch.setattr(threads, "FEWEST", fewest)
+        monkeypatch.setattr(threads, "MIN_PARALLEL", fewest)
         models.append(Detector(image_size=96, bank=80, batch_size=batch_size).fit(paths).model)
     naive = Detector(image_size=96, bank=80).fit([path for path in paths if path != paths[4]]).model
     for model in models:

@@ -22,7 +22,7 @@ from offnominal.features import PatchExtractor, load_backbone, make_runtime, ope
 from offnominal.features.openvino_runtime import OpenVinoRuntime
 from offnominal.features.torchvision_schemas import import_timm
 from offnominal.features.transformers import TransformerMaps, default_side, middle_blocks, resampled
-from offnominal.inference.engine import member_engines
+from offnominal.inference import member_engines
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"depth": 4, "embed_dim": 48, "num_heads": 3, "num_classes": 0}

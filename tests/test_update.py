@@ -19,7 +19,7 @@ from PIL import Image
 from conftest import REAL_DATA, damaged, texture, with_model
 from offnominal import Detector, load
 from offnominal.errors import InputError, SettingsError
-from offnominal.inference.held_out_scores import held_out_scores
+from offnominal.inference import held_out_scores
 from offnominal.memory import cover
 from offnominal.model import Member, Model
 from offnominal.outputs.guarantee import promise
@@ -269,7 +269,7 @@ def test_an_update_learns_every_page_of_a_file(tmp_path: Path) -> None:
     stack = tmp_path / "stack.tif"
     first, *others = (Image.fromarray(texture(seed)) for seed in (40, 41, 42))
     first.save(stack, save_all=True, append_images=others)
-    with pytest.raises(InputError, match="3 pages"):
+    with pytest.raises(InputError, match="several pages"):
         fitted().update(add=[stack])
     for pages in (stack, [stack], tmp_path):
         assert [Path(name).name for name in fitted().update(add=pages, pages="all").added] == [
@@ -325,7 +325,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tm
         detector.update(remove=["003.png"])
     with pytest.raises(InputError, match="did you mean 'train/good/00"):
         detector.update(remove=["train/god/003.png"])
-    with pytest.raises(InputError, match=r"are named as 'train/good/0"):
+    with pytest.raises(InputError, match=r"are named like 'train/good/0"):
         detector.update(remove=["?"])
     with pytest.raises(InputError, match="would leave 1"):
         detector.update(remove=names[1:])
@@ -339,7 +339,7 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tm
         twice.update(remove=[sources[0].name])
     wide = tmp_path / "wide.png"
     cv2.imwrite(str(wide), texture(9).astype(np.uint16) * 256)
-    with pytest.raises(InputError, match=r"none of 1 images can be added; the first: .*16-bit"):
+    with pytest.raises(InputError, match=r"none of 1 images can be added; the first error: .*16-bit"):
         detector.update(add=[wide])
     with pytest.raises(InputError, match="twice"):
         detector.update(add=[str(wide), str(wide)])

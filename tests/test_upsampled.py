@@ -14,7 +14,7 @@ from offnominal import Detector
 from offnominal.config import DEFAULT_BACKBONE
 from offnominal.features import channel_standard
 from offnominal.images import ValueRange, batches
-from offnominal.inference.engine import FeatureEngine, member_engines
+from offnominal.inference import FeatureEngine, member_engines
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
 from offnominal.memory.upsampled import PART_SIZE, UpsampledBank, nearest
 from offnominal.types import interior

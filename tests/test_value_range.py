@@ -92,5 +92,5 @@ def test_a_fit_without_contrast_stops(depth: type, tmp_path: Path) -> None:
         Detector(image_size=96).fit(images)
     for at, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{at}.tiff"), image)
-    with pytest.raises(InputError, match="all 3 are constant"):
+    with pytest.raises(InputError, match="all 3 images are constant"):
         Detector(image_size=96).fit(tmp_path)

@@ -24,10 +24,7 @@ from offnominal.fitting import (
 )
 from offnominal.images import Source, raise_unreadable, several
 from offnominal.images.arrays import Pixels
-from offnominal.inference.engine import member_engines
-from offnominal.inference.evaluation import Evaluation, evaluate
-from offnominal.inference.inspector import Explanation, Inspector
-from offnominal.inference.loading import engines_of
+from offnominal.inference import Evaluation, Explanation, Inspector, engines_of, evaluate, member_engines
 from offnominal.model import Model, load_model, save_model
 from offnominal.observer import SILENT, Observer
 from offnominal.types import Float, Inspection

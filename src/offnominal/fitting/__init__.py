@@ -1,4 +1,4 @@
-"""From normal images to a model: survey, fit, calibration, update, audit."""
+"""Normal images -> model: survey, fit, calibration, update, audit."""
 
 from offnominal.fitting.audit import Audit
 from offnominal.fitting.fit import Stopwatch, audit_images, fit_model

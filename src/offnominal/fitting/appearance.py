@@ -1,4 +1,4 @@
-"""Features of images as a whole, and how small disturbances move them -> `decisions.Appearance`."""
+"""Features of whole images, and how small disturbances change them -> `decisions.Appearance`."""
 
 from __future__ import annotations
 
@@ -12,65 +12,77 @@ from torch import Tensor
 from offnominal.decisions import Appearance, halves, learn_appearance
 from offnominal.decisions.appearance import FEWEST
 from offnominal.images import DISTURBANCES, ImageBatch
-from offnominal.inference.image_features import image_features
-from offnominal.inference.parallel import side_by_side, threads_for
+from offnominal.inference import image_features, parallel_map, threads_for
 from offnominal.types import Float
 
-#: Teachers that are disturbed, and bytes of their pixels that may wait: how a disturbance moves them is alike for all.
-DISTURBED, MOST_WAITING = 32, 200_000_000
+#: Number of images that are disturbed: a disturbance changes all images alike, so a few suffice.
+MAX_DISTURBED = 32
+#: Bytes of their pixels, which stay in memory until `build`.
+MAX_DISTURBED_BYTES = 200_000_000
 
 
 class AppearanceLearner:
-    """Collects while features are extracted: `add` a batch, then `build`.
+    """Collects features of whole images during the feature extraction: `add` each batch, then `build`.
 
-    Which image teaches depends on its number and the seed alone, never on what it shows.
+    The teachers are a random half of the images, chosen by number and seed only, so that the choice does not depend on content.
+
+    Parameters
+    ----------
+    images
+        Number of images.
+    seed
+        Seed of the choice.
+    maps_of
+        (B, 3, H, W) network inputs -> (B, D, h, w) maps of the first member.
+    device
+        Device of the network.
     """
 
     def __init__(self, images: int, seed: int, maps_of: Callable[[Float], Tensor], device: torch.device) -> None:
         self._maps_of, self._device = maps_of, device
         teachers, _ = halves(images, seed)
         self._teachers = frozenset(teachers.tolist())
-        self._found: dict[int, Float] = {}
-        self._waiting: list[ImageBatch] = []
-        self._waits = self._bytes = 0
+        self._features: dict[int, Float] = {}
+        self._to_disturb: list[ImageBatch] = []
+        self._count = self._bytes = 0
 
-    def add(self, batch: ImageBatch, wholes: Float) -> None:
-        """A batch and its (B, D + 131) `image_features`."""
-        self._found.update(zip(batch.index, wholes, strict=True))
-        room = DISTURBED - self._waits if self._bytes < MOST_WAITING else 0
-        chosen = [place for place, index in enumerate(batch.index) if index in self._teachers][:room]
-        if chosen:
-            pixels = batch.views[0][chosen]
-            self._waiting.append(
+    def add(self, batch: ImageBatch, features: Float) -> None:
+        """Add a batch and its (B, D + 131) `image_features`."""
+        self._features.update(zip(batch.index, features, strict=True))
+        remaining = MAX_DISTURBED - self._count if self._bytes < MAX_DISTURBED_BYTES else 0
+        selected = [at for at, index in enumerate(batch.index) if index in self._teachers][:remaining]
+        if selected:
+            pixels = batch.views[0][selected]
+            self._to_disturb.append(
                 replace(
                     batch,
                     views=(pixels,),
-                    index=tuple(batch.index[place] for place in chosen),
-                    original=tuple(batch.original[place] for place in chosen),
-                    decoded=(None,) * len(chosen),
+                    index=tuple(batch.index[at] for at in selected),
+                    original=tuple(batch.original[at] for at in selected),
+                    decoded=(None,) * len(selected),
                 )
             )
-            self._waits += len(chosen)
+            self._count += len(selected)
             self._bytes += pixels.nbytes
 
     def build(self) -> Appearance | None:
-        """None where there are too few images to learn from or to hold a stream against."""
-        taught = np.array([mean for index, mean in self._found.items() if index in self._teachers], dtype=np.float32)
-        reference = np.array([mean for index, mean in self._found.items() if index not in self._teachers], dtype=np.float32)
-        if min(len(taught), len(reference)) < FEWEST:
+        """Appearance statistics; None with too few teachers or too few other images for the reference."""
+        features = self._features.items()
+        teachers = np.array([values for index, values in features if index in self._teachers], dtype=np.float32)
+        reference = np.array([values for index, values in features if index not in self._teachers], dtype=np.float32)
+        if min(len(teachers), len(reference)) < FEWEST:
             return None
-        before = np.array([self._found[index] for batch in self._waiting for index in batch.index])
-        passes = len(before) * len(DISTURBANCES)
-        each = side_by_side(self._disturbed, self._waiting, threads_for(passes, self._device), lambda batch: 0)  # a few numbers
-        after = np.concatenate(list(each), axis=1)
-        return learn_appearance(
-            taught, {name: (before, moved) for name, moved in zip(DISTURBANCES, after, strict=True)}, reference
-        )
+        before = np.array([self._features[index] for batch in self._to_disturb for index in batch.index])
+        threads = threads_for(len(before) * len(DISTURBANCES), self._device)
+        # The results are a few numbers per image, so their size does not count.
+        after = np.concatenate(list(parallel_map(self._disturb, self._to_disturb, threads, lambda batch: 0)), axis=1)
+        disturbed = {name: (before, values) for name, values in zip(DISTURBANCES, after, strict=True)}
+        return learn_appearance(teachers, disturbed, reference)
 
-    def _disturbed(self, batch: ImageBatch) -> Float:
-        """(disturbances, B, D + 131): a batch after each of them."""
-        found = []
-        for change in DISTURBANCES.values():
-            changed = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
-            found.append(image_features(changed, self._maps_of(changed.seen(0))))
-        return np.stack(found)
+    def _disturb(self, batch: ImageBatch) -> Float:
+        """(disturbances, B, D + 131) features of a batch after each disturbance."""
+        features = []
+        for disturb in DISTURBANCES.values():
+            disturbed = replace(batch, views=(np.stack([disturb(image) for image in batch.views[0]]),))
+            features.append(image_features(disturbed, self._maps_of(disturbed.seen(0))))
+        return np.stack(features)

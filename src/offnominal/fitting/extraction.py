@@ -1,4 +1,4 @@
-"""Training images -> standardised patches of every member, thumbnails, and statistics of whole images."""
+"""Training images -> standardised patches of each member, thumbnails, and statistics of whole images."""
 
 from __future__ import annotations
 
@@ -17,30 +17,34 @@ from offnominal.fitting.appearance import AppearanceLearner
 from offnominal.fitting.member_patches import MemberPatches
 from offnominal.fitting.training_set import TrainingSet, require_enough
 from offnominal.images import ImageBatch, Thumbnails, ThumbnailStore, thumbnail
-from offnominal.inference.engine import FeatureEngine, interior_patches
-from offnominal.inference.image_features import image_features
-from offnominal.inference.parallel import one_beside, threads_for, work_through
-from offnominal.model.checks import require_numbers
-from offnominal.model.model import Member
+from offnominal.inference import (
+    FeatureEngine,
+    image_features,
+    interior_patches,
+    process_images,
+    single_torch_thread,
+    threads_for,
+)
+from offnominal.model import Member, require_numbers
 from offnominal.observer import Observer
 from offnominal.types import Float
 
 
 class Extraction:
-    """The patches of all members. Use as a context manager: patches and thumbnails that spilled to disk go when it closes.
+    """The patches of all members. Use as a context manager, which deletes patches and thumbnails spilled to disk.
 
     Attributes
     ----------
     images
-        The images that could be read, in the order of the fit; fewer after `keep`.
+        The images in the order of the fit; after `run`, those that could be read; after `keep`, those kept.
     members
-        The patches of each member, for the same images.
+        Patches of these images, for each member.
     appearance
         Statistics of whole images for the drift monitor; None with too few images.
     duplicates
-        Pairs of names: an image, and an earlier one with the same pixels.
+        Pairs of names: an image, and an earlier image with the same pixels.
     skipped
-        Reason by index among all sources.
+        Reason by index in the sources, for images that could not be read.
     """
 
     def __init__(self, training: TrainingSet, engines: Sequence[FeatureEngine], settings: Settings, observer: Observer) -> None:
@@ -52,7 +56,7 @@ class Extraction:
         self._training, self._engines, self._settings, self._observer = training, engines, settings, observer
         self._views = tuple(dict.fromkeys(training.geometries))
         self._stack = ExitStack()
-        self._pictures: list[int] = []  # the number of each image in the thumbnail store
+        self._numbers: list[int] = []  # number of each image in the thumbnail store
 
     def __enter__(self) -> Extraction:
         originals = [image.original for image in self.images]
@@ -68,19 +72,19 @@ class Extraction:
         self._stack.close()
 
     def run(self) -> None:
-        """Fill and standardise the patches of all members.
+        """Read all images; compute and standardise the patches of all members.
 
         Raises
         ------
         InputError
-            Fewer than two images can be read.
+            If fewer than two images can be read.
         """
         first = self._engines[0]
         learner = AppearanceLearner(len(self.images), self._settings.seed, first.maps, first.device)
-        picture_of: dict[int, int] = {}
-        same_pixels: dict[bytes, int] = {}
+        number_of: dict[int, int] = {}
+        first_with: dict[bytes, int] = {}
         threads = threads_for(len(self.images), first.device)
-        features = work_through(
+        features = process_images(
             [self._training.sources[image.source].source for image in self.images],
             self._views,
             self._training.values,
@@ -91,42 +95,42 @@ class Extraction:
             failed=self._skip,
             memory=self._settings.memory,
         )
-        with one_beside(threads):
+        with single_torch_thread(threads):
             for batch, patches, whole_images in features:
                 learner.add(batch, whole_images)
-                for at, number in enumerate(batch.index):
-                    if not self._put(number, [of_member[at] for of_member in patches]):
+                for at, image in enumerate(batch.index):
+                    if not self._put(image, [of_member[at] for of_member in patches]):
                         continue
                     pixels = np.ascontiguousarray(batch.views[0][at])
-                    original = same_pixels.setdefault(blake2b(pixels.data, digest_size=16).digest(), number)
-                    if original != number:
-                        self.duplicates.append((self.images[number].name, self.images[original].name))
-                    picture_of[number] = len(picture_of)
+                    original = first_with.setdefault(blake2b(pixels.data, digest_size=16).digest(), image)
+                    if original != image:
+                        self.duplicates.append((self.images[image].name, self.images[original].name))
+                    number_of[image] = len(number_of)
                     if self._settings.thumbnails:
                         self._store.add(thumbnail(pixels, batch.original[at]))
-                self.report("features", len(picture_of), len(self.images))
-        require_enough(len(picture_of), self.skipped)
-        self._pictures = [picture_of.get(number, -1) for number in range(len(self.images))]
-        self.keep(np.array([number in picture_of for number in range(len(self.images))]))
+                self.report("features", len(number_of), len(self.images))
+        require_enough(len(number_of), self.skipped)
+        self._numbers = [number_of.get(image, -1) for image in range(len(self.images))]
+        self.keep(np.array([image in number_of for image in range(len(self.images))]))
         for member in self.members:
             member.standardise()
         self.appearance = learner.build()
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        """Go on with the images where (n,) `kept` is true. Raises `InputError` if they are fewer than two."""
+        """Drop the images where (n,) `kept` is false. Raises `InputError` if fewer than two remain."""
         require_enough(int(kept.sum()), self.skipped)
         self.images = [image for image, keep in zip(self.images, kept, strict=True) if keep]
-        self._pictures = [picture for picture, keep in zip(self._pictures, kept, strict=True) if keep]
+        self._numbers = [number for number, keep in zip(self._numbers, kept, strict=True) if keep]
         for member in self.members:
             member.keep(kept)
 
     def thumbnails(self, members: Sequence[Member]) -> Thumbnails:
-        """A thumbnail of every image, empty if no bank holds a patch of it."""
+        """A thumbnail of each image; empty for images without a patch in any bank."""
         in_banks = np.unique(np.concatenate([member.bank.image for member in members])).tolist()
-        return self._store.only({self._pictures[image] for image in in_banks}, self._pictures)
+        return self._store.only({self._numbers[image] for image in in_banks}, self._numbers)
 
     def report(self, stage: str, done: int, total: int) -> None:
-        """Report progress, and release the memory of patches on disk that were read or written so far."""
+        """Report progress, and release the memory that access to spilled patches took."""
         for member in self.members:
             member.release()
         self._observer.on_progress(stage, done, total)
@@ -138,15 +142,15 @@ class Extraction:
         require_numbers(whole_images, *maps)
         return batch, [interior_patches(of_member) for of_member in maps], whole_images
 
-    def _put(self, number: int, patches: Sequence[torch.Tensor]) -> bool:
-        """Store the patches of an image; False if its size is not that of the survey."""
-        expected = [member.rows[number].stop - member.rows[number].start for member in self.members]
+    def _put(self, image: int, patches: Sequence[torch.Tensor]) -> bool:
+        """Store the patches of an image; False if its size has changed since the survey."""
+        expected = [member.rows[image].stop - member.rows[image].start for member in self.members]
         if [len(of_member) for of_member in patches] != expected:
-            self._skip(number, ImageError(f"{self.images[number].name}: changed during the fit; fit again"))
+            self._skip(image, ImageError(f"{self.images[image].name}: changed during the fit; fit again"))
             return False
         for member, of_member in zip(self.members, patches, strict=True):
-            member.put(number, of_member)
+            member.put(image, of_member)
         return True
 
-    def _skip(self, number: int, error: ImageError) -> None:
-        self.skipped[self.images[number].source] = str(error)
+    def _skip(self, image: int, error: ImageError) -> None:
+        self.skipped[self.images[image].source] = str(error)

@@ -1,4 +1,4 @@
-"""The patches of all training images for one member, from raw features to bank and held-out signals."""
+"""The patches of all training images for one member, from raw features to memory bank and leave-one-out banks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from offnominal.config import Settings
 from offnominal.features import ChannelStandard, channel_standard
 from offnominal.images import Geometry
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.memory import (
     Coreset,
     HeldOutBanks,
@@ -26,12 +26,24 @@ from offnominal.memory import (
 )
 from offnominal.types import Index, interior, interior_shape
 
-Tick = Callable[[int], None]
-
 
 @dataclass(frozen=True)
 class TrainingImage:
-    """A training image in the fit: `source` is its place in the data, `unit` the images that are held out with it."""
+    """A training image in the order of the fit.
+
+    Attributes
+    ----------
+    source
+        Index in the sources that the user named.
+    name
+        Name in messages and in the model.
+    original
+        (H, W) of the original image.
+    group
+        Group that the user gave; None if there is none.
+    unit
+        Number of the unit: images of one unit are held out together.
+    """
 
     source: int
     name: str
@@ -41,12 +53,29 @@ class TrainingImage:
 
 
 class MemberPatches:
-    """The patches of a member. Use as a context manager: those that spilled to disk go when it closes.
+    """The patches of a member. Use as a context manager, which deletes patches spilled to disk.
 
-    Args:
-        engine: of the member; `geometry` and `view` say how images are resized for it.
-        originals: (H, W) of all images, in the order of the fit.
-        memory: bytes of patches that stay in memory.
+    Parameters
+    ----------
+    engine
+        Network of the member.
+    geometry
+        How images are resized for it.
+    view
+        Index of this geometry in the batches.
+    originals
+        (H, W) of all images, in the order of the fit.
+    memory
+        Bytes of patches that stay in memory; more spill to disk.
+
+    Attributes
+    ----------
+    networks
+        (height, width) of the network input of each image.
+    rows
+        Rows of each image among all patches.
+    standard
+        Channel standardisation; None before `standardise`.
     """
 
     def __init__(
@@ -68,17 +97,17 @@ class MemberPatches:
 
     @property
     def count(self) -> int:
-        """Patches of all images."""
+        """Number of patches of all images."""
         return int(self.rows[-1].stop)
 
     @property
     def all(self) -> Tensor:
-        """(N, D) patches of all images, one image after another."""
+        """(N, D) patches, image by image."""
         return self._store.patches[: self.count]
 
     @property
     def grids(self) -> list[tuple[int, int]]:
-        """The grid of every image."""
+        """Grid (h, w) of each image."""
         return [self.engine.grid(network) for network in self.networks]
 
     def put(self, image: int, patches: Tensor) -> None:
@@ -86,17 +115,17 @@ class MemberPatches:
         self._store.patches[self.rows[image]] = patches.cpu()
 
     def release(self) -> None:
-        """Give back the memory that reading or writing patches on disk took."""
+        """Release the memory that access to spilled patches took."""
         self._store.release()
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        """Go on with some of the images; their patches are moved together."""
+        """Drop the images where (n,) `kept` is false, and close the gaps between the patches of the others."""
         rows, networks, at = [], [], 0
         for keep, old, network in zip(kept, self.rows, self.networks, strict=True):
             if not keep:
                 continue
             new = slice(at, at + old.stop - old.start)
-            if new != old:  # otherwise nothing is read or written of what may be on disk
+            if new != old:  # avoids reading and writing spilled patches
                 self._store.patches[new] = self._store.patches[old].clone()
             rows.append(new)
             networks.append(network)
@@ -111,11 +140,11 @@ class MemberPatches:
             self.release()
 
     def readable(self) -> PatchRows:
-        """All patches for reading by rows and in blocks."""
+        """All patches, for reading by rows and in blocks."""
         return self._store.rows(self.count)
 
     def held_out_banks(self, units: Sequence[slice], coreset: Coreset) -> HeldOutBanks:
-        """Leave-one-out banks of the units, slices of images that are held out together."""
+        """Leave-one-out banks of a coreset; units are slices of images that are held out together."""
         starts = np.array([self.rows[unit.start].start for unit in units])
         upsamplings = [
             self.engine.upsampling(self.networks[unit.start]) if unit.stop - unit.start == 1 else None for unit in units
@@ -123,37 +152,67 @@ class MemberPatches:
         return HeldOutBanks(self.readable(), starts, coreset.indices, coreset.radius, self.engine.device, upsamplings)
 
     def by_image(self, values: Sequence[npt.NDArray[np.float32]], units: Sequence[slice]) -> list[npt.NDArray[np.float32]]:
-        """(n, S) values of the patches of every unit -> of every image."""
-        found: list[npt.NDArray[np.float32]] = []
+        """Split (n, S) values of the patches of each unit into those of each image."""
+        images: list[npt.NDArray[np.float32]] = []
         for unit, of_unit in zip(units, values, strict=True):
             first = self.rows[unit.start].start
-            found += [of_unit[rows.start - first : rows.stop - first] for rows in self.rows[unit]]
-        return found
+            images += [of_unit[rows.start - first : rows.stop - first] for rows in self.rows[unit]]
+        return images
 
     def bank(self, coreset: Coreset) -> MemoryBank:
         """The memory bank of a coreset."""
-        image, position = self.whence(coreset.indices)
+        image, position = self.locate(coreset.indices)
         patches = self.readable()[torch.from_numpy(coreset.indices)]
         return MemoryBank(patches, image, position, None if np.isnan(coreset.radius) else coreset.radius)
 
-    def whence(self, rows: Index) -> tuple[Index, Index]:
-        """(n,) rows among all patches -> (n,) image of each, and (n, 2) its row and column on the image's grid."""
-        return whence(rows, np.array([one.start for one in self.rows]), self.grids)
+    def locate(self, rows: Index) -> tuple[Index, Index]:
+        """Image and position of patches; see `locate`."""
+        return locate(rows, np.array([image.start for image in self.rows]), self.grids)
 
 
-def choose(patches: PatchRows, size: int, settings: Settings, tick: Tick = lambda done: None) -> Coreset:
-    """The coreset of all these patches.
+def choose_coreset(
+    patches: PatchRows, size: int, settings: Settings, tick: Callable[[int], None] = lambda done: None
+) -> Coreset:
+    """Select a coreset with the sampler of the settings.
 
-    The greedy choice starts at the patch farthest from their mean, so that it depends on the patches alone and not on their
-    order. The radius of a random coreset is not a number.
+    Greedy k-center starts at the patch farthest from the mean, so the result does not depend on the order of the patches. The
+    radius of a random coreset is NaN.
+
+    Parameters
+    ----------
+    size
+        Number of patches to select.
+    tick
+        Called with the number of patches selected so far.
     """
     if settings.sampler == "random":
         return Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
     return kcenter(patches, size, farthest_from_mean(patches), tick=tick)
 
 
-def whence(rows: Index, starts: Index, grids: Sequence[tuple[int, int]]) -> tuple[Index, Index]:
-    """(n,) rows among patches of images that begin at `starts` -> (n,) image of each, and (n, 2) row and column there."""
+def locate(rows: Index, starts: Index, grids: Sequence[tuple[int, int]]) -> tuple[Index, Index]:
+    """Image and position of patches.
+
+    Parameters
+    ----------
+    rows
+        (n,) rows among the patches of all images.
+    starts
+        First row of each image.
+    grids
+        Grid (h, w) of each image.
+
+    Returns
+    -------
+    image, position
+        (n,) index of the image; (n, 2) row and column on its grid.
+
+    Examples
+    --------
+    >>> image, position = locate(np.array([0, 5]), starts=np.array([0, 4]), grids=[(4, 4), (4, 4)])
+    >>> image.tolist(), position.tolist()
+    ([0, 1], [[1, 1], [1, 2]])
+    """
     image = np.searchsorted(starts, rows, side="right") - 1
     firsts = np.array([[part.start for part in interior(grid)] for grid in grids], dtype=np.int64).reshape(-1, 2)
     widths = np.array([interior_shape(grid)[1] for grid in grids], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What a fit is going to do, known before it starts."""
+"""The plan of a fit: patches and bank size of each member, before the work starts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.images import Geometry
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.observer import MemberPlan, Plan
 
 
 def plan_fit(
     originals: Collection[tuple[int, int]], geometries: Sequence[Geometry], settings: Settings, engines: Sequence[FeatureEngine]
 ) -> Plan:
-    """Build the plan from a non-empty collection of original (H, W)."""
+    """Build the plan from the original (H, W) of at least one image, and the geometry of each member."""
     networks = [[geometry.network_size(original) for original in originals] for geometry in geometries]
     patches = [sum(map(engine.count, sizes)) for engine, sizes in zip(engines, networks, strict=True)]
     bank = settings.bank_size(min(patches))

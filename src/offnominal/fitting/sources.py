@@ -1,4 +1,4 @@
-"""What a user names -> the images to fit on, and which of them are held out together."""
+"""User input -> the images to fit on, and which of them are held out together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ class TrainingSource:
     source
         A path or an array.
     group
-        Images of one group are held out together; None for an image on its own.
+        Images of one group are held out together; None for no group.
+
+    Examples
+    --------
+    >>> TrainingSource("good/001.png", Path("parts/good/001.png"), group="part 7").group
+    'part 7'
     """
 
     name: str
@@ -31,7 +36,21 @@ class TrainingSource:
 
 
 def training_sources(data: str | Path | Sequence[Source], pages: Pages = "one") -> list[TrainingSource]:
-    """The images of a data set, or of a sequence of paths and arrays."""
+    """The normal training images of a data set, or the images of a sequence of paths and arrays.
+
+    Parameters
+    ----------
+    data
+        Folder, MVTec root, glob, image or manifest; or paths and arrays.
+    pages
+        Whether files with several pages give one image or `all`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [source.name for source in training_sources([np.zeros((64, 64)), "good/001.png"])]
+    ['array 0', 'good/001.png']
+    """
     if isinstance(data, (str, Path)):
         return [TrainingSource(item.name, item.path, item.group) for item in normal_images(data, pages)]
     sources: list[TrainingSource] = []
@@ -46,7 +65,23 @@ def training_sources(data: str | Path | Sequence[Source], pages: Pages = "one") 
 
 
 def added_sources(added: Sequence[Source], first_number: int, pages: Pages = "one") -> list[TrainingSource]:
-    """The images of several folders, globs, manifests, files and arrays; arrays are numbered from `first_number` on."""
+    """The images of several folders, globs, manifests, files and arrays.
+
+    Parameters
+    ----------
+    added
+        Folders, globs, manifests, files and arrays.
+    first_number
+        Number of the first entry in the names of arrays.
+    pages
+        Whether files with several pages give one image or `all`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [source.name for source in added_sources([np.zeros((64, 64)), np.ones((64, 64))], first_number=12)]
+    ['array 12', 'array 13']
+    """
     sources: list[TrainingSource] = []
     for number, source in enumerate(several(added), first_number):
         if not isinstance(source, (str, Path)):
@@ -59,21 +94,26 @@ def added_sources(added: Sequence[Source], first_number: int, pages: Pages = "on
 
 
 def content_key(source: Source) -> str:
-    """Text that depends on the content of a source alone; for an unreadable source, on the error message."""
+    """Digest of the content of a source; for an unreadable source, its error message."""
     try:
         return content_digest(source).hex()
     except ImageError as error:
         return f"unreadable {error}"
 
 
-def held_together(sources: Sequence[TrainingSource], digests: Sequence[str]) -> list[str]:
-    """A key for each image. Images with equal keys are held out together: those of one group, and copies of one image.
+def unit_keys(sources: Sequence[TrainingSource], digests: Sequence[str]) -> list[str]:
+    """A key for each image. Images with equal keys are held out together: images of one group, and duplicates.
 
-    A copy in two groups joins them. The keys depend on the groups and on `digests` (the `content_key` of each image) alone.
+    Duplicates in two groups join these groups.
+
+    Parameters
+    ----------
+    digests
+        The `content_key` of each image.
 
     Examples
     --------
-    >>> held_together([TrainingSource("a", "a.png"), TrainingSource("b", "b.png"), TrainingSource("c", "c.png")], "xyx")
+    >>> unit_keys([TrainingSource("a", "a.png"), TrainingSource("b", "b.png"), TrainingSource("c", "c.png")], "xyx")
     ['x', 'y', 'x']
     """
     root: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""What images are before any is decoded: which can be read, their size and depth, and so the range of their values."""
+"""Survey of the images before the fit: which can be read, their sizes and depths, their value range and exposure."""
 
 from __future__ import annotations
 
@@ -28,38 +28,55 @@ from offnominal.images import (
     read_header,
 )
 from offnominal.observer import SILENT
-from offnominal.types import Depth
+from offnominal.types import Depth, Progress
 
-#: Share of the range of values that an image must fill to have contrast: a quarter of a grey level of 8 bits.
-LEAST_CONTRAST = 1 / 1024
-#: Images that say how brightly all of them are lit.
-LOOKED_AT = 64
+#: Smallest share of the value range that an image with contrast covers: a quarter of an 8-bit grey level.
+MIN_CONTRAST = 1 / 1024
+#: Number of images that the common exposure is estimated from, which is enough for a median.
+EXPOSURE_IMAGES = 64
 
 
 def survey(
     sources: Sequence[Source],
     names: Sequence[str],
     failed: Callable[[int, str], None],
-    tell: Callable[[int], None],
+    tick: Callable[[int], None],
     memory: int = MEMORY,
 ) -> tuple[ValueRange, dict[int, tuple[int, int]]]:
-    """The range of the values, and (H, W) of every source that can be used, by its number.
+    """Read sizes and depths of all images, and determine the value range.
 
-    The most common depth wins. Why another source cannot be used is told by `failed(index, reason)`; `tell(done)` is called as
-    it goes on. An image that would take more than `memory` bytes cannot be used.
+    Only images of the most common depth can be used.
 
-    Raises:
-        InputError: no image has contrast, so that no defect could be seen.
+    Parameters
+    ----------
+    names
+        Names of the sources in messages.
+    failed
+        Called with index and reason of each image that cannot be used.
+    tick
+        Called with the number of images done.
+    memory
+        Largest number of bytes of a decoded image.
+
+    Returns
+    -------
+    values, sizes
+        Value range; (H, W) by index, for images that can be used.
+
+    Raises
+    ------
+    InputError
+        If no image has contrast, so that no defect could be seen.
     """
     sizes: dict[int, tuple[int, int]] = {}
     depths: dict[int, Depth] = {}
     for index, source in enumerate(sources):
-        tell(index)
+        tick(index)
         try:
             sizes[index], depths[index] = _size_and_depth(source, memory)
         except ImageError as error:
             failed(index, str(error))
-    tell(len(sources))
+    tick(len(sources))
     if not depths:
         return EIGHT_BIT, {}
     depth = Counter(depths.values()).most_common(1)[0][0]
@@ -70,42 +87,62 @@ def survey(
     values = EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed, memory)
     if kept and not any(_has_contrast(sources[index], values, memory) for index in kept):
         raise InputError(
-            f"no image has contrast: scaled from {values.low:g} to {values.high:g} to 0 to 1, all {len(kept)} are constant, so "
-            "no defect could be seen; check exposure and depth of the images, and values that mean no data"
+            f"no image has contrast: between {values.low:g} and {values.high:g}, all {len(kept)} images are constant; "
+            "check exposure and depth of the images, and values that mark missing data"
         )
     return values, kept
 
 
 def _has_contrast(source: Source, values: ValueRange, memory: int) -> bool:
-    """Whether the values of an image differ once they are scaled; that of one that cannot be read is not judged."""
+    """Whether an image has contrast in the value range; true for an image that cannot be read."""
     try:
         pixels = values.clipped(pixels_of(source, memory))
     except ImageError:
         return True
-    return (float(pixels.max()) - float(pixels.min())) / (values.high - values.low) >= LEAST_CONTRAST
+    return (float(pixels.max()) - float(pixels.min())) / (values.high - values.low) >= MIN_CONTRAST
 
 
 def common_exposure(
     sources: Sequence[Source],
     geometry: Geometry,
     values: ValueRange,
+    *,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] = SILENT.on_progress,
+    progress: Progress = SILENT.on_progress,
     memory: int = MEMORY,
 ) -> Exposure | None:
-    """The exposure of these images, from `LOOKED_AT` evenly spaced ones; None if their lighting does not vary.
+    """Estimate the common exposure from at most `EXPOSURE_IMAGES` evenly spaced images.
 
-    They are of the half that the drift monitor learns from: the other half, its reference, must not have taught anything. If
-    a half has fewer than `LOOKED_AT` images, all of them count.
+    These images come from the half that the drift monitor learns from, because the other half, its reference, must not
+    influence the model. If a half has too few images, all images are used.
+
+    Parameters
+    ----------
+    geometry
+        How images are resized.
+    values
+        Value range.
+    seed
+        Seed of the halves.
+    progress
+        Called with the stage, the number of images done, and their total.
+    memory
+        Largest number of bytes of a decoded image.
+
+    Returns
+    -------
+    exposure
+        None if the lighting does not vary.
     """
     half, _ = halves(len(sources), seed)
-    asked = half if len(half) >= LOOKED_AT else np.arange(len(sources))
-    some = [sources[asked[at]] for at in sorted({at * len(asked) // LOOKED_AT for at in range(LOOKED_AT)})]
+    candidates = half if len(half) >= EXPOSURE_IMAGES else np.arange(len(sources))
+    evenly_spaced = sorted({at * len(candidates) // EXPOSURE_IMAGES for at in range(EXPOSURE_IMAGES)})
+    selected = [sources[candidates[at]] for at in evenly_spaced]
     means, blocks = [], []
-    for batch in batches(some, (geometry,), values, batch_size=1, failed=lambda index, error: None, memory=memory):
+    for batch in batches(selected, (geometry,), values, batch_size=1, failed=lambda index, error: None, memory=memory):
         means.append(levels(batch.views[0]))
         blocks.append(block_levels(batch.views[0]))
-        progress("exposure", len(means), len(some))
+        progress("exposure", len(means), len(selected))
     return exposure_of(means, blocks)
 
 
@@ -116,7 +153,7 @@ def _range(
     failed: Callable[[int, str], None],
     memory: int,
 ) -> ValueRange:
-    """That of all images; takes out of `kept` what cannot be decoded after all."""
+    """Value range of all images; removes images that cannot be decoded from `kept`."""
     ranges = []
     for index in list(kept):
         try:

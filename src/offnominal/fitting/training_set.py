@@ -1,4 +1,4 @@
-"""The images of a fit, in an order that depends on their content alone, and what the survey found about them."""
+"""The surveyed images of a fit, in an order that depends on their content only."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from offnominal.config import Settings
 from offnominal.errors import InputError
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.plan import plan_fit
-from offnominal.fitting.sources import TrainingSource, content_key, held_together
+from offnominal.fitting.sources import TrainingSource, content_key, unit_keys
 from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, ValueRange
-from offnominal.inference.engine import FeatureEngine
+from offnominal.inference import FeatureEngine
 from offnominal.memory import SourceImage
 from offnominal.observer import Observer, Plan
 
-FEWEST_IMAGES = 2
+#: A fit holds one image out, and needs another.
+MIN_IMAGES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """Surveyed images, ready to be read.
+    """Surveyed images of a fit.
 
     Attributes
     ----------
     sources
         All images that the user named.
     images
-        Those that the survey could use, in the order of the fit.
+        The usable images, in the order of the fit.
     geometries
-        How images are resized, for each member.
+        How images are resized for each member.
     values
-        How stored pixel values become the network's 0 to 1.
+        Range of pixel values that is scaled to 0 to 1.
     plan
-        What the fit is going to do.
+        The plan of the fit.
     skipped
-        Reason by index in `sources`.
+        Reason by index in `sources`, for images that cannot be used.
     """
 
     sources: Sequence[TrainingSource]
@@ -58,7 +59,7 @@ def training_set(
     Raises
     ------
     InputError
-        Fewer than two images can be used, or none has contrast.
+        If fewer than two images can be used, or none has contrast.
     """
     skipped: dict[int, str] = {}
     paths = [source.source for source in sources]
@@ -74,7 +75,9 @@ def training_set(
     geometries = tuple(engine.geometry(originals.values()) for engine in engines)
     if settings.exposure == "auto":
         usable = [paths[image.source] for image in images]
-        exposure = common_exposure(usable, geometries[0], values, settings.seed, observer.on_progress, settings.memory)
+        exposure = common_exposure(
+            usable, geometries[0], values, seed=settings.seed, progress=observer.on_progress, memory=settings.memory
+        )
         values = replace(values, exposure=exposure)
     plan = plan_fit([image.original for image in images], geometries, settings, engines)
     return TrainingSet(sources=sources, images=images, geometries=geometries, values=values, plan=plan, skipped=skipped)
@@ -85,43 +88,43 @@ def held_out_units(images: Sequence[TrainingImage]) -> list[slice]:
     numbers = np.array([image.unit for image in images])
     bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
     units = [slice(start, stop) for start, stop in pairwise(bounds)]
-    if len(units) < FEWEST_IMAGES:
+    if len(units) < MIN_IMAGES:
         raise InputError(
-            f"all {len(numbers)} images are copies of one image or belong to one group: a fit needs at least two to hold one "
-            "out; add other normal images, or correct the column group"
+            f"all {len(numbers)} images are duplicates or belong to one group: a fit needs at least two that can be held out "
+            "separately; add other normal images, or correct the column group"
         )
     return units
 
 
 def source_images(images: Sequence[TrainingImage], units: Sequence[slice]) -> tuple[SourceImage, ...]:
-    """The images as the model lists them, each with the name of what it is held out with."""
+    """The images as listed in the model; images of one unit share the name of their group."""
     sources: list[SourceImage] = []
     for unit in units:
-        together = images[unit]
-        groups = sorted({image.group for image in together if image.group is not None})
-        name = " + ".join(groups) or f"copies of {together[0].name}"
-        group = None if len(together) == 1 else name
-        sources += [SourceImage(image.name, image.original, group) for image in together]
+        of_unit = images[unit]
+        groups = sorted({image.group for image in of_unit if image.group is not None})
+        name = " + ".join(groups) or f"copies of {of_unit[0].name}"
+        group = None if len(of_unit) == 1 else name
+        sources += [SourceImage(image.name, image.original, group) for image in of_unit]
     return tuple(sources)
 
 
 def require_enough(count: int, skipped: dict[int, str]) -> None:
     """Raise `InputError` if `count` images are too few for a fit."""
-    if count >= FEWEST_IMAGES:
+    if count >= MIN_IMAGES:
         return
     why = f"; the first of {len(skipped)} that cannot be read: {next(iter(skipped.values()))}" if skipped else ""
     raise InputError(
-        f"{count} readable good image{'' if count == 1 else 's'}: a fit needs at least {FEWEST_IMAGES}, "
-        f"and 99 to promise 1 % false alarms{why}"
+        f"{count} readable good image{'' if count == 1 else 's'}: a fit needs at least {MIN_IMAGES}, "
+        f"and a false-alarm rate of 1 % needs 99{why}"
     )
 
 
 def _sorted(sources: Sequence[TrainingSource], originals: dict[int, tuple[int, int]]) -> tuple[TrainingImage, ...]:
-    """The usable images sorted by a digest of their content, units (`held_together`) side by side."""
+    """The usable images sorted by a digest of their content; the images of a unit are adjacent."""
     indices = list(originals)
     usable = [sources[at] for at in indices]
     digests = [content_key(source.source) for source in usable]
-    units = held_together(usable, digests)
+    units = unit_keys(usable, digests)
     order = sorted(range(len(indices)), key=lambda at: (units[at], digests[at], usable[at].name))
     numbers = {unit: number for number, unit in enumerate(sorted(set(units)))}
     return tuple(

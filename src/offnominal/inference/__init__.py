@@ -1,10 +1,20 @@
-"""From a model and an image to an inspection: patches, signals, evidence, evaluation."""
+"""Model + image -> inspection: patches, signals, evidence, evaluation."""
 
-from offnominal.inference.engine import FeatureEngine, PatchSignals, SignalEngine, interior_patches, member_engines
-from offnominal.inference.evaluation import Evaluated, Evaluation
-from offnominal.inference.held_out_scores import held_out_maps, held_out_scores, normal_signals, scores_of_model
-from offnominal.inference.inspector import Explanation, Inspector
-from offnominal.inference.parallel import one_beside, side_by_side, threads_for, work_through
+from offnominal.inference.evaluation import Evaluated, Evaluation, evaluate
+from offnominal.inference.held_out_scores import (
+    MemberSignals,
+    held_out_maps,
+    held_out_scores,
+    normal_signals,
+    scores_of_model,
+)
+from offnominal.inference.image_features import image_features
+from offnominal.inference.inspector import Inspector
+from offnominal.inference.loading import engines_of
+from offnominal.inference.member_scorer import Explanation
+from offnominal.inference.parallel import parallel_map, process_images, single_torch_thread, threads_for
+from offnominal.inference.patches import FeatureEngine, interior_patches, member_engines
+from offnominal.inference.signals import PatchSignals, SignalEngine
 
 __all__ = [
     "Evaluated",
@@ -12,16 +22,20 @@ __all__ = [
     "Explanation",
     "FeatureEngine",
     "Inspector",
+    "MemberSignals",
     "PatchSignals",
     "SignalEngine",
+    "engines_of",
+    "evaluate",
     "held_out_maps",
     "held_out_scores",
+    "image_features",
     "interior_patches",
     "member_engines",
     "normal_signals",
-    "one_beside",
+    "parallel_map",
+    "process_images",
     "scores_of_model",
-    "side_by_side",
+    "single_torch_thread",
     "threads_for",
-    "work_through",
 ]

@@ -1,4 +1,4 @@
-"""Labelled images -> figures."""
+"""Labelled images -> figures and curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,26 @@ from offnominal.types import Inspection, Mask
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One test image: its item, its inspection, and its mask if it has one."""
+    """One evaluated image.
+
+    Attributes
+    ----------
+    item
+        Path and label.
+    inspection
+        Result of the inspection.
+    mask
+        (H, W) true on the defect; None if there is no mask.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> normal = np.zeros((8, 8), np.float32)
+    >>> inspection = Inspection("a.png", 1.2, 0.4, False, 3.0, normal, normal, regions=())
+    >>> image = Evaluated(Item(Path("a.png"), "a.png", label="good"), inspection, mask=None)
+    >>> image.item.good, image.inspection.anomalous
+    (True, False)
+    """
 
     item: Item
     inspection: Inspection
@@ -30,24 +49,31 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures and curves over all images, and figures for each class.
+    """Figures of a labelled set of images.
 
     Attributes
     ----------
     figures, curves
-        Over all images.
+        Figures and curves over all images.
     classes
-        Figures by class.
+        Figures of each class of defects.
     images
-        Those that could be read.
+        The images that could be read.
     unreadable
-        Name and reason of images that cannot be read, and of images whose mask cannot be read.
+        Name and reason of each image that could not be read, or whose mask could not be read.
     seconds
         Duration of the inspection.
     unlabelled
-        Rows of a manifest without a label.
+        Number of manifest rows without a label.
     rate
-        The false-alarm rate in force.
+        False-alarm rate of the calibration.
+
+    Examples
+    --------
+    >>> from offnominal import load
+    >>> evaluation = load("part.safetensors").evaluate("parts")  # doctest: +SKIP
+    >>> round(evaluation.figures["image_auroc"], 3)  # doctest: +SKIP
+    0.994
     """
 
     figures: Figures
@@ -70,33 +96,33 @@ class Evaluation:
         """The content of `metrics.json`."""
         count = max(1, len(self.images))
         scored = {image.item.name for image in self.images}
-        without = sum(name not in scored for name, _ in self.unreadable)
+        not_scored = sum(name not in scored for name, _ in self.unreadable)
         return {
             **self.figures,
             "ms_per_image": 1000 * self.seconds / count,
             "images_per_second": count / self.seconds if self.seconds > 0 else None,
-            "n_unreadable": without,
-            "n_masks_unreadable": len(self.unreadable) - without,
+            "n_unreadable": not_scored,
+            "n_masks_unreadable": len(self.unreadable) - not_scored,
             "n_without_mask": sum(not image.item.good and image.mask is None for image in self.images),
             "n_unlabelled": self.unlabelled,
             "classes": self.classes,
-            "whole_image": self._as_a_whole(),
+            "whole_image": self._image_level_rates(),
         }
 
-    def _as_a_whole(self) -> dict[str, Any] | None:
-        """Shares of good images, defective images and each class whose image-level p-value is at most the rate."""
+    def _image_level_rates(self) -> dict[str, Any] | None:
+        """Shares of the good images, the defective images and each class with an image-level p-value of at most the rate."""
         flagged: dict[str, list[bool]] = {}
         for image in self.images:
             if image.inspection.whole_p_value is None:
                 return None
-            kind = "good" if image.item.good else image.item.label or "defect"
-            flagged.setdefault(kind, []).append(image.inspection.whole_p_value <= self.rate)
+            label = "good" if image.item.good else image.item.label or "defect"
+            flagged.setdefault(label, []).append(image.inspection.whole_p_value <= self.rate)
         good = flagged.pop("good", [])
-        bad = [flag for flags in flagged.values() for flag in flags]
+        defective = [flag for flags in flagged.values() for flag in flags]
         return {
             "false_alarm_rate": float(np.mean(good)) if good else None,
-            "detection_rate": float(np.mean(bad)) if bad else None,
-            "classes": {kind: float(np.mean(flags)) for kind, flags in sorted(flagged.items())},
+            "detection_rate": float(np.mean(defective)) if defective else None,
+            "classes": {label: float(np.mean(flags)) for label, flags in sorted(flagged.items())},
         }
 
 
@@ -108,21 +134,39 @@ def evaluate(
     evidence: bool = False,
     observer: Observer = SILENT,
 ) -> Evaluation:
-    """Inspect labelled images and compute the figures. Maps and masks beyond the setting `memory` spill to disk.
+    """Inspect labelled images and compute the figures.
+
+    Maps and masks beyond the setting `memory` spill to disk.
+
+    Parameters
+    ----------
+    items
+        Good and defective images.
+    unlabelled
+        Number of rows without a label, for the result.
+    evidence
+        Whether evidence for each region is computed.
 
     Raises
     ------
     InputError
-        Not both good and defective images can be read.
+        If no good or no defective image can be read.
     OutputError
-        The disk is too full for the maps.
+        If the disk is too full for the maps.
+
+    Examples
+    --------
+    >>> from offnominal.datasets import labelled_images
+    >>> inspector = Inspector(model, engines)  # doctest: +SKIP
+    >>> evaluate(inspector, labelled_images("parts")).figures["detection_rate"]  # doctest: +SKIP
+    0.96
     """
     with ArrayStore(inspector.model.settings.memory) as store:
         images, unreadable, seconds = _inspected(inspector, items, store, observer, evidence)
     judged = [_judged(image) for image in images]
     if not any(image.good for image in judged) or all(image.good for image in judged):
         reason = next(iter(unreadable.values()), "")
-        raise InputError(f"too few images could be read to evaluate, good and defective ones are needed; the first: {reason}")
+        raise InputError(f"an evaluation needs good and defective images that can be read; the first that cannot: {reason}")
     observer.on_progress("figures", 0, 1)
     figures, curves = figures_and_curves(judged)
     evaluation = Evaluation(
@@ -142,7 +186,7 @@ def evaluate(
 def _inspected(
     inspector: Inspector, items: Sequence[Item], store: ArrayStore, observer: Observer, evidence: bool
 ) -> tuple[list[Evaluated], dict[int, str], float]:
-    """The images that can be read, the reason for each other index, and the seconds that the inspection took."""
+    """The images that can be read, the reason by index for the others, and the seconds that the inspection took."""
     unreadable: dict[int, str] = {}
     inspections: dict[int, Inspection] = {}
     started = perf_counter()

@@ -1,4 +1,4 @@
-"""From the held-out signals of all training images to normal statistics and calibration scores, in fit and update alike."""
+"""Held-out signals of the training images -> normal statistics and calibration scores; used by fit and update."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from offnominal.config import Settings
-from offnominal.model.model import Model
+from offnominal.model import Model
 from offnominal.scoring import NormalSignals, NormalSignalsBuilder, average_maps, image_score, member_map
 from offnominal.types import Float
 
-#: The held-out signals of one member, (h, w, S) an image, and the (height, width) at which it saw each.
+#: Held-out signals of one member: (h, w, S) for each image, and the (height, width) of each network input.
 MemberSignals = tuple[Sequence[Float], Sequence[tuple[int, int]]]
 
 
 def normal_signals(signals: Sequence[Float]) -> NormalSignals:
-    """Statistics of the held-out signals of all images."""
+    """Statistics of the held-out (h, w, S) signals of all images.
+
+    Examples
+    --------
+    >>> normal = normal_signals([np.full((2, 2, 3), value, np.float32) for value in (1.0, 3.0)])
+    >>> normal.mean, normal.deviation
+    (array([2., 2., 2.], dtype=float32), array([1., 1., 1.], dtype=float32))
+    """
     builder = NormalSignalsBuilder()
     for image in signals:
         builder.add(image)
@@ -26,46 +33,93 @@ def normal_signals(signals: Sequence[Float]) -> NormalSignals:
 def held_out_maps(
     members: Sequence[MemberSignals], settings: Settings, together: Sequence[Hashable | None] = ()
 ) -> list[Float]:
-    """The working map of every training image, each by the statistics of the others.
+    """Anomaly map of each training image, standardised by the statistics of the others.
 
-    `together` has an equal entry for images that are held out together, None for one on its own; empty: all on their own.
+    Parameters
+    ----------
+    members
+        Held-out signals of each member.
+    settings
+        Fusion, smoothing and leakage suppression.
+    together
+        A key for each image. Images with equal keys are held out together; an image with None, on its own. Empty: all on their
+        own.
+
+    Returns
+    -------
+    list of arrays
+        (height / 4, width / 4) float32 in standard deviations; higher is more anomalous.
+
+    Examples
+    --------
+    >>> from offnominal.config import settings_from
+    >>> signals = [np.full((8, 8, 3), value, np.float32) for value in (1.0, 2.0, 9.0)]
+    >>> maps = held_out_maps([(signals, [(64, 64)] * 3)], settings_from())
+    >>> len(maps), maps[0].shape
+    (3, (16, 16))
     """
     together = together or [None] * len(members[0][0])
-    maps = (_maps(*member, settings, together) for member in members)
+    maps = (_member_maps(*member, settings, together) for member in members)
     return [average_maps(of_image) for of_image in zip(*maps, strict=True)]
 
 
 def held_out_scores(members: Sequence[MemberSignals], settings: Settings, together: Sequence[Hashable | None] = ()) -> Float:
-    """(n,) float32 scores of the training images: the scores that calibrate. Arguments as for `held_out_maps`."""
-    return np.array([image_score(one) for one in held_out_maps(members, settings, together)], dtype=np.float32)
+    """Calibration scores: the maximum of each map of `held_out_maps`.
+
+    Parameters
+    ----------
+    members, settings, together
+        As in `held_out_maps`.
+
+    Returns
+    -------
+    array
+        (n,) float32; higher is more anomalous.
+
+    Examples
+    --------
+    >>> from offnominal.config import settings_from
+    >>> signals = [np.full((8, 8, 3), value, np.float32) for value in (1.0, 2.0, 9.0)]
+    >>> held_out_scores([(signals, [(64, 64)] * 3)], settings_from()).argmax()
+    np.int64(2)
+    """
+    return np.array([image_score(values) for values in held_out_maps(members, settings, together)], dtype=np.float32)
 
 
 def scores_of_model(model: Model) -> Float:
-    """(n,) float32 held-out scores of the images that a model knows."""
+    """(n,) float32 held-out scores of the training images of a model; higher is more anomalous.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from offnominal.model import load_model
+    >>> model = load_model(Path("part.safetensors"))  # doctest: +SKIP
+    >>> (scores_of_model(model) > model.calibration.threshold).mean()  # doctest: +SKIP
+    np.float64(0.0)
+    """
     members = [(member.held_out.signals, model.networks(member)) for member in model.members]
     return held_out_scores(members, model.settings, [source.group for source in model.sources])
 
 
-def _maps(
+def _member_maps(
     signals: Sequence[Float],
     networks: Sequence[tuple[int, int]],
     settings: Settings,
     together: Sequence[Hashable | None],
 ) -> list[Float]:
     builder = NormalSignalsBuilder()
-    held_with: dict[Hashable, list[Float]] = {}
-    for image, unit in zip(signals, together, strict=True):
+    of_key: dict[Hashable, list[Float]] = {}
+    for image, key in zip(signals, together, strict=True):
         builder.add(image)
-        held_with.setdefault(unit, []).append(image)
-    weights = settings.fusion.weights
+        of_key.setdefault(key, []).append(image)
     return [
         member_map(
             image,
-            builder.without(*([image] if unit is None else held_with[unit])),
-            weights,
-            network,
-            settings.smoothing,
-            settings.halo,
+            builder.without(*([image] if key is None else of_key[key])),
+            weights=settings.fusion.weights,
+            network=network,
+            sigma=settings.smoothing,
+            halo=settings.halo,
         )
-        for image, network, unit in zip(signals, networks, together, strict=True)
+        for image, network, key in zip(signals, networks, together, strict=True)
     ]

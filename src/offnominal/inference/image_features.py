@@ -1,4 +1,4 @@
-"""Features of images as a whole, for the drift monitor and the image-level p-value."""
+"""Features of whole images, for the image-level p-value and the drift monitor."""
 
 from __future__ import annotations
 
@@ -10,9 +10,27 @@ from offnominal.types import Float
 
 
 def image_features(batch: ImageBatch, maps: Tensor) -> Float:
-    """A batch and the first member's (B, D, h, w) raw maps -> (B, D + 131) float32.
+    """Features of whole images: mean of each feature map, then profiles and brightness of the pixels.
 
-    These are the means of the maps over all positions, then the profiles and the brightness of the pixels: the maps do not
-    show a brightness that `Exposure` has corrected.
+    The pixel features show the brightness before exposure correction, which the maps do not.
+
+    Parameters
+    ----------
+    batch
+        B images.
+    maps
+        (B, D, h, w) raw maps of the first member.
+
+    Returns
+    -------
+    array
+        (B, D + 131) float32.
+
+    Examples
+    --------
+    >>> import torch
+    >>> batch = ImageBatch((np.zeros((1, 3, 64, 64), np.float32),), index=(0,), original=((64, 64),), decoded=(None,))
+    >>> image_features(batch, torch.zeros(1, 4, 8, 8)).shape
+    (1, 135)
     """
     return np.concatenate([maps.mean((2, 3)).cpu().numpy(), pixel_features(batch.views[0])], axis=1)

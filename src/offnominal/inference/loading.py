@@ -1,21 +1,35 @@
-"""A model file -> a model with its networks, checked against each other."""
+"""The networks of a loaded model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from offnominal.errors import ModelFileError
-from offnominal.inference.engine import FeatureEngine, member_engines
-from offnominal.model.model import Model
+from offnominal.inference.patches import FeatureEngine, member_engines
+from offnominal.model import Model
 
 
 def engines_of(model: Model, weights: Path | None, name: str) -> tuple[FeatureEngine, ...]:
-    """The networks of a model; messages call it `name`.
+    """Load the networks of a model and check that they are those of the fit.
+
+    Parameters
+    ----------
+    weights
+        A file of weights; None for those of the backbone.
+    name
+        Name of the model in error messages.
 
     Raises
     ------
     ModelFileError
-        The networks are not those of the fit.
+        If the members, the weights or the number of features differ.
+
+    Examples
+    --------
+    >>> from offnominal.model import load_model
+    >>> model = load_model(Path("part.safetensors"))  # doctest: +SKIP
+    >>> [engine.name for engine in engines_of(model, None, "part.safetensors")]  # doctest: +SKIP
+    ['efficientnet-lite0', 'efficientnet-lite0@1.5']
     """
     engines = member_engines(model.settings, weights)
     names = [engine.name for engine in engines]
@@ -25,12 +39,12 @@ def engines_of(model: Model, weights: Path | None, name: str) -> tuple[FeatureEn
         expected, actual = member.backbone.digest, engine.identity.digest
         if actual != expected:
             raise ModelFileError(
-                f"{name}: was fitted with other weights of {member.backbone.name} (SHA-256 {expected[:12]}..., here "
-                f"{actual[:12]}...); give the same with --weights, or fit again"
+                f"{name}: was fitted with other weights of {member.backbone.name} (SHA-256 {expected[:12]}..., these "
+                f"have {actual[:12]}...); pass the former with --weights, or fit again"
             )
         if engine.dimensions != member.bank.patches.shape[1]:
             raise ModelFileError(
-                f"{name}: is inconsistent (its patches have {member.bank.patches.shape[1]} features, those of its backbone "
-                f"{engine.dimensions}); fit again"
+                f"{name}: is inconsistent (its patches have {member.bank.patches.shape[1]} features, its backbone "
+                f"computes {engine.dimensions}); fit again"
             )
     return engines

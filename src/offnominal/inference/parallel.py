@@ -1,7 +1,7 @@
-"""Images side by side, each on a thread of its own.
+"""Parallel processing of images, one thread per image.
 
-What is done with one image is too little to be shared well between processor cores, and what follows the network leaves all but
-one idle for much of the time. Many images get through sooner when every core has one of them to itself.
+A single image gives several cores too little to share, and the steps after the network use one core for much of the time.
+Therefore throughput on many images is highest if each core processes an image of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from typing import Generic, TypeVar
@@ -21,16 +22,16 @@ import torch
 from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
 from offnominal.images import MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
 
-#: Fewer images than this are done before a network is ready for several at once.
-FEWEST = 24
-#: Bytes that results which are in progress or wait for the caller may hold; one result is always allowed.
-MOST_WAITING = 256_000_000
+#: Fewer images are processed one after another: they finish before a network is prepared for parallel use.
+MIN_PARALLEL = 24
+#: Bytes of the results that are in progress or not yet consumed; a single result may exceed it.
+MAX_PENDING_BYTES = 256_000_000
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def work_through(
+def process_images(
     sources: Sequence[Source],
     geometries: Sequence[Geometry],
     values: ValueRange,
@@ -43,46 +44,71 @@ def work_through(
     keep: bool = False,
     memory: int = MEMORY,
 ) -> Iterator[Result]:
-    """What `work` gives for the sources that can be read, in the order of `images.batches`.
+    """Read images and apply `work` to them, in the order of `images.batches`.
 
-    With several threads an image at a time on each, whose results hold `size` bytes. With one in batches of `batch_size`, and
-    a result is worked out when it is asked for.
+    Several threads process one image each. A single thread processes batches of `batch_size` lazily.
 
-    An image that `work` fails with, whatever it raises, is passed to `failed` as one that cannot be read, and left out.
+    Parameters
+    ----------
+    sources
+        Paths or arrays.
+    geometries
+        How images are resized; each gives one view of the batch.
+    values
+        Range of pixel values that is scaled to 0 to 1.
+    work
+        Returns one result per image of a batch, in order, or one result for the batch.
+    size
+        Bytes of the results of a batch.
+    failed
+        Called with index and error of each image that cannot be read or for which `work` raises; it has no result.
+    keep
+        Whether batches keep the decoded pixels.
+    memory
+        Largest number of bytes of a decoded image.
 
-    Raises:
-        SettingsError: a batch does not fit into the memory of the GPU.
+    Raises
+    ------
+    SettingsError
+        If a batch does not fit into the memory of the GPU.
+
+    Examples
+    --------
+    >>> from offnominal.images import EIGHT_BIT, raise_unreadable
+    >>> images = [np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 255, np.uint8)]
+    >>> means = process_images(
+    ...     images, [Geometry((32, 32), "squash")], EIGHT_BIT,
+    ...     work=lambda batch: [float(pixels.mean()) for pixels in batch.views[0]],
+    ...     size=lambda batch: 0, threads=1, batch_size=2, failed=raise_unreadable,
+    ... )
+    >>> list(means)
+    [0.0, 1.0]
     """
-    apart = _Apart(sources, work)
+    isolated = _Isolated(sources, work)
+    read = partial(batches, sources, geometries, values, failed=failed, keep=keep, memory=memory)
+    outcomes: Iterable[Iterable[Result | _Failure]]
     if threads < 2:
-        alone: Iterable[ImageBatch] = batches(
-            sources, geometries, values, batch_size=batch_size, failed=failed, keep=keep, memory=memory
-        )
-        found: Iterable[Iterable[Result | _Failure]] = map(apart, alone)
+        outcomes = map(isolated, read(batch_size=batch_size))
     else:
-        alone = batches(sources, geometries, values, batch_size=1, failed=failed, workers=threads, keep=keep, memory=memory)
-        found = side_by_side(lambda image: list(apart(image)), alone, threads, size)
-    for results in found:
-        for result in results:
-            if isinstance(result, _Failure):
-                failed(result.index, result.error)
+        outcomes = parallel_map(lambda batch: list(isolated(batch)), read(batch_size=1, workers=threads), threads, size)
+    for batch_outcomes in outcomes:
+        for outcome in batch_outcomes:
+            if isinstance(outcome, _Failure):
+                failed(outcome.index, outcome.error)
             else:
-                yield result
+                yield outcome
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """An image that `work` could not be done with."""
+    """An image for which `work` raised."""
 
     index: int
     error: ImageError
 
 
-class _Apart(Generic[Result]):
-    """`work`, so that an image that fails costs no other image: a batch that fails is gone through one by one.
-
-    `work` gives one result an image, in their order, or one of the whole batch.
-    """
+class _Isolated(Generic[Result]):
+    """`work`, with failures isolated: if a batch fails, its images without a result are processed one by one."""
 
     def __init__(self, sources: Sequence[Source], work: Callable[[ImageBatch], Iterable[Result]]) -> None:
         self._sources, self._work = sources, work
@@ -95,37 +121,37 @@ class _Apart(Generic[Result]):
                 done += 1
             return
         except torch.cuda.OutOfMemoryError:
-            raise _no_room(batch) from None
+            raise _out_of_memory(batch) from None
         except Exception as error:
             if isinstance(error, OffnominalError) and not isinstance(error, ImageError):
                 raise
             if len(batch.index) == 1:
-                yield _Failure(batch.index[0], self._named(batch.index[0], error))
+                yield _Failure(batch.index[0], self._image_error(batch.index[0], error))
                 return
         for at in range(done, len(batch.index)):
-            yield from self(_only(batch, at))
+            yield from self(_single(batch, at))
 
-    def _named(self, index: int, error: Exception) -> ImageError:
+    def _image_error(self, index: int, error: Exception) -> ImageError:
         source = self._sources[index]
         name = str(source) if isinstance(source, (str, Path)) else "image"
-        found = ImageError(f"{name}: cannot be scored ({reason_of(error)})")
-        found.__cause__ = error
-        return found
+        image_error = ImageError(f"{name}: cannot be scored ({reason_of(error)})")
+        image_error.__cause__ = error
+        return image_error
 
 
-def _only(batch: ImageBatch, at: int) -> ImageBatch:
-    """The batch of one of its images."""
-    one = slice(at, at + 1)
+def _single(batch: ImageBatch, at: int) -> ImageBatch:
+    """One image of a batch, as a batch."""
+    part = slice(at, at + 1)
     return replace(
         batch,
-        views=tuple(view[one] for view in batch.views),
-        index=batch.index[one],
-        original=batch.original[one],
-        decoded=batch.decoded[one],
+        views=tuple(view[part] for view in batch.views),
+        index=batch.index[part],
+        original=batch.original[part],
+        decoded=batch.decoded[part],
     )
 
 
-def _no_room(batch: ImageBatch) -> SettingsError:
+def _out_of_memory(batch: ImageBatch) -> SettingsError:
     count, _, height, width = max(batch.views, key=np.size).shape
     return SettingsError(
         f"{count} image{'' if count == 1 else 's'} of {width} x {height} do not fit into the memory of the GPU; use a "
@@ -133,40 +159,63 @@ def _no_room(batch: ImageBatch) -> SettingsError:
     )
 
 
-def side_by_side(
+def parallel_map(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int, size: Callable[[Item], int]
 ) -> Iterator[Result]:
-    """`work(item)` for all items, in their order; those that follow are worked on while the caller looks at a result.
+    """Map `work` over items in parallel; results come in the order of the items.
 
-    In `work` torch uses one thread, and so does what follows its setting. Items are taken in the caller's thread. `size(item)`
-    is how many bytes its result holds: no more than `MOST_WAITING` of them are in progress or waiting, unless it is one alone.
-    What `work` raises is raised here, in its turn. With one thread that is the caller's, and so are torch's threads.
+    Each worker thread runs torch on one thread. Items are taken, and errors of `work` are raised, in the caller's thread. While
+    the caller handles a result, the workers go on, until `MAX_PENDING_BYTES` are pending. With a single thread, `work` runs in
+    the caller's thread.
+
+    Parameters
+    ----------
+    size
+        Bytes of the result of an item.
+
+    Examples
+    --------
+    >>> list(parallel_map(abs, [-1, 2, -3], threads=2, size=lambda item: 8))
+    [1, 2, 3]
     """
     if threads < 2:
         yield from map(work, items)
         return
-    waiting: deque[tuple[int, Future[Result]]] = deque()
+    pending: deque[tuple[int, Future[Result]]] = deque()
     with _pool(threads) as pool:
         try:
             for item in items:
-                waiting.append((size(item), pool.submit(work, item)))
-                while len(waiting) > 2 * threads or (len(waiting) > 1 and sum(held for held, _ in waiting) > MOST_WAITING):
-                    yield waiting.popleft()[1].result()
-            while waiting:
-                yield waiting.popleft()[1].result()
+                pending.append((size(item), pool.submit(work, item)))
+                while len(pending) > 2 * threads or (len(pending) > 1 and sum(held for held, _ in pending) > MAX_PENDING_BYTES):
+                    yield pending.popleft()[1].result()
+            while pending:
+                yield pending.popleft()[1].result()
         finally:
-            for _, future in waiting:
+            for _, future in pending:
                 future.cancel()
 
 
 def threads_for(images: int, device: torch.device) -> int:
-    """How many of so many images to work on side by side: on a CPU one a thread of torch, on a GPU, which has its own, one."""
-    return torch.get_num_threads() if device.type == "cpu" and images >= FEWEST else 1
+    """Number of threads for this many images: torch's number on a CPU with enough images, otherwise 1.
+
+    Examples
+    --------
+    >>> threads_for(2, torch.device("cpu"))
+    1
+    """
+    return torch.get_num_threads() if device.type == "cpu" and images >= MIN_PARALLEL else 1
 
 
 @contextmanager
-def one_beside(threads: int) -> Iterator[None]:
-    """Beside several threads the caller's torch uses one: another of its own would keep a core from them, busily waiting."""
+def single_torch_thread(threads: int) -> Iterator[None]:
+    """Run torch on one thread in the caller while several `threads` work, so that it takes no core from them.
+
+    Examples
+    --------
+    >>> with single_torch_thread(threads=4):
+    ...     torch.get_num_threads()
+    1
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if threads > 1 else before)
     try:
@@ -176,21 +225,21 @@ def one_beside(threads: int) -> Iterator[None]:
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in each of which torch uses one; everywhere else it uses as many as before."""
+    """Threads in which torch uses one thread each; everywhere else torch keeps its number."""
     before, ready = torch.get_num_threads(), Barrier(threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # torch sets up a thread when it is first asked something there, and would undo what follows
+        torch.get_num_threads()  # initialises torch in this thread, which would otherwise override the next line
         torch.set_num_threads(1)
         with suppress(BrokenBarrierError):
             ready.wait()
 
     pool = ThreadPoolExecutor(threads, "offnominal", initializer=start)
     try:
-        for _ in range(threads):  # nobody is idle before all have started, so each of these starts one
+        for _ in range(threads):  # the barrier keeps each thread busy, so every submission starts another
             pool.submit(torch.get_num_threads)
         ready.wait()
-    except BaseException:  # Ctrl-C, or no thread could be started: they would wait for ever, and the process for them
+    except BaseException:  # Ctrl-C, or a thread failed to start: release the others, which would wait forever
         ready.abort()
         raise
     finally:

@@ -1,4 +1,4 @@
-"""The fitted model and its file."""
+"""The fitted model and its file format."""
 
 from offnominal.model.checks import require_numbers
 from offnominal.model.file import load_model, require_writable, save_model

@@ -1,8 +1,8 @@
-"""Checks of a model that was read from a file: it may be damaged, and it may come from a stranger.
+"""Checks of a model read from an untrusted file. All raise `ValueError`.
 
-The digest in a file protects against accidents, not against whoever writes it anew. So nothing in the file is believed: numbers
-are finite, values have the types of their fields, indices point at what is there, and sizes are bounded, so that no file makes
-a process take more memory than its own size accounts for.
+The digest in a model file detects accidental damage, not tampering. Therefore these checks trust nothing in the file: numbers
+are finite, values have the declared types, indices are in range, and sizes are bounded, so that the memory needed to load a
+file is proportional to its size.
 """
 
 from __future__ import annotations
@@ -24,127 +24,145 @@ from offnominal.types import require
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
-#: Ends of the names of tensors that hold whole numbers, and of those that hold bytes; all others hold floats.
-WHOLE, BYTES = ("image", "position", "replaces", "grid", "ends"), ("content",)
-#: The longest side of an original image and of the network's, and the coarsest stride of a map.
-LONGEST_ORIGINAL, LONGEST_NETWORK, COARSEST = 2**31 - 1, 4096, 256
-#: Whole numbers in a description.
-MOST = 2**53
-#: Rows of a tensor without values, which take no room in the file.
-MOST_OF_NOTHING = 2**20
+#: Last parts of the names of int64 and of uint8 tensors; all others hold floats.
+INT_NAMES, BYTE_NAMES = ("image", "position", "replaces", "grid", "ends"), ("content",)
+#: Longest side of an original image (int32, as in OpenCV) and of a network input, in pixels.
+MAX_ORIGINAL_SIDE, MAX_NETWORK_SIDE = 2**31 - 1, 4096
+#: Largest stride of a feature map in pixels; backbones have at most 32.
+MAX_STRIDE = 256
+#: Largest integer that JSON readers keep exactly.
+MAX_INT = 2**53
+#: Largest side of a tensor without values: such a tensor takes no bytes in the file, whatever its shape.
+MAX_EMPTY_SIDE = 2**20
+#: Longest side of `Geometry.size`; `Geometry.longest` bounds the network input itself.
+MAX_SIZE = 2**40
 
 
 def require_numbers(*arrays: npt.NDArray[Any] | torch.Tensor) -> None:
-    """Raise `ValueError` if a value is NaN or infinite: what is computed from it would be no verdict."""
+    """Raise `ValueError` if a value is NaN or infinite, because no verdict could follow from it.
+
+    Examples
+    --------
+    >>> require_numbers(np.array([1.0, 2.0]), torch.zeros(3))
+    >>> require_numbers(np.array([1.0, np.nan]))
+    Traceback (most recent call last):
+    ValueError: the results contain values that are not finite
+    """
     finite = (
         (torch.isfinite(values) if isinstance(values, torch.Tensor) else np.isfinite(values)).all().item() for values in arrays
     )
-    require(all(finite), "it gives values that are not finite numbers")
+    require(all(finite), "the results contain values that are not finite")
 
 
-def parsed(description: str) -> dict[str, Any]:
-    """The JSON object of a model file. Raises `ValueError` where it is none, or holds NaN or infinity."""
+def parse_description(description: str) -> dict[str, Any]:
+    """Parse the JSON object of a model file; NaN and infinity are refused."""
     try:
-        stored = json.loads(description, parse_constant=_refuse, parse_float=_finite)
+        stored = json.loads(description, parse_constant=_refuse_constant, parse_float=_finite_float)
     except RecursionError:
-        raise ValueError("its description is nested too deeply") from None
-    require(isinstance(stored, dict), "its description is no object")
+        raise ValueError("the description is nested too deeply") from None
+    require(isinstance(stored, dict), "the description is not a JSON object")
     return dict(stored)
 
 
 def require_tensors(tensors: Tensors) -> None:
-    """Types and finiteness of all tensors of a model file. Raises `ValueError`."""
+    """Require the expected types and finite values in all tensors of a model file."""
     for name, values in tensors.items():
-        require(values.size > 0 or max(values.shape, default=0) <= MOST_OF_NOTHING, f"{name} has the shape {values.shape}")
-        end = name.rpartition(".")[2]
-        if end in WHOLE:
+        require(values.size > 0 or max(values.shape, default=0) <= MAX_EMPTY_SIDE, f"{name} has the shape {values.shape}")
+        kind = name.rpartition(".")[2]
+        if kind in INT_NAMES:
             require(values.dtype == np.int64, f"{name} holds {values.dtype}, expected int64")
-        elif end in BYTES:
+        elif kind in BYTE_NAMES:
             require(values.dtype == np.uint8, f"{name} holds {values.dtype}, expected uint8")
         else:
-            expected = values.dtype in (np.float16, np.float32)
-            require(expected, f"{name} holds {values.dtype}, expected float32 or float16")
-            require(bool(np.isfinite(values).all()), f"{name} holds values that are not finite numbers")
+            is_float = values.dtype in (np.float16, np.float32)
+            require(is_float, f"{name} holds {values.dtype}, expected float32 or float16")
+            require(bool(np.isfinite(values).all()), f"{name} holds values that are not finite")
 
 
-def require_types(value: Any, of: Any, name: str) -> None:
-    """The fields of a dataclass, and what is in them, are of the types that they are declared with; numbers are finite.
+def require_types(value: Any, annotation: Any, name: str) -> None:
+    """Require that a value has the annotated type, recursively through dataclasses, tuples and dicts; numbers are finite.
 
-    What is no plain value (arrays, tensors, settings) is not looked into.
+    Arrays, tensors and settings are not inspected.
 
-    Raises:
-        ValueError: a value of another type, NaN, or an absurdly large number.
+    Parameters
+    ----------
+    annotation
+        A resolved type annotation.
+    name
+        Name of the value in the error message.
     """
-    origin = get_origin(of)
+    origin = get_origin(annotation)
     if origin in (Union, UnionType):
-        _require_any(value, get_args(of), name)
+        _require_any(value, get_args(annotation), name)
     elif origin is Literal:
-        require(value in get_args(of), f"{name} is {_shown(value)}, expected one of {', '.join(map(str, get_args(of)))}")
+        choices = get_args(annotation)
+        require(value in choices, f"{name} is {_shown(value)}, expected one of {', '.join(map(str, choices))}")
     elif origin is tuple:
-        _require_tuple(value, get_args(of), name)
+        _require_tuple(value, get_args(annotation), name)
     elif origin is dict:
-        require(isinstance(value, dict), f"{name} is {_shown(value)}, expected a table")
+        require(isinstance(value, dict), f"{name} is {_shown(value)}, expected an object")
         for key, entry in value.items():
-            require_types(key, get_args(of)[0], name)
-            require_types(entry, get_args(of)[1], f"{name}.{key}")
-    elif is_dataclass(of):
-        require(isinstance(value, of) if isinstance(of, type) else False, f"{name} is {_shown(value)}")
-        hints = get_type_hints(of)
-        for field in fields(of):
+            require_types(key, get_args(annotation)[0], name)
+            require_types(entry, get_args(annotation)[1], f"{name}.{key}")
+    elif is_dataclass(annotation):
+        require(isinstance(value, annotation) if isinstance(annotation, type) else False, f"{name} is {_shown(value)}")
+        hints = get_type_hints(annotation)
+        for field in fields(annotation):
             require_types(getattr(value, field.name), hints[field.name], f"{name}.{field.name}")
-    elif of in _PLAIN:
-        require(_PLAIN[of](value), f"{name} is {_shown(value)}, expected {of.__name__}")
+    elif annotation in _PLAIN:
+        require(_PLAIN[annotation](value), f"{name} is {_shown(value)}, expected {annotation.__name__}")
 
 
 def require_geometry(geometry: Geometry, values: ValueRange) -> None:
-    """Sizes that a network can have, and a range that can be divided by. Raises `ValueError`."""
+    """Require plausible network sizes and a value range of positive width."""
     shortest, longest = min(geometry.size), max(geometry.size)
-    require(1 <= shortest <= LONGEST_NETWORK and longest <= 2**40, f"size {geometry.size} is absurd")
-    require(1 <= geometry.multiple <= COARSEST, f"multiple {geometry.multiple} is absurd")
-    require(1 <= geometry.longest <= LONGEST_NETWORK, f"longest {geometry.longest} is absurd")
+    require(1 <= shortest <= MAX_NETWORK_SIDE and longest <= MAX_SIZE, f"size {geometry.size} is out of range")
+    require(1 <= geometry.multiple <= MAX_STRIDE, f"multiple {geometry.multiple} is out of range")
+    require(1 <= geometry.longest <= MAX_NETWORK_SIDE, f"longest {geometry.longest} is out of range")
     width = np.float32(values.high) - np.float32(values.low)
-    require(bool(np.isfinite(width) and width > 0), f"values from {values.low} to {values.high} are no range")
+    require(bool(np.isfinite(width) and width > 0), f"values from {values.low} to {values.high} are not a range")
 
 
 def require_bank(
     bank: MemoryBank, geometry: Geometry, sources: Sequence[SourceImage], grids: Sequence[tuple[int, int]]
 ) -> None:
-    """Sizes of the sources, and patches at positions of their grids. Raises `ValueError`."""
-    require(len(sources) == len(grids), f"{len(sources)} images, grids of {len(grids)}")
+    """Require plausible image sizes, grids that fit them, and bank patches at positions of these grids."""
+    require(len(sources) == len(grids), f"{len(sources)} images, {len(grids)} grids")
     for source, grid in zip(sources, grids, strict=True):
-        require(all(1 <= side <= LONGEST_ORIGINAL for side in source.size), f"an image of {source.size} is absurd")
+        require(all(1 <= side <= MAX_ORIGINAL_SIDE for side in source.size), f"image size {source.size} is out of range")
         for side, positions in zip(geometry.network_size(source.size), grid, strict=True):
-            require(1 <= positions <= side <= COARSEST * positions, f"a grid of {grid} does not fit its image")
+            require(1 <= positions <= side <= MAX_STRIDE * positions, f"grid {grid} does not fit its image")
     require(bank.radius is None or bank.radius >= 0, f"radius {bank.radius} is negative")
     require_positions(bank.image, bank.position, grids, "bank")
 
 
 def require_positions(image: npt.NDArray[Any], position: npt.NDArray[Any], grids: Sequence[tuple[int, int]], name: str) -> None:
-    """(n,) images and (n, 2) rows and columns point at what is there. Raises `ValueError`."""
+    """Require (n,) existing images and (n, 2) rows and columns on their grids."""
     require_indices(image, len(grids), f"{name}.image")
     sides = np.array(grids, dtype=np.int64).reshape(-1, 2)[image]
     inside = (position >= 0) & (position < sides)
-    require(bool(inside.all()), f"{name}.position points outside its image")
+    require(bool(inside.all()), f"{name}.position is outside the grid of its image")
 
 
 def require_indices(indices: npt.NDArray[Any], count: int, name: str) -> None:
-    """(n,) whole numbers from 0 to below `count`. Raises `ValueError`."""
-    require(bool(((indices >= 0) & (indices < count)).all()), f"{name} points outside the {count} that there are")
+    """Require (n,) integers from 0 to `count - 1`."""
+    require(bool(((indices >= 0) & (indices < count)).all()), f"{name} is out of range, expected 0 to {count - 1}")
 
 
 def require_grids(grids: Sequence[tuple[int, int]], signals: int) -> None:
-    """Grids of all images that take up the signals there are. Raises `ValueError`."""
-    require(all(1 <= side <= LONGEST_NETWORK for grid in grids for side in grid), "a grid is empty or absurdly large")
-    require(sum(height * width for height, width in grids) == signals, f"{signals} held-out signals do not fit their grids")
+    """Require grids with as many positions as there are signals."""
+    require(all(1 <= side <= MAX_NETWORK_SIDE for grid in grids for side in grid), "a grid is empty or too large")
+    positions = sum(height * width for height, width in grids)
+    require(positions == signals, f"{signals} held-out signals, {positions} positions of the grids")
 
 
-def _require_any(value: Any, kinds: Sequence[Any], name: str) -> None:
-    if value is None and NoneType in kinds:
+def _require_any(value: Any, annotations: Sequence[Any], name: str) -> None:
+    if value is None and NoneType in annotations:
         return
     problems = []
-    for kind in kinds:
+    for annotation in annotations:
         try:
-            require_types(value, kind, name)
+            require_types(value, annotation, name)
         except ValueError as error:
             problems.append(error)
         else:
@@ -152,13 +170,13 @@ def _require_any(value: Any, kinds: Sequence[Any], name: str) -> None:
     raise problems[0]
 
 
-def _require_tuple(value: Any, kinds: Sequence[Any], name: str) -> None:
+def _require_tuple(value: Any, annotations: Sequence[Any], name: str) -> None:
     require(isinstance(value, tuple), f"{name} is {_shown(value)}, expected a list")
-    if len(kinds) == 2 and kinds[1] is Ellipsis:
-        kinds = [kinds[0]] * len(value)
-    require(len(value) == len(kinds), f"{name} has {len(value)} entries, expected {len(kinds)}")
-    for entry, kind in zip(value, kinds, strict=True):
-        require_types(entry, kind, name)
+    if len(annotations) == 2 and annotations[1] is Ellipsis:
+        annotations = [annotations[0]] * len(value)
+    require(len(value) == len(annotations), f"{name} has {len(value)} entries, expected {len(annotations)}")
+    for entry, annotation in zip(value, annotations, strict=True):
+        require_types(entry, annotation, name)
 
 
 def _is_float(value: Any) -> bool:
@@ -166,7 +184,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -MOST <= value <= MOST
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INT <= value <= MAX_INT
 
 
 _PLAIN: dict[Any, Callable[[Any], bool]] = {
@@ -178,13 +196,13 @@ _PLAIN: dict[Any, Callable[[Any], bool]] = {
 }
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"its description holds {constant}, which is no number")
+def _refuse_constant(constant: str) -> float:
+    raise ValueError(f"the description holds {constant}")
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
-    require(math.isfinite(number), "its description holds a number that is too large")
+    require(math.isfinite(number), "the description holds a number that is too large")
     return number
 
 

@@ -1,7 +1,7 @@
-"""The model file: one `.safetensors` with tensors and JSON metadata, written whole or not at all, checked when read.
+"""The model file: one `.safetensors` file with tensors and JSON metadata, written atomically and checked when read.
 
 Metadata keys: `format` (`offnominal`), `version`, `description` (JSON) and `digest`, the SHA-256 of the description and of all
-tensors, so that a damaged file is noticed and not believed. Never pickle.
+tensors, which detects damage. Never pickle.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offnominal.features import ChannelStandard
 from offnominal.images import PIXEL_FEATURES, Exposure, Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.model.checks import (
-    parsed,
+    parse_description,
     require_bank,
     require_geometry,
     require_grids,
@@ -45,21 +45,32 @@ from offnominal.model.model import (
     Replacements,
 )
 from offnominal.scoring import SIGNALS, NormalSignals
-from offnominal.storage import remove_unfinished
-from offnominal.storage import write_whole as write_whole
+from offnominal.storage import remove_unfinished, write_whole
 from offnominal.types import require
 
+#: Value of the metadata key `format`.
 FORMAT = "offnominal"
+#: Format version: raised whenever tensors or description change.
 VERSION = 9
-_Tensors = dict[str, npt.NDArray[Any]]
+#: Arrays of `Appearance`, stored as tensors.
 _APPEARANCE = ("center", "scale", "directions", "reference")
+_Tensors = dict[str, npt.NDArray[Any]]
 
 
 def save_model(model: Model, path: Path) -> None:
-    """Write `model` to `path`: beside it first, then synced and renamed, so that a crash leaves the old file or the new one.
+    """Write a model atomically: a crash leaves the old file or the new one.
 
-    Raises:
-        OutputError: the place cannot be written, or the disk is full; what was there before is kept.
+    Equal models give equal bytes.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written or the disk is full; an existing file is kept.
+
+    Examples
+    --------
+    >>> model = load_model(Path("part.safetensors"))  # doctest: +SKIP
+    >>> save_model(model, Path("copy.safetensors"))  # doctest: +SKIP
     """
     tensors = _tensors(model)
     description = json.dumps(_description(model), sort_keys=True, ensure_ascii=True, allow_nan=False)
@@ -68,8 +79,10 @@ def save_model(model: Model, path: Path) -> None:
 
 
 def _ordered(content: bytes) -> bytes:
-    """The same safetensors file with its header's keys in order: the library writes them in any, and equal models should be
-    equal files. Offsets count from the end of the header, so they stay; its length is padded to a multiple of 8."""
+    """The same safetensors file with sorted header keys, because the library writes them in random order.
+
+    Offsets count from the end of the header, so they stay valid. The header is padded to a multiple of 8 bytes.
+    """
     size = int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
@@ -77,10 +90,19 @@ def _ordered(content: bytes) -> bytes:
 
 
 def require_writable(path: Path) -> None:
-    """Whether a file could be written there, before the work that is to end in it; nothing of it is left.
+    """Check that a file can be written, before the work whose result it will hold.
 
-    Raises:
-        OutputError: it could not.
+    Creates the parent folder; writes nothing else.
+
+    Raises
+    ------
+    OutputError
+        If the path is a folder or cannot be written.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     require_writable(Path(folder) / "part.safetensors")
     """
     if not path.name or path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file in it, such as {path / 'part.safetensors'}")
@@ -94,24 +116,32 @@ def require_writable(path: Path) -> None:
 
 
 def load_model(path: Path) -> Model:
-    """Read a model file and check it: format, version, digest, shapes.
+    """Read a model file; check format, version, digest, types, shapes and finiteness.
 
-    Raises:
-        ModelFileError: missing, not a model of ours, of another version, or damaged.
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, is not an offnominal model, has another format version, or is damaged.
+
+    Examples
+    --------
+    >>> load_model(Path("part"))
+    Traceback (most recent call last):
+    offnominal.errors.ModelFileError: part: no such model file; create one with: offnominal fit DATA --out part
     """
     if path.is_dir():
         raise ModelFileError(f"{path}: is a folder; name the model file in it, such as {path / 'part.safetensors'}")
     if not path.is_file():
-        raise ModelFileError(f"{path}: no such model file; make one with: offnominal fit DATA --out {path}")
+        raise ModelFileError(f"{path}: no such model file; create one with: offnominal fit DATA --out {path}")
     try:
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise ModelFileError(f"{path}: is a safetensors file, but not an offnominal model; give one that fit wrote")
+                raise ModelFileError(f"{path}: is a safetensors file, but not an offnominal model; pass a file written by fit")
             if metadata.get("version") != str(VERSION):
                 raise ModelFileError(
                     f"{path}: has format version {metadata.get('version')}, this release reads {VERSION}; "
-                    "fit anew, or use the release that made it"
+                    "fit again, or use the release that wrote it"
                 )
             tensors: _Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -120,21 +150,21 @@ def load_model(path: Path) -> Model:
         ) from None
     description = metadata.get("description", "")
     if metadata.get("digest") != _digest(description, tensors):
-        raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit anew")
+        raise ModelFileError(f"{path}: is damaged (its digest does not match); copy it again or fit again")
     try:
         require_tensors(tensors)
-        model = _model(parsed(description), tensors)
+        model = _model(parse_description(description), tensors)
         require_model(model)
-    except Exception as error:  # noqa: BLE001 - what a stranger wrote raises many kinds, and none may pass
+    except Exception as error:  # noqa: BLE001 - an untrusted file may raise anything
         why = (str(error).splitlines() or [""])[0][:90] or type(error).__name__
-        raise ModelFileError(f"{path}: is inconsistent ({why}); fit anew") from None
+        raise ModelFileError(f"{path}: is inconsistent ({why}); fit again") from None
     return model
 
 
 def require_model(model: Model) -> None:
-    """What the parts do not check themselves: types, finite numbers, indices and sizes. Raises `ValueError`."""
+    """Check what the dataclasses do not check themselves: types, finite numbers, indices and sizes. Raises `ValueError`."""
     require_types(model, Model, "model")
-    require(min(model.added, model.removed) >= 0, "a negative number of images was added or removed")
+    require(min(model.added, model.removed) >= 0, "the number of added or removed images is negative")
     for member in model.members:
         require_geometry(member.geometry, model.values)
         held_out = member.held_out
@@ -143,10 +173,9 @@ def require_model(model: Model) -> None:
         replacements = held_out.replacements
         require_positions(replacements.image, replacements.position, grids, "replacements")
         require_indices(replacements.replaces, len(grids), "replacements.replaces")
-        wanted = member.bank.patches.shape[1]
-        features = replacements.patches.shape[1]
-        require(features == wanted, f"replacement patches have {features} features, not {wanted}")
-        require(member.distance_scale.deviation > 0, "the deviation of the distance must be above 0")
+        expected, features = member.bank.patches.shape[1], replacements.patches.shape[1]
+        require(features == expected, f"replacement patches have {features} features, expected {expected}")
+        require(member.distance_scale.deviation > 0, "the deviation of the distance is not positive")
 
 
 def _digest(description: str, tensors: _Tensors) -> str:
@@ -158,17 +187,18 @@ def _digest(description: str, tensors: _Tensors) -> str:
 
 
 def _tensors(model: Model) -> _Tensors:
-    found: _Tensors = {"calibration.scores": model.calibration.scores}
+    tensors: _Tensors = {"calibration.scores": model.calibration.scores}
     if model.thumbnails is not None:
-        found |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
+        tensors |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
     if model.appearance is not None:
-        found |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
+        tensors |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
     for number, member in enumerate(model.members):
-        found |= {f"member.{number}.{name}": values for name, values in _of_member(member, _used(model.settings)).items()}
-    return found
+        of_member = _member_tensors(member, _stored_signals(model.settings))
+        tensors |= {f"member.{number}.{name}": values for name, values in of_member.items()}
+    return tensors
 
 
-def _of_member(member: Member, columns: list[int]) -> _Tensors:
+def _member_tensors(member: Member, columns: list[int]) -> _Tensors:
     held_out, replacements = member.held_out, member.held_out.replacements
     signals = np.concatenate([image.reshape(-1, len(SIGNALS)) for image in held_out.signals])[:, columns]
     return {
@@ -188,8 +218,8 @@ def _of_member(member: Member, columns: list[int]) -> _Tensors:
     }
 
 
-def _used(settings: Settings) -> list[int]:
-    """The signals that are stored: all but a response that no score uses, which is 0 everywhere."""
+def _stored_signals(settings: Settings) -> list[int]:
+    """Columns of the stored signals; the response is 0 everywhere, and omitted, if the fusion does not use it."""
     return [0, 1, *([2] if settings.fusion.response > 0 else [])]
 
 
@@ -224,7 +254,7 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
     settings = Settings.model_validate_json(json.dumps(stored["settings"]))
     sources = tuple(SourceImage(name, (height, width), group) for name, height, width, group in stored["sources"])
     members = tuple(
-        _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _used(settings))
+        _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _stored_signals(settings))
         for number, entry in enumerate(stored["members"])
     )
     appearance = None
@@ -260,8 +290,8 @@ def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: lis
     bank = MemoryBank(
         torch.from_numpy(tensors["bank.patches"]), tensors["bank.image"], tensors["bank.position"], stored["radius"]
     )
-    require(len(mean) > 0, "there are no features")
-    require(bank.patches.shape[1:] == mean.shape, f"bank has D={bank.patches.shape[1]}, its standardisation D={len(mean)}")
+    require(len(mean) > 0, "the patches have no features")
+    require(bank.patches.shape[1:] == mean.shape, f"the bank has {bank.patches.shape[1:]} features, expected {len(mean)}")
     return Member(
         name=stored["name"],
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
@@ -275,14 +305,15 @@ def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: lis
 
 
 def _held_out(stored: dict[str, Any], tensors: _Tensors, images: int, columns: list[int]) -> HeldOut:
-    flat, grids = tensors["held_out.signals"], [(int(height), int(width)) for height, width in tensors["held_out.grid"]]
+    flat = tensors["held_out.signals"]
+    grids = [(int(height), int(width)) for height, width in tensors["held_out.grid"]]
     require(flat.ndim == 2 and flat.shape[1] == len(columns), f"held-out signals have the shape {flat.shape}")
-    require(len(grids) == images, f"{images} images, held-out signals of {len(grids)}")
+    require(len(grids) == images, f"held-out signals of {len(grids)} images, expected {images}")
     require_grids(grids, len(flat))
     ends = np.cumsum([height * width for height, width in grids])
-    padded = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
-    padded[:, columns] = flat
-    signals = tuple(part.reshape(*grid, -1) for part, grid in zip(np.split(padded, ends[:-1]), grids, strict=True))
+    complete = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
+    complete[:, columns] = flat
+    signals = tuple(image.reshape(*grid, -1) for image, grid in zip(np.split(complete, ends[:-1]), grids, strict=True))
     replacements = Replacements(
         torch.from_numpy(tensors["replacements.patches"]),
         tensors["replacements.replaces"],

@@ -1,4 +1,4 @@
-"""What a fit leaves behind: all that is needed to score an image, and what to report about it."""
+"""The fitted model: everything needed to score an image, without the networks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,22 @@ from offnominal.types import Float, Index, require
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """The network that the features come from; `digest` is the SHA-256 of its weights."""
+    """The network that computes the features.
+
+    Attributes
+    ----------
+    name
+        Name of the backbone.
+    layers
+        Layers whose maps become features.
+    digest
+        SHA-256 of the weights, hexadecimal.
+
+    Examples
+    --------
+    >>> BackboneIdentity("resnet18", ("layer2", "layer3"), digest="f37072fd").layers
+    ('layer2', 'layer3')
+    """
 
     name: str
     layers: tuple[str, ...]
@@ -27,7 +42,14 @@ class BackboneIdentity:
 
 @dataclass(frozen=True)
 class DistanceScale:
-    """Mean and standard deviation of the distance of held-out normal patches, which scale the proposed noise."""
+    """Mean and standard deviation of the distance of held-out normal patches. They scale the proposed noise.
+
+    Examples
+    --------
+    >>> scale = DistanceScale(mean=3.0, deviation=0.5)
+    >>> (4.5 - scale.mean) / scale.deviation
+    3.0
+    """
 
     mean: float
     deviation: float
@@ -35,13 +57,30 @@ class DistanceScale:
 
 @dataclass(frozen=True)
 class Replacements:
-    """Patches that enter the bank when an image is removed: the patches that replaced its own when it was held out.
+    """Replacement patches: they enter the bank when an update removes an image.
 
-    Attributes:
-        patches: (s, D) float32, standardised.
-        replaces: (s,) the image whose patches each replaces; of images that are held out together the first.
-        image: (s,) the image that each comes from.
-        position: (s, 2) row and column there.
+    Attributes
+    ----------
+    patches
+        (s, D) float32 standardised patches.
+    replaces
+        (s,) index of the image whose patches each one replaces; of images held out together, the first.
+    image
+        (s,) index of the image that each one comes from.
+    position
+        (s, 2) row and column on the grid of that image.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+
+    Examples
+    --------
+    >>> import torch
+    >>> replacements = Replacements(torch.zeros(1, 4), np.array([0]), np.array([2]), np.array([[5, 7]]))
+    >>> len(replacements.patches)
+    1
     """
 
     patches: Tensor
@@ -52,18 +91,31 @@ class Replacements:
     def __post_init__(self) -> None:
         count = len(self.patches)
         require(self.patches.ndim == 2, f"replacement patches must be (s, D), got {tuple(self.patches.shape)}")
-        require(self.replaces.shape == self.image.shape == (count,), f"{count} replacement patches, their images differ")
+        shapes = self.replaces.shape, self.image.shape
+        require(shapes == ((count,), (count,)), f"{count} replacement patches need ({count},) images, got {shapes}")
         require(self.position.shape == (count, 2), f"position must be ({count}, 2), got {self.position.shape}")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What an update needs of a member beyond its bank.
+    """Data of a member that only an update needs.
 
-    Attributes:
-        signals: (h, w, S) held-out signals of every training image; see `as_stored`.
-        replacements: for when an image is removed.
-        radius: the covering radius of the fit, which also covers added patches; None for a random bank.
+    Attributes
+    ----------
+    signals
+        (h, w, S) float32 held-out signals of each training image, rounded by `as_stored`.
+    replacements
+        Patches that enter the bank when an image is removed.
+    radius
+        Covering radius of the fit, which also selects added patches; None for a random bank.
+
+    Examples
+    --------
+    >>> import torch
+    >>> none = np.empty(0, np.int64)
+    >>> replacements = Replacements(torch.empty(0, 4), none, none, none.reshape(0, 2))
+    >>> HeldOut((np.zeros((8, 8, 3), np.float32),), replacements, radius=1.5).radius
+    1.5
     """
 
     signals: tuple[Float, ...]
@@ -75,15 +127,31 @@ class HeldOut:
 class Member:
     """One backbone at one scale, with its own bank and statistics.
 
-    Attributes:
-        name: as in the setting `backbone`, such as `efficientnet-lite0@1.5`.
-        backbone: the network that the patches come from.
-        geometry: how an image is resized for it.
-        standard: per-channel standardisation, D channels.
-        bank: the memory bank, (M, D), with provenance.
-        distance_scale: of held-out normal patches.
-        normal: statistics of the signals of held-out normal patches.
-        held_out: what an update needs.
+    Attributes
+    ----------
+    name
+        Name in the setting `backbone`, such as `efficientnet-lite0@1.5`.
+    backbone
+        The network that computes the patches.
+    geometry
+        How images are resized for the network.
+    standard
+        Standardisation of the D channels.
+    bank
+        (M, D) memory bank, with the image and position of each patch.
+    distance_scale
+        Scale of the distance of held-out normal patches.
+    normal
+        Statistics of the signals of held-out normal patches.
+    held_out
+        Data for updates.
+
+    Examples
+    --------
+    >>> from offnominal import load
+    >>> for member in load("part.safetensors").model.members:  # doctest: +SKIP
+    ...     print(member.name, tuple(member.bank.patches.shape))
+    efficientnet-lite0 (1000, 152)
     """
 
     name: str
@@ -98,7 +166,22 @@ class Member:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An image that `contamination` kept out of bank and calibration: its name, its audit score and p-value."""
+    """An image that the setting `contamination` kept out of bank and calibration.
+
+    Attributes
+    ----------
+    name
+        Name of the image.
+    score
+        Audit score; higher is less like the other images.
+    p_value
+        Audit p-value.
+
+    Examples
+    --------
+    >>> LeftOut("good/017.png", score=9.2, p_value=0.001).name
+    'good/017.png'
+    """
 
     name: str
     score: float
@@ -109,19 +192,44 @@ class LeftOut:
 class Model:
     """A fitted detector without its networks. The anomaly map of an image is the mean of its members' maps.
 
-    Attributes:
-        settings: as given to the fit.
-        members: at least one.
-        values: how stored pixel values become the network's 0 to 1.
-        sources: the images fitted on.
-        calibration: held-out scores of the normal images.
-        appearance: statistics of whole images for the drift monitor; None with too few images.
-        left_out: images that `contamination` kept out, worst first.
-        skipped: training images that could not be read, with the reason.
-        versions: of the libraries that made it.
-        thumbnails: small pictures of `sources`, as many; None if the fit was told to keep none.
-        added, removed: how many images were added and removed since the fit.
-        threshold_removed: whether an image at or above the threshold of its time was removed by an update.
+    Attributes
+    ----------
+    settings
+        Settings of the fit.
+    members
+        At least one member.
+    values
+        Range of pixel values that is scaled to 0 to 1.
+    sources
+        The training images.
+    calibration
+        Held-out scores of normal images, and the threshold they set.
+    appearance
+        Statistics of whole images for the drift monitor; None with too few images.
+    left_out
+        Images that `contamination` kept out, worst first.
+    skipped
+        Name and reason of each training image that could not be read.
+    versions
+        Versions of the libraries used for the fit.
+    thumbnails
+        One thumbnail per training image; None if the fit stored none.
+    added, removed
+        Number of images added and removed by updates.
+    threshold_removed
+        Whether an update removed an image that scored at or above the threshold at that time.
+
+    Raises
+    ------
+    ValueError
+        If there is no member, or the parts disagree about the number of images.
+
+    Examples
+    --------
+    >>> from offnominal import load
+    >>> model = load("part.safetensors").model  # doctest: +SKIP
+    >>> len(model.sources), model.guaranteed  # doctest: +SKIP
+    (209, True)
     """
 
     settings: Settings
@@ -142,26 +250,33 @@ class Model:
         images = len(self.sources)
         require(len(self.members) > 0, "a model needs at least one member")
         for member in self.members:
-            bank, held_out = member.bank, member.held_out
-            require(bool(np.all((bank.image >= 0) & (bank.image < images))), f"{member.name}: a bank patch of an unknown image")
-            require(len(held_out.signals) == images, f"{images} images, held-out signals of {len(held_out.signals)}")
+            bank, signals = member.bank, member.held_out.signals
+            known = bool(np.all((bank.image >= 0) & (bank.image < images)))
+            require(known, f"{member.name}: a bank patch refers to an unknown image")
+            require(len(signals) == images, f"{member.name}: held-out signals of {len(signals)} images, expected {images}")
         if self.thumbnails is not None:
-            require(len(self.thumbnails) == images, f"{len(self.thumbnails)} thumbnails for {images} images")
+            require(len(self.thumbnails) == images, f"{len(self.thumbnails)} thumbnails, expected {images}")
 
     def networks(self, member: Member) -> list[tuple[int, int]]:
-        """The (height, width) at which a member saw each training image."""
+        """(height, width) of the network input of a member, for each training image."""
         return [member.geometry.network_size(source.size) for source in self.sources]
 
     @property
     def guaranteed(self) -> bool:
         """Whether the false-alarm rate is guaranteed, exactly or approximately.
 
-        It is not after suspects were left out or after an image that the threshold rested on was removed: the calibration
-        images were then chosen by their scores.
+        No guarantee applies once the scores of the calibration images decided which of them remain: after suspects were left
+        out, or after an update removed an image at or above the threshold.
         """
         return not self.left_out and self.settings.contamination == 0 and not self.threshold_removed
 
 
 def as_stored(signals: Float) -> Float:
-    """The signals rounded to float16, as the model file stores them, so that fit and update compute with the same numbers."""
+    """Round signals to float16 precision, as in the model file, so that fit and update compute with the same numbers.
+
+    Examples
+    --------
+    >>> as_stored(np.array([0.1], np.float32))
+    array([0.09997559], dtype=float32)
+    """
     return signals.astype(np.float16).astype(np.float32)

@@ -22,7 +22,7 @@ import numpy as np
 
 from offnominal.decisions import LIKENESS, Appearance, DriftTest
 from offnominal.errors import InputError, OutputError
-from offnominal.model.model import Model
+from offnominal.model import Model
 from offnominal.storage import write_whole
 from offnominal.storage.owned_files import own
 from offnominal.types import Float

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from offnominal.decisions import Calibration
-from offnominal.inference.evaluation import Evaluation
+from offnominal.inference import Evaluation
 from offnominal.metrics import reliability, up_to
-from offnominal.model.file import write_whole
-from offnominal.model.model import Model
+from offnominal.model import Model
 from offnominal.outputs.report_files import make_folder
 from offnominal.reports.plots import (
     Chart,
@@ -27,6 +26,7 @@ from offnominal.reports.plots import (
     roc,
     score_histogram,
 )
+from offnominal.storage import write_whole
 from offnominal.types import Float
 
 

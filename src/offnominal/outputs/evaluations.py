@@ -12,8 +12,8 @@ from typing import Any
 
 from offnominal.errors import raise_unless_of_one_image, reason_of
 from offnominal.images import displayed, pixels_of
-from offnominal.inference.evaluation import Evaluation
-from offnominal.model.model import Model
+from offnominal.inference import Evaluation
+from offnominal.model import Model
 from offnominal.outputs.charts import evaluation_charts, write_charts
 from offnominal.outputs.model_facts import readable_facts, warnings_of
 from offnominal.outputs.report_files import ReportWriter, as_text, make_folder

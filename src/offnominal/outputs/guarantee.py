@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from offnominal.decisions import FOLDS, SPLIT, images_needed
-from offnominal.inference.held_out_scores import scores_of_model
-from offnominal.model.model import Model
+from offnominal.inference import scores_of_model
+from offnominal.model import Model
 
 #: Images that a sentence names.
 MOST_NAMED = 3

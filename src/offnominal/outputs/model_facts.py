@@ -10,7 +10,7 @@ from offnominal.errors import SettingsError
 from offnominal.features import choose_device
 from offnominal.images import Exposure
 from offnominal.machine import Kernel, kernels
-from offnominal.model.model import Member, Model
+from offnominal.model import Member, Model
 from offnominal.outputs.guarantee import calibration_facts, calibration_warnings, drift_facts, promise
 from offnominal.scoring import SIGNALS
 

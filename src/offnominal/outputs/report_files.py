@@ -14,7 +14,7 @@ from urllib.parse import quote
 import cv2
 
 from offnominal.errors import ImageError, unwritable
-from offnominal.model.model import Model
+from offnominal.model import Model
 from offnominal.reports import Entry, SourceFile, attention, pictures_of, report, shrink
 from offnominal.reports.plots import Chart
 from offnominal.storage import write_whole

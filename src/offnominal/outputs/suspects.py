@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from offnominal.errors import raise_unless_of_one_image, reason_of
-from offnominal.fitting.audit import Audit
+from offnominal.fitting import Audit
 from offnominal.images import MEMORY, Source, displayed, pixels_of, to_original
 from offnominal.outputs.report_files import as_text, make_folder, picture_name, write_picture
 from offnominal.reports import overlay

@@ -1,0 +1,176 @@
+"""Images -> patches, by the backbone of a member."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from torch import Tensor
+
+from offnominal.config import Settings
+from offnominal.errors import BackboneError
+from offnominal.features import (
+    ChannelStandard,
+    MemberName,
+    PatchExtractor,
+    choose_device,
+    load_backbone,
+    make_runtime,
+    parse_members,
+)
+from offnominal.forks import native_threads
+from offnominal.images import Geometry
+from offnominal.memory import Upsampling
+from offnominal.model import BackboneIdentity
+from offnominal.types import Float, interior, interior_shape
+
+#: Shortest side of a network input in pixels: below, the deepest maps have too few positions.
+MIN_SIDE = 64
+
+
+def member_engines(settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> tuple[FeatureEngine, ...]:
+    """Load the networks of all members named by the setting `backbone`.
+
+    Parameters
+    ----------
+    weights
+        A file of weights for the backbone, instead of its own.
+    pretrained
+        Whether to load weights at all; without, they are random.
+
+    Raises
+    ------
+    BackboneError
+        If a backbone, a layer or the weights cannot be loaded, or if `layers` or `weights` are set with several backbones.
+
+    Examples
+    --------
+    >>> from offnominal.config import settings_from
+    >>> settings = settings_from(backbone="efficientnet-lite0+efficientnet-lite0@1.5")
+    >>> [engine.name for engine in member_engines(settings)]  # doctest: +SKIP
+    ['efficientnet-lite0', 'efficientnet-lite0@1.5']
+    """
+    members = parse_members(settings.backbone)
+    if (settings.layers is not None or weights is not None) and len({member.backbone for member in members}) > 1:
+        raise BackboneError(
+            f"{settings.backbone}: layers and a weights file belong to one backbone; leave them out, or name one backbone"
+        )
+    return tuple(FeatureEngine(settings, member, weights, pretrained=pretrained) for member in members)
+
+
+class FeatureEngine:
+    """The backbone of a member on its runtime: batches of images -> raw patches.
+
+    Positions at the border of the finest map have no patch, because a third or more of their neighbourhood is reflect padding.
+    Maps of patches are extended to the border by `scoring.to_grid`.
+
+    Attributes
+    ----------
+    name
+        Name of the member, such as `efficientnet-lite0@1.5`.
+    identity
+        The backbone, its layers and the digest of its weights.
+    device
+        Device of the network and the search.
+    dimensions
+        Number D of features of a patch.
+    layer_weights
+        (layers, D) share of each layer in each feature.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from offnominal.config import settings_from
+    >>> (engine,) = member_engines(settings_from(backbone="efficientnet-lite0"))  # doctest: +SKIP
+    >>> engine.patches(np.zeros((1, 3, 64, 96), np.float32)).shape, engine.grid((64, 96))  # doctest: +SKIP
+    (torch.Size([1, 60, 152]), (8, 12))
+    """
+
+    def __init__(self, settings: Settings, member: MemberName, weights: Path | None = None, *, pretrained: bool = True) -> None:
+        native_threads()
+        self.device = choose_device(settings.device, settings.runtime)
+        backbone = load_backbone(member.backbone, settings.layers, weights, pretrained=pretrained)
+        self.name = str(member)
+        self.identity = BackboneIdentity(backbone.name, backbone.layers, backbone.digest)
+        self._extractor = PatchExtractor(backbone, settings.dimensions)
+        key = repr((backbone.name, backbone.layers, backbone.digest, settings.dimensions))
+        self._runtime = make_runtime(self._extractor.with_network, settings.runtime, settings.precision, self.device, key)
+        self.dimensions = self._extractor.channels
+        self.layer_weights = self._extractor.layer_weights().to(self.device)
+        self._shares_inside: dict[tuple[int, int], Tensor] = {}
+        self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
+        self._in_float32 = settings.precision in ("auto", "float32")
+        height, width = settings.image_size
+        if backbone.default_size is not None and "image_size" not in settings.model_fields_set:
+            height, width = backbone.default_size
+        size = max(MIN_SIDE, round(height * member.scale)), max(MIN_SIDE, round(width * member.scale))
+        self._geometry = Geometry(size, settings.resize, self._extractor.multiple)
+
+    def geometry(self, originals: Collection[tuple[int, int]]) -> Geometry:
+        """How a model of images with these original (H, W) resizes images for this member."""
+        return self._geometry.suited_to(originals)
+
+    def grid(self, network: tuple[int, int]) -> tuple[int, int]:
+        """Grid (h, w) of patch positions for a network input (height, width); only the `interior` ones have a patch."""
+        return self._extractor.grid(network)
+
+    def count(self, network: tuple[int, int]) -> int:
+        """Number of patches of an image for a network input (height, width)."""
+        height, width = interior_shape(self.grid(network))
+        return height * width
+
+    def upsampling(self, network: tuple[int, int]) -> Upsampling | None:
+        """How the deeper features of an image were upsampled, which speeds up the search on a CPU.
+
+        None on a GPU, at precisions below float32, and for networks whose features are not upsampled.
+        """
+        if network not in self._upsamplings:
+            usable = self.device.type == "cpu" and self._in_float32
+            first = self._extractor.upsampled_from(network) if usable else None
+            self._upsamplings[network] = None if first is None else self._upsampling_from(first, network)
+        return self._upsamplings[network]
+
+    def _upsampling_from(self, first: int, network: tuple[int, int]) -> Upsampling:
+        grid = self.grid(network)
+        return Upsampling(first, grid, self._share_inside(network)[:, -1].view(interior_shape(grid)))
+
+    def maps(self, images: Float) -> Tensor:
+        """(B, 3, H, W) float32 network inputs -> (B, D, h, w) float32 features at all positions."""
+        return self._runtime(images)
+
+    def patches(self, images: Float) -> Tensor:
+        """(B, 3, H, W) float32 network inputs -> (B, N, D) float32 raw patches at the interior positions."""
+        return interior_patches(self.maps(images))
+
+    def bytes_of_patches(self, images: Float) -> int:
+        """Bytes of the patches of (B, 3, H, W) network inputs."""
+        return 4 * self.dimensions * len(images) * self.count((images.shape[2], images.shape[3]))
+
+    def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
+        """(..., N, D) raw patches -> standardised patches, shrunk toward the mean 0 near the border.
+
+        Deeper features see reflect padding near the border. The padding counts as the mean of normal patches, so each feature
+        is multiplied by the share of its neighbourhood inside the image. Otherwise the varied borders of normal parts would
+        fill most of the bank.
+        """
+        return standard(patches) * self._share_inside(network).to(patches.device)
+
+    def _share_inside(self, network: tuple[int, int]) -> Tensor:
+        """(N, D) share of each feature's neighbourhood that lies inside the image."""
+        if network not in self._shares_inside:
+            self._shares_inside[network] = interior_patches(self._extractor.inside(network))[0].to(self.device)
+        return self._shares_inside[network]
+
+
+def interior_patches(maps: Tensor) -> Tensor:
+    """(B, D, h, w) maps -> (B, N, D) patches at the interior positions, row by row.
+
+    Examples
+    --------
+    >>> import torch
+    >>> maps = torch.arange(12.0).reshape(1, 1, 3, 4)
+    >>> interior_patches(maps).flatten().tolist()
+    [5.0, 6.0]
+    """
+    inside = maps[:, :, *interior((maps.shape[2], maps.shape[3]))]
+    return inside.flatten(2).transpose(1, 2)
