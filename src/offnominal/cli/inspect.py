@@ -83,7 +83,7 @@ def inspect(
     """Detect and localise anomalies in images."""
     from offnominal.datasets import RUN_FOLDERS, find_any, in_pages
     from offnominal.detector import load
-    from offnominal.monitoring.drift_monitor import DriftWatch, report_drift, state_path
+    from offnominal.monitoring.drift_monitor import DriftMonitor, report_drift, state_path
     from offnominal.outputs.extras import extras_from
     from offnominal.outputs.inspections import unlike_as_a_whole, write_inspections
     from offnominal.outputs.lot import require_lot, write_lot
@@ -103,7 +103,7 @@ def inspect(
         require_lot(calibration, fdr)
     watch = None
     if not no_drift and detector.model.appearance is not None:
-        watch = DriftWatch(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
+        watch = DriftMonitor(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
     with Console() as console:
         run, rows = write_inspections(
             detector, items, out, extras, watch, report=title_of(inputs[0]) if report else None, observer=console

@@ -61,7 +61,7 @@ def state_path(model: Path) -> Path:
     return model.with_name(model.name + ".drift.json")
 
 
-class DriftWatch:
+class DriftMonitor:
     """Takes the statistics of inspected images in order, and says whether they still look like those fitted on.
 
     Args:
@@ -198,7 +198,7 @@ class DriftWatch:
         self.test, self._places, self._noticed = test, places, noticed
 
 
-def report_drift(watch: DriftWatch | None, folder: Path) -> list[str]:
+def report_drift(watch: DriftMonitor | None, folder: Path) -> list[str]:
     """Keep the state, write `drift.json` into `folder`, and return the lines that a person must read; None: not watched.
 
     Raises:

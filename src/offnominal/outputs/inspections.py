@@ -17,7 +17,7 @@ from offnominal.detector import Detector
 from offnominal.errors import ImageError, raise_unless_of_one_image, reason_of
 from offnominal.images import displayed
 from offnominal.images.arrays import Pixels
-from offnominal.monitoring.drift_monitor import DriftWatch
+from offnominal.monitoring.drift_monitor import DriftMonitor
 from offnominal.observer import SILENT, Observer
 from offnominal.outputs.extras import Extras, ExtraWriter, region_row
 from offnominal.outputs.model_facts import readable_facts, warnings_of
@@ -46,7 +46,7 @@ def write_inspections(
     items: Sequence[Item],
     folder: Path,
     extras: Extras | None = None,
-    watch: DriftWatch | None = None,
+    watch: DriftMonitor | None = None,
     *,
     report: str | None = None,
     observer: Observer = SILENT,
