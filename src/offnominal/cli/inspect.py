@@ -85,7 +85,7 @@ def inspect(
     from offnominal.detector import load
     from offnominal.monitoring.drift_monitor import DriftMonitor, report_drift, state_path
     from offnominal.outputs.extras import extras_from
-    from offnominal.outputs.inspections import unlike_as_a_whole, write_inspections
+    from offnominal.outputs.inspections import image_level_notes, write_inspections
     from offnominal.outputs.lot import require_lot, write_lot
 
     if fdr is not None and not lot:
@@ -123,7 +123,7 @@ def inspect(
         emit(rows)
     else:
         say(f"{out}: {run.done} inspected, {run.anomalous} off-nominal, {run.unreadable} unreadable")
-        for line in unlike_as_a_whole(
+        for line in image_level_notes(
             [(row["path"], row["anomalous"], row["whole_p_value"]) for row in rows], calibration.rate
         ):
             say(line)

@@ -124,7 +124,7 @@ def write_inspections(
     return InspectionRun(done, sum(bool(row["anomalous"]) for row in ordered), len(unreadable)), ordered
 
 
-def unlike_as_a_whole(found: Sequence[tuple[str, bool | None, float | None]], rate: float) -> list[str]:
+def image_level_notes(found: Sequence[tuple[str, bool | None, float | None]], rate: float) -> list[str]:
     """The line that says which images no place of which is off are unlike the good ones all the same; none: no line.
 
     `found` are names, whether anomalous, and `whole_p_value`.
