@@ -101,15 +101,15 @@ def inspect(
     calibration = detector.model.calibration
     if lot:
         require_lot(calibration, fdr)
-    watch = None
+    monitor = None
     if not no_drift and detector.model.appearance is not None:
-        watch = DriftMonitor(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
+        monitor = DriftMonitor(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
     with Console() as console:
         run, rows = write_inspections(
-            detector, items, out, extras, watch, report=title_of(inputs[0]) if report else None, observer=console
+            detector, items, out, extras, monitor, report=title_of(inputs[0]) if report else None, observer=console
         )
     if not no_drift:
-        for line in report_drift(watch, out):
+        for line in report_drift(monitor, out):
             if run.done:
                 say(line)
     if lot:

@@ -46,7 +46,7 @@ def write_inspections(
     items: Sequence[Item],
     folder: Path,
     extras: Extras | None = None,
-    watch: DriftMonitor | None = None,
+    monitor: DriftMonitor | None = None,
     *,
     report: str | None = None,
     observer: Observer = SILENT,
@@ -112,10 +112,10 @@ def write_inspections(
                 painter.shutdown()
                 ordered = rows.finish()
                 writer.finish()
-    if watch is not None:
+    if monitor is not None:
         read = [index for index in sorted(appearances) if rows.rows[index]["error"] is None]
         if read:
-            watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
+            monitor.update([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
     errors = {index: rows.rows[index]["error"] for index in sorted(rows.rows)}
     unreadable = [(items[index].name, reason) for index, reason in errors.items() if reason is not None]
     if page is not None and report is not None:
