@@ -1,8 +1,8 @@
 """A record of the files that a run has written, so that the next run can remove them.
 
-Only recorded files are ever deleted. The record `.offnominal.jsonl` in the folder has one line per file, written before the file
-itself, so it is complete even if the run is killed. A name alone proves nothing: users may keep files of their own in `masks` or
-as `lot.json`.
+Only recorded files are ever deleted. The record `.offnominal.jsonl` in the folder has one line per file, written before the
+file itself, so it is complete even if the run is killed. A name alone proves nothing: users may keep files of their own in
+`masks` or as `lot.json`.
 """
 
 from __future__ import annotations
