@@ -98,7 +98,7 @@ def receipt(image: Picture, inspection: Inspection, number: int, sources: Mappin
     evidence = inspection.evidence(region)
     require(image.shape[:2] == inspection.anomaly_map.shape, "image and map differ in shape")
     sheet = Sheet(_HEIGHT, _WIDTH)
-    name = "" if inspection.path is None else f" of {Path(inspection.path).name}"
+    name = "" if inspection.path is None else f" in {Path(inspection.path).name}"
     sheet.text((_MARGIN, 14), f"Region {number + 1} of {len(inspection.regions)}{name}", 20, _INK, bold=True)
     sheet.text(
         (_MARGIN, 44),
@@ -240,7 +240,7 @@ def _layers(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
         y += 32
     numbers = (
         ("proposed noise (rms)", f"{evidence.noise_std:.3f}"),
-        ("response to it", f"{evidence.response:.3f}"),
+        ("response to the noise", f"{evidence.response:.3f}"),
         ("p-value", f"{evidence.p_value:.3g}"),
     )
     y = max(y + 4, _CHARTS + _CHART_HEIGHT - 42)
@@ -263,8 +263,8 @@ def _channels(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
     sheet.text((x, _CHARTS - 26), "Leading channels", 14, _INK, bold=True)
     half = width // 2 - 10
     begin = x + half + 20
-    sheet.text((x, _CHARTS - 4), "share of sq. distance", 12, _FAINT)
-    sheet.text((begin, _CHARTS - 4), "influence, signed", 12, _FAINT)
+    sheet.text((x, _CHARTS - 4), "squared distance", 12, _FAINT)
+    sheet.text((begin, _CHARTS - 4), "influence (signed)", 12, _FAINT)
     shares, influences = evidence.channel_shares, evidence.influence
     largest = max((share for _, share in shares), default=1.0)
     for row, (channel, share) in enumerate(shares):
@@ -284,7 +284,7 @@ def _channels(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
 
 
 def _curve(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
-    sheet.text((x, _CHARTS - 26), "Distance as noise grows along the influence", 14, _INK, bold=True)
+    sheet.text((x, _CHARTS - 26), "Distance over noise along the influence", 14, _INK, bold=True)
     lines = [line for line in (evidence.usual_curve, evidence.curve) if line]
     values = [distance for line in lines for _, distance in line]
     steps = [step for line in lines for step, _ in line]
