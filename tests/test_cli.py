@@ -119,7 +119,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
         written = [row["receipt"], row["mask"], "masks.json", *(told["path"] for told in row["maps"].values())]
         assert all((tmp_path / "i2" / name).is_file() for name in written)
 
-    # The watch went on from the first inspection to the second; a lot leaves it alone where that is asked for.
+    # The drift monitor continues from the first inspection to the second; --no-drift leaves it alone.
     assert json.loads((tmp_path / "i" / "drift.json").read_text())["images"] == 10
     assert json.loads((tmp_path / "i2" / "drift.json").read_text())["images"] == 15
     assert (tmp_path / "m.safetensors.drift.json").is_file()
@@ -137,7 +137,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "lot" / "drift.json").exists()
     refused = run("inspect", model, parts / "test", "--out", tmp_path / "lot", "--lot", "--fdr", "0.01")
     assert refused.returncode == 2
-    assert "12 calibration images cannot carry it" in refused.stderr
+    assert "not attainable with 12 calibration images" in refused.stderr
 
 
 def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_another_texture_everywhere_is_unlike_as_a_whole(tmp_path: Path) -> None
     assert len([name for name in unlike if "soft" in name]) == 10
     calm = [name for name in unlike if not rows[name]["anomalous"]]
     assert len(calm) >= 5
-    assert f"note: {len(calm)} images are unlike the good ones as a whole" in inspected.stderr
+    assert f"note: {len(calm)} images differ from normal images as a whole" in inspected.stderr
     assert calm[0] in inspected.stderr
     told = json.loads(evaluated.stdout)["whole_image"]
     assert told["classes"] == {"soft": told["detection_rate"]} == {"soft": 1.0}

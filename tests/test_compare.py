@@ -167,8 +167,8 @@ def test_what_cannot_be_compared(
         (tmp_path / "empty", "holds neither metrics.json"),
         (tmp_path / "others", "no image in common"),
         (tmp_path / "damaged", "is damaged"),
-        (tmp_path / "relabelled", "5 images have another label"),
-        (runs / "inspected", "compare two of a kind"),
+        (tmp_path / "relabelled", "5 images have different labels"),
+        (runs / "inspected", "compare two runs of the same command"),
     ):
         code, out, err = run(["compare", a, second, "--out", tmp_path / "out"], monkeypatch, capsys)
         assert (code, out) == (2, "")

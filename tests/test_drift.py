@@ -1,4 +1,4 @@
-"""The watch over a stream: its p-values, its bets, its false warnings, what it notices, and its state."""
+"""The drift monitor: its p-values, its bets, its false warnings, what it notices, and its state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offnominal.decisions.appearance import CUT, OTHERS, RIDGE
 from offnominal.errors import InputError
 from offnominal.images import DISTURBANCES, pixel_features
 from offnominal.model import Model
-from offnominal.monitoring.drift_monitor import CHANGES, DriftWatch, report_drift, state_path
+from offnominal.monitoring.drift_monitor import CHANGES, DriftMonitor, report_drift, state_path
 
 
 def ranks(test: DriftTest, values: np.ndarray) -> np.ndarray:
@@ -207,7 +207,7 @@ def test_disturbances_keep_shape_and_do_what_they_say() -> None:
     assert pixel_features(image[None])[:, :-3] == pytest.approx(across[None], abs=1e-5)
 
 
-# --- the watch --------------------------------------------------------------------------------------------------------
+# --- the monitor ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -237,21 +237,21 @@ def test_blur_is_named_and_dated_and_the_state_goes_on(watched: Model, tmp_path:
     path = tmp_path / "m.drift.json"
     names = [f"{number}.png" for number in range(1, 51)]
     for part in (slice(0, 15), slice(15, 33), slice(33, 50)):
-        watch = DriftWatch(watched, path)
-        watch.take(names[part], found[part])
-        lines = report_drift(watch, tmp_path)
-    whole = DriftWatch(watched, None)
-    whole.take(names, found)
-    assert watch.test.peak == pytest.approx(whole.test.peak)
-    told = json.loads((tmp_path / "drift.json").read_text())
-    assert (told["warning"], told["images"], told["statistic"], told["change"]) == (True, 50, "blur", "blurrier")
-    assert told["since"]["path"] == f"{told['since']['image']}.png"
-    assert told["noticed"]["image"] > told["since"]["image"]
+        monitor = DriftMonitor(watched, path)
+        monitor.update(names[part], found[part])
+        lines = report_drift(monitor, tmp_path)
+    whole = DriftMonitor(watched, None)
+    whole.update(names, found)
+    assert monitor.test.peak == pytest.approx(whole.test.peak)
+    result = json.loads((tmp_path / "drift.json").read_text())
+    assert (result["warning"], result["images"], result["statistic"], result["change"]) == (True, 50, "blur", "blurrier")
+    assert result["since"]["path"] == f"{result['since']['image']}.png"
+    assert result["noticed"]["image"] > result["since"]["image"]
     assert any(line.startswith("warning: since about image") for line in lines)
-    assert watch._noticed is not None
-    watch._noticed = replace(watch._noticed, number=told["since"]["image"] - 5, path="by another statistic")
-    assert watch.result()["since"] == watch.result()["noticed"], "no change begins behind where one was noticed"
-    assert not DriftWatch(watched, path, reset=True).result()["warning"]
+    assert monitor._noticed is not None
+    monitor._noticed = replace(monitor._noticed, number=result["since"]["image"] - 5, path="by another statistic")
+    assert monitor.result()["since"] == monitor.result()["noticed"], "no change begins behind where one was noticed"
+    assert not DriftMonitor(watched, path, reset=True).result()["warning"]
 
 
 def test_a_blur_is_dated_to_within_two_images_in_the_median_of_five_streams(watched: Model) -> None:
@@ -259,12 +259,12 @@ def test_a_blur_is_dated_to_within_two_images_in_the_median_of_five_streams(watc
     for first in range(0, 5000, 1000):
         good = [texture(first + seed) for seed in range(100, 120)]
         blurred = [cv2.GaussianBlur(texture(first + seed), (0, 0), 1.5) for seed in range(200, 230)]
-        watch = DriftWatch(watched, None)
-        watch.take([f"{number}.png" for number in range(1, 51)], appearances(watched, good + blurred))
-        told = watch.result()
-        assert told["warning"]
-        assert told["since"]["image"] < told["noticed"]["image"] <= 30
-        since.append(told["since"]["image"])
+        monitor = DriftMonitor(watched, None)
+        monitor.update([f"{number}.png" for number in range(1, 51)], appearances(watched, good + blurred))
+        result = monitor.result()
+        assert result["warning"]
+        assert result["since"]["image"] < result["noticed"]["image"] <= 30
+        since.append(result["since"]["image"])
     assert 19 <= np.median(since) <= 23
     assert all(15 <= image <= 23 for image in since)
 
@@ -272,38 +272,38 @@ def test_a_blur_is_dated_to_within_two_images_in_the_median_of_five_streams(watc
 def test_a_state_that_is_foreign_or_damaged(watched: Model, detector: Detector, tmp_path: Path) -> None:
     path = state_path(tmp_path / "m")
     assert path.name == "m.drift.json"
-    watch = DriftWatch(watched, path)
-    watch.take(["a", "b"], watched.appearance.reference[:2] if watched.appearance else np.empty(0))
-    watch.keep()
-    assert "another model" in DriftWatch(detector.model, path).notes[0]
+    monitor = DriftMonitor(watched, path)
+    monitor.update(["a", "b"], watched.appearance.reference[:2] if watched.appearance else np.empty(0))
+    monitor.save()
+    assert "another model" in DriftMonitor(detector.model, path).notes[0]
     content = json.loads(path.read_text())
     changed = ("", "[]", json.dumps({**content, "images": 3}), json.dumps({**content, "stream": "x"}))
     for text in (*changed, json.dumps({**content, "places": []}), json.dumps({**content, "version": 9})):
         path.write_text(text)
         with pytest.raises(InputError, match="--reset-drift"):
-            DriftWatch(watched, path)
+            DriftMonitor(watched, path)
     with pytest.raises(InputError, match="false-warning rate"):
-        DriftWatch(watched, None, 0.0)
+        DriftMonitor(watched, None, 0.0)
     blocked = tmp_path / "file"
     blocked.write_text("")
-    lost = DriftWatch(watched, blocked / "m.drift.json")
-    lost.take(["a"], watched.appearance.reference[:1] if watched.appearance else np.empty(0))
-    lost.keep()
-    assert "drift is not remembered" in lost.notes[0]
+    lost = DriftMonitor(watched, blocked / "m.drift.json")
+    lost.update(["a"], watched.appearance.reference[:1] if watched.appearance else np.empty(0))
+    lost.save()
+    assert "drift state is not saved" in lost.notes[0]
 
 
 def test_runs_beside_each_other_lose_no_image_and_a_reset_is_one(watched: Model, tmp_path: Path) -> None:
     assert watched.appearance is not None
     path, values = state_path(tmp_path / "m"), watched.appearance.reference
-    one, other = DriftWatch(watched, path), DriftWatch(watched, path)
-    for watch, names in ((one, ["a", "b"]), (other, ["c", "d", "e"]), (one, ["f"])):
-        watch.take(names, values[: len(names)])
-        watch.keep()
-    whole = DriftWatch(watched, None)
+    one, other = DriftMonitor(watched, path), DriftMonitor(watched, path)
+    for monitor, names in ((one, ["a", "b"]), (other, ["c", "d", "e"]), (one, ["f"])):
+        monitor.update(names, values[: len(names)])
+        monitor.save()
+    whole = DriftMonitor(watched, None)
     for names in (["a", "b"], ["c", "d", "e"], ["f"]):
-        whole.take(names, values[: len(names)])
-    assert DriftWatch(watched, path).result() == whole.result()
-    DriftWatch(watched, path, reset=True)
+        whole.update(names, values[: len(names)])
+    assert DriftMonitor(watched, path).result() == whole.result()
+    DriftMonitor(watched, path, reset=True)
     assert not path.exists(), "though no image of the run should be readable"
 
 

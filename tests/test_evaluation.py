@@ -64,12 +64,12 @@ def test_images_and_masks_that_cannot_be_read_are_counted_apart(model_file: Path
     assert (told["n_good"], told["n_defect"], found.without_mask) == (4, 5, 2)
     write_evaluation(load(model_file).model, found, tmp_path / "some", "parts")
     assert told["n_without_mask"] == 2
-    assert "without a mask that can be read: 2" in (tmp_path / "some/report.html").read_text()
+    assert "without a readable mask: 2" in (tmp_path / "some/report.html").read_text()
     shutil.rmtree(root / "ground_truth")
     without = load(model_file).evaluate(root)
     write_evaluation(load(model_file).model, without, tmp_path / "none", "parts")
     assert without.without_mask == 0
-    assert "without a mask" not in (tmp_path / "none/report.html").read_text(), "a set without masks misses nothing"
+    assert "without a readable mask" not in (tmp_path / "none/report.html").read_text(), "a set without masks misses nothing"
     assert [name for name, _ in found.unreadable] == ["test/blotch/200.png", "test/good/100.png"]
 
 
@@ -81,7 +81,7 @@ def test_rows_without_a_label_are_told(model_file: Path, parts: Path, tmp_path: 
     assert f"rows of {tmp_path / 'm.csv'} left out for want of a label: 1" in result.output.replace("\n", " ")
     told = json.loads((tmp_path / "out/metrics.json").read_text())
     assert (told["n_unlabelled"], told["n_good"], told["n_defect"]) == (1, 5, 5)
-    assert "Rows left out for want of a label: 1." in (tmp_path / "out/report.html").read_text()
+    assert "Rows without a label: 1 (left out)." in (tmp_path / "out/report.html").read_text()
 
 
 def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from offnominal.outputs.extras import Extras, evidence_row, extras_from
 from offnominal.outputs.inspections import write_inspections
 from offnominal.reports import LEVELS, CocoMasks, SourcePicture, encode_map, encode_mask, receipt, run_lengths
 from offnominal.reports.receipt import CROP, crop
+from offnominal.reports.sheet import Sheet
 from offnominal.types import Inspection
 
 ALL = extras_from(True, "anomaly,influence,noise,layers", "tiff", "png,coco", receipts=True)
@@ -96,7 +97,7 @@ def test_a_map_comes_back_to_half_a_level(kind: Any) -> None:
         assert (whole.min(), whole.max()) == (0, LEVELS[kind])
         back = low + whole.astype(float) / LEVELS[kind] * (high - low)
         assert np.abs(back - values).max() <= 0.5001 * (high - low) / LEVELS[kind]
-        with pytest.raises(ValueError, match="values beyond"):
+        with pytest.raises(ValueError, match="values must lie between"):
             encode_map(values, kind, low, 0.5 * high)
 
 
@@ -189,16 +190,14 @@ def test_words_of_the_command_line_are_checked() -> None:
 
 def spoken(monkeypatch: pytest.MonkeyPatch, draw: Any) -> list[str]:
     """The words that a receipt writes."""
-    from offnominal.reports.receipt import _Sheet
-
     words: list[str] = []
-    plain = _Sheet.text
+    plain = Sheet.text
 
     def noted(self: Any, at: Any, text: str, *rest: Any, **more: Any) -> None:
         words.append(text)
         plain(self, at, text, *rest, **more)
 
-    monkeypatch.setattr(_Sheet, "text", noted)
+    monkeypatch.setattr(Sheet, "text", noted)
     draw()
     return words
 
@@ -218,7 +217,7 @@ def test_a_receipt_says_what_the_evidence_says(detector: Detector, monkeypatch: 
     assert {f"{pull:+.2f}" for _, pull in evidence.influence} <= set(words)
     assert {f"{evidence.noise_std:.3f}", f"{evidence.response:.3f}", f"{evidence.p_value:.3g}"} <= set(words)
     assert f"member {evidence.member}" in words
-    assert words.count("no picture kept") == len(evidence.nearest)
+    assert words.count("no picture stored") == len(evidence.nearest)
     first = receipt(image, found, 0, sources)
     assert np.array_equal(first, receipt(image, found, 0, sources))
 

@@ -143,9 +143,9 @@ def test_an_update_leaves_out_what_the_network_fails_with(monkeypatch: pytest.Mo
     ("where", "name", "error"),
     [
         (inspections, "overlay", cv2.error("overlay")),
-        (inspections, "write_picture", ImageError("no file can have this name")),
+        (inspections, "write_picture", ImageError("not a valid file name")),
         (extras, "encode_mask", AssertionError()),
-        (extras, "encode_map", ValueError("values beyond")),
+        (extras, "encode_map", ValueError("values must lie between 0 and 1")),
         (report_files, "pictures_of", ZeroDivisionError()),
         (Path, "write_bytes", OSError(errno.ENAMETOOLONG, "File name too long")),
         (Path, "write_bytes", OSError(errno.EILSEQ, "Invalid or incomplete multibyte character")),

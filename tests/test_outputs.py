@@ -18,6 +18,7 @@ from offnominal.datasets import any_images, normal_images
 from offnominal.errors import ImageError, OutputError
 from offnominal.images import Geometry, ImageBatch, ValueRange, batches, decode
 from offnominal.memory import PatchStore
+from offnominal.observer import Observer
 from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.report_files import picture_name, write_picture
@@ -56,11 +57,12 @@ def test_pictures_are_known_as_a_runs_while_it_runs_and_after_it_was_killed(
     (tmp_path / "a.png").write_bytes(next((parts / "test").rglob("*.png")).read_bytes())
     while_it_runs = []
 
-    def progress(stage: str, done: int, total: int) -> None:
-        assert list((out / "overlays").iterdir())
-        while_it_runs.extend(item.name for item in normal_images(tmp_path))
+    class Looking(Observer):
+        def on_progress(self, stage: str, done: int, total: int) -> None:
+            assert list((out / "overlays").iterdir())
+            while_it_runs.extend(item.name for item in normal_images(tmp_path))
 
-    write_inspections(detector, any_images([tmp_path / "a.png"]), out, progress)
+    write_inspections(detector, any_images([tmp_path / "a.png"]), out, observer=Looking())
     assert while_it_runs == ["a.png"]
     (out / "results.jsonl").write_text("")  # as a run leaves it that is killed
     (out / "overlays" / "own.jpg").write_bytes(b"")

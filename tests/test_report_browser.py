@@ -239,7 +239,7 @@ def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
     for part in ("8.4", "train/good/<b>003</b>.png", "12.50", "blocks.2", "75.0 %", "channel 17", "-0.500", "0.1250", "0.0625"):
         assert part in told
     here, good = receipt.find_elements(By.CSS_SELECTOR, ".crop")  # of the two good patches the model knows one
-    assert (here.text, good.text) == ("this place", "good: 8.5 SD away")
+    assert (here.text, good.text) == ("this patch", "good: 8.5 SD away")
     for crop in (here, good):
         frame, mark = crop.find_element(By.TAG_NAME, "div").rect, crop.find_element(By.TAG_NAME, "i").rect
         assert abs(mark["x"] + mark["width"] / 2 - frame["x"] - frame["width"] / 2) < 2

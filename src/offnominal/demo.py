@@ -1,7 +1,12 @@
-"""The demo: monocrystalline solar cells in electroluminescence light, from the package `elpv-dataset`.
+"""The demo: electroluminescence images of monocrystalline solar cells, from the package `elpv-dataset`.
 
-Buerhop-Lutz et al. 2018, Deitsch et al. 2019; data under CC BY-NC-SA 4.0. Cells with defect probability 0 are good, those
-with probability 1 defective; what lies between is left out. 350 good cells are for the fit, the rest for the test.
+Cells with a defect probability of 0 are good, cells with 1 are defective, the others are left out. The data is licensed under
+CC BY-NC-SA 4.0.
+
+References
+----------
+Buerhop-Lutz et al. (2018), *A benchmark for visual identification of defective solar cells in electroluminescence imagery*.
+Deitsch et al. (2019), *Automatic classification of defective photovoltaic module cells in electroluminescence images*.
 """
 
 from __future__ import annotations
@@ -21,25 +26,39 @@ from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.model_facts import warnings_of
 
+#: Good cells for the fit; the other good cells are for the test.
 TRAINING_CELLS = 350
 
 
 def write_manifest(path: Path, seed: int = 0, kind: str = "mono") -> None:
-    """A manifest of the cells of one kind (`mono` or `poly`crystalline) with the columns path, split, label.
+    """Write a manifest of the cells with the columns `path`, `split` and `label`.
 
-    Raises:
-        InputError: the package is not installed.
+    Parameters
+    ----------
+    path
+        Target file (CSV).
+    seed
+        Seed of the split of the good cells.
+    kind
+        `mono` or `poly`, for monocrystalline or polycrystalline cells.
+
+    Raises
+    ------
+    InputError
+        The package `elpv-dataset` is not installed.
+    OutputError
+        The file cannot be written.
     """
-    found = importlib.util.find_spec("elpv_dataset")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("elpv_dataset")
+    if package is None or package.origin is None:
         raise InputError("the demo needs its images: pip install 'offnominal[demo]'")
-    data = Path(found.origin).parent / "data"
+    data = Path(package.origin).parent / "data"
     cells = [line.split() for line in (data / "labels.csv").read_text("utf-8").splitlines() if line.strip()]
-    judged = [(str(data / name), float(probability)) for name, probability, made in cells if made == kind]
-    good = [name for name, probability in judged if probability == 0]
-    defective = [name for name, probability in judged if probability == 1]
+    probabilities = [(str(data / name), float(probability)) for name, probability, cell_kind in cells if cell_kind == kind]
+    good = [name for name, probability in probabilities if probability == 0]
+    defective = [name for name, probability in probabilities if probability == 1]
     order = np.random.default_rng(seed).permutation(len(good))
-    rows = [(good[at], "train" if place < TRAINING_CELLS else "test", "good") for place, at in enumerate(order)]
+    rows = [(good[index], "train" if rank < TRAINING_CELLS else "test", "good") for rank, index in enumerate(order)]
     rows += [(name, "test", "defective") for name in defective]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,23 +69,22 @@ def write_manifest(path: Path, seed: int = 0, kind: str = "mono") -> None:
 
 
 def run(out: Path, observer: Observer) -> None:
-    """Fit, inspect a few, evaluate all, write the report."""
+    """Fit a model, evaluate it on all test cells, inspect a few of them, and write the reports."""
     manifest, model = out / "cells.csv", out / "cells.safetensors"
     write_manifest(manifest)
-    observer.on_note("fit: 350 good cells")
+    observer.on_note(f"fit: {TRAINING_CELLS} good cells")
     detector = Detector().fit(manifest, observer=observer)
     detector.save(model)
     for warning in warnings_of(detector.model):
         observer.on_note(warning)
     detector = load(model)
-    observer.on_note("evaluate: all other good cells, and the defective ones")
+    observer.on_note("evaluate: all other good cells and all defective cells")
     result = detector.evaluate(manifest, evidence=True, observer=observer)
     metrics = write_evaluation(detector.model, result, out / "evaluation", "Solar cells")
-    observer.on_note("inspect: a few of them")
+    observer.on_note("inspect: a few of these cells")
     paths = [image.item.path for image in result.images][:: max(1, len(result.images) // 12)]
-    write_inspections(
-        detector, any_images(paths), out / "inspection", Extras(evidence=True), report="Solar cells", observer=observer
-    )
-    rates = f"false alarms {metrics['false_alarm_rate']:.1%}, found {metrics['detection_rate']:.1%}"
+    extras = Extras(evidence=True)
+    write_inspections(detector, any_images(paths), out / "inspection", extras, report="Solar cells", observer=observer)
+    rates = f"false alarms {metrics['false_alarm_rate']:.1%}, detected {metrics['detection_rate']:.1%}"
     observer.on_note(f"image AUROC {metrics['image_auroc']:.3f}, {rates}")
     observer.on_note(f"open {out / 'evaluation' / 'report.html'}")

@@ -83,9 +83,9 @@ def inspect(
     """Detect and localise anomalies in images."""
     from offnominal.datasets import RUN_FOLDERS, find_any, in_pages
     from offnominal.detector import load
-    from offnominal.monitoring.drift_monitor import DriftWatch, report_drift, state_path
+    from offnominal.monitoring.drift_monitor import DriftMonitor, report_drift, state_path
     from offnominal.outputs.extras import extras_from
-    from offnominal.outputs.inspections import unlike_as_a_whole, write_inspections
+    from offnominal.outputs.inspections import image_level_notes, write_inspections
     from offnominal.outputs.lot import require_lot, write_lot
 
     if fdr is not None and not lot:
@@ -101,15 +101,15 @@ def inspect(
     calibration = detector.model.calibration
     if lot:
         require_lot(calibration, fdr)
-    watch = None
+    monitor = None
     if not no_drift and detector.model.appearance is not None:
-        watch = DriftWatch(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
+        monitor = DriftMonitor(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
     with Console() as console:
         run, rows = write_inspections(
-            detector, items, out, extras, watch, report=title_of(inputs[0]) if report else None, observer=console
+            detector, items, out, extras, monitor, report=title_of(inputs[0]) if report else None, observer=console
         )
     if not no_drift:
-        for line in report_drift(watch, out):
+        for line in report_drift(monitor, out):
             if run.done:
                 say(line)
     if lot:
@@ -123,7 +123,7 @@ def inspect(
         emit(rows)
     else:
         say(f"{out}: {run.done} inspected, {run.anomalous} off-nominal, {run.unreadable} unreadable")
-        for line in unlike_as_a_whole(
+        for line in image_level_notes(
             [(row["path"], row["anomalous"], row["whole_p_value"]) for row in rows], calibration.rate
         ):
             say(line)

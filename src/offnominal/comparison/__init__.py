@@ -1,4 +1,4 @@
-"""Two runs side by side: figures with intervals, and the images whose verdict changed."""
+"""Comparison of two runs: figures with confidence intervals, and the images whose verdict changed."""
 
 from offnominal.comparison.run import Run, RunImage, read_run
 from offnominal.comparison.side_by_side import Change, Comparison, compare, write_comparison

@@ -1,4 +1,4 @@
-"""Two runs -> figures with paired intervals, changed verdicts, compare.json and compare.html."""
+"""Figures with paired confidence intervals, changed verdicts, compare.json and compare.html."""
 
 from __future__ import annotations
 
@@ -18,15 +18,33 @@ from offnominal.outputs.report_files import as_text
 from offnominal.reports import ChangedPictures, comparison_page
 from offnominal.storage import write_whole
 
-#: Figures of `metrics.json` that are compared as numbers: an interval would need the maps of both runs.
+#: Figures of `metrics.json` that are compared without intervals, which would need the maps of both runs.
 PIXEL_FIGURES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.30", "aupro_0.05")
-#: Most changed images with pictures in the page.
+#: Changed images with pictures in the page, which bounds its size.
 MOST_PICTURES = 200
 
 
 @dataclass(frozen=True)
 class Change:
-    """An image whose verdict differs; `kind` says in a few words from what to what."""
+    """An image whose verdict differs.
+
+    Attributes
+    ----------
+    path
+        Path of the image.
+    kind
+        The change in a few words.
+    better
+        Whether run B is right and run A wrong; None without a label.
+    a, b
+        Results of the image in both runs.
+
+    Examples
+    --------
+    >>> a, b = RunImage("crack", 3.0, 0.2, False, None), RunImage("crack", 7.5, 0.01, True, None)
+    >>> Change("a.png", "now found", better=True, a=a, b=b).kind
+    'now found'
+    """
 
     path: str
     kind: str
@@ -37,15 +55,33 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs A and B on the images that both judged.
+    """Runs A and B on their common images; see `compare`.
 
-    Attributes:
-        paths: those images, sorted.
-        figures: image figures over all of them, with intervals.
-        classes: the same for each defect class against all good images.
-        pixels: pixel figures of each run as it stands: name -> (A, B), None where one has none.
-        changes: images whose verdict differs, the largest change of the score first.
-        only_a, only_b: how many images only one run judged.
+    Attributes
+    ----------
+    a, b
+        The runs.
+    paths
+        Paths of the common images, sorted.
+    figures
+        Image-level figures with confidence intervals.
+    classes
+        The same for each defect class against all good images.
+    pixels
+        Pixel-level figures as each run reports them: name -> (A, B), None without masks.
+    changes
+        Images whose verdict differs, largest change of the score first.
+    only_a, only_b
+        Number of images in one run only.
+    seed
+        Seed of the bootstrap.
+
+    Examples
+    --------
+    >>> image = RunImage(None, 3.0, 0.2, False, None)
+    >>> run = Run(Path("inspected"), {"a.png": image}, {})
+    >>> compare(run, run).as_json()["changed"]
+    []
     """
 
     a: Run
@@ -75,39 +111,67 @@ class Comparison:
                 for name, (a, b) in self.pixels.items()
             },
             "changed": [
-                {"path": change.path, "label": change.a.label, "kind": change.kind, "a": _told(change.a), "b": _told(change.b)}
+                {
+                    "path": change.path,
+                    "label": change.a.label,
+                    "kind": change.kind,
+                    "a": _result(change.a),
+                    "b": _result(change.b),
+                }
                 for change in self.changes
             ],
         }
 
 
 def compare(a: Run, b: Run, *, seed: int = 0) -> Comparison:
-    """Hold run B against run A.
+    """Compare run B with run A on their common images.
 
-    Raises:
-        InputError: the runs have no image in common, or one is labelled and the other not, or labels differ.
+    Parameters
+    ----------
+    a, b
+        Two runs of `evaluate`, or two of `inspect`.
+    seed
+        Seed of the paired bootstrap (`metrics.paired_figures`).
+
+    Raises
+    ------
+    InputError
+        The runs have no image in common, only one of them has labels, or the labels differ.
+
+    Examples
+    --------
+    >>> a = Run(Path("a"), {"1.png": RunImage(None, 3.0, 0.2, False, None)}, {})
+    >>> b = Run(Path("b"), {"1.png": RunImage(None, 7.5, 0.01, True, None)}, {})
+    >>> comparison = compare(a, b)
+    >>> comparison.changes[0].kind
+    'now flagged'
+    >>> comparison.figures["flagged_rate"].difference.value
+    1.0
     """
     if a.labelled != b.labelled:
-        raise InputError(f"{a.folder} and {b.folder}: one is of evaluate, the other of inspect; compare two of a kind")
+        raise InputError(
+            f"{a.folder} and {b.folder}: one is from evaluate, the other from inspect; compare two runs of the same command"
+        )
     paths = sorted(a.images.keys() & b.images.keys())
     if not paths:
         first_a, first_b = next(iter(a.images), "none"), next(iter(b.images), "none")
         raise InputError(
-            f"{a.folder} and {b.folder}: no image in common ({first_a} there, {first_b} here); compare runs on the same data"
+            f"{a.folder} and {b.folder}: no image in common (the first is {first_a} in one, {first_b} in the other); "
+            "compare runs on the same data"
         )
     relabelled = [path for path in paths if a.images[path].label != b.images[path].label]
     if relabelled:
         raise InputError(
-            f"{b.folder}: {len(relabelled)} images have another label than in {a.folder}, such as {relabelled[0]}; "
+            f"{b.folder}: {len(relabelled)} images have different labels in {a.folder}, such as {relabelled[0]}; "
             "evaluate both models on the same data"
         )
     labels = np.array([a.images[path].label or "" for path in paths])
     defect = labels != "good" if a.labelled else None
-    said_a, said_b = _verdicts(a, paths), _verdicts(b, paths)
+    verdicts_a, verdicts_b = _verdicts(a, paths), _verdicts(b, paths)
     classes: dict[str, dict[str, Paired]] = {}
     for label in sorted(set(labels) - {"good"}) if defect is not None else []:
-        kept = np.flatnonzero((labels == label) | (labels == "good"))
-        figures = paired_figures(_some(said_a, kept), _some(said_b, kept), labels[kept] != "good", seed=seed)
+        rows = np.flatnonzero((labels == label) | (labels == "good"))
+        figures = paired_figures(_subset(verdicts_a, rows), _subset(verdicts_b, rows), labels[rows] != "good", seed=seed)
         classes[label] = {name: figures[name] for name in ("image_auroc", "detection_rate") if name in figures}
     changes = [
         Change(path, *_kind(a.images[path], b.images[path]), a.images[path], b.images[path])
@@ -118,7 +182,7 @@ def compare(a: Run, b: Run, *, seed: int = 0) -> Comparison:
         a,
         b,
         tuple(paths),
-        paired_figures(said_a, said_b, defect, seed=seed),
+        paired_figures(verdicts_a, verdicts_b, defect, seed=seed),
         classes,
         {name: (a.metrics.get(name), b.metrics.get(name)) for name in PIXEL_FIGURES if a.labelled},
         tuple(sorted(changes, key=lambda change: -abs(change.b.score - change.a.score))),
@@ -129,13 +193,39 @@ def compare(a: Run, b: Run, *, seed: int = 0) -> Comparison:
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> dict[str, Any]:
-    """Write `compare.json` and `compare.html`; returns the content of the former. Raises `OutputError`."""
+    """Write `compare.json` and `compare.html`.
+
+    Parameters
+    ----------
+    comparison
+        The comparison.
+    folder
+        Output folder.
+
+    Returns
+    -------
+    dict
+        The content of `compare.json`.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> run = Run(Path("inspected"), {"a.png": RunImage(None, 3.0, 0.2, False, None)}, {})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_comparison(compare(run, run), Path(folder))["images"]
+    1
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise unwritable(folder, error) from None
-    told = comparison.as_json()
-    write_whole(folder / "compare.json", (json.dumps(told, indent=2, allow_nan=False) + "\n").encode())
+    content = comparison.as_json()
+    write_whole(folder / "compare.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     a, b = comparison.a.images, comparison.b.images
     scores = np.array([(a[path].score, b[path].score) for path in comparison.paths])
     good = np.array([a[path].label in ("good", None) for path in comparison.paths])
@@ -151,9 +241,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> dict[str, Any]:
         )
         for change in comparison.changes[:MOST_PICTURES]
     ]
-    page = comparison_page(told, scores, good, pictures)
+    page = comparison_page(content, scores, good, pictures)
     write_whole(folder / "compare.html", as_text(page))
-    return told
+    return content
 
 
 def _verdicts(run: Run, paths: Sequence[str]) -> Verdicts:
@@ -161,8 +251,8 @@ def _verdicts(run: Run, paths: Sequence[str]) -> Verdicts:
     return Verdicts(np.array([image.score for image in images]), np.array([image.anomalous for image in images]))
 
 
-def _some(said: Verdicts, kept: Any) -> Verdicts:
-    return Verdicts(said.scores[kept], said.flagged[kept])
+def _subset(verdicts: Verdicts, rows: Any) -> Verdicts:
+    return Verdicts(verdicts.scores[rows], verdicts.flagged[rows])
 
 
 def _kind(a: RunImage, b: RunImage) -> tuple[str, bool | None]:
@@ -173,17 +263,17 @@ def _kind(a: RunImage, b: RunImage) -> tuple[str, bool | None]:
     return ("now found", True) if b.anomalous else ("now missed", False)
 
 
-def _told(image: RunImage) -> dict[str, Any]:
+def _result(image: RunImage) -> dict[str, Any]:
     return {"score": image.score, "p_value": image.p_value, "anomalous": image.anomalous}
 
 
 def _picture(path: Path | None) -> Any | None:
-    """(H, W, 3) of a file, None where it is missing or damaged."""
+    """(H, W, 3) uint8 of a file, None if it is missing or damaged."""
     if path is None:
         return None
     try:
-        # OpenCV itself opens no name that is none in the system's encoding.
-        read = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+        # OpenCV cannot open a file name that is invalid in the encoding of the system.
+        picture = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     except (OSError, cv2.error):
         return None
-    return None if read is None else read[:, :, ::-1]
+    return None if picture is None else picture[:, :, ::-1]

@@ -1,1 +1,1 @@
-"""Drift monitoring: whether inspected images still look like those that the model was fitted on."""
+"""Drift monitoring: whether a stream of inspected images still looks like the training images."""

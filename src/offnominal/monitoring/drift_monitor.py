@@ -1,8 +1,8 @@
-"""The watch over a stream of inspected images: its state beside the model, and what is said of it.
+"""The drift monitor of a stream of inspected images, and its state file beside the model.
 
-The state `MODEL.drift.json` lives as long as the model: every `inspect` goes on where the one before stopped, in the order of
-its images. It holds the statistics of every image so far (the ranks of the next ones need them), the capital of every bet, and
-the names of the images at which the most successful bets began. A state of another model is not used.
+The state `MODEL.drift.json` belongs to a model: every `inspect` continues where the previous one stopped, in the order of its
+images. It holds the statistics of every image so far (the next images are ranked among them), the capital of every bet, and the
+images at which the most successful bets began. The state of another model is ignored.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from offnominal.storage.owned_files import own
 from offnominal.types import Float
 
 FORMAT, VERSION = "offnominal-drift", 1
-#: Statistic -> what its rise and what its fall looks like.
+#: Statistic -> how images look if it rises, and if it falls.
 CHANGES = {
     "brightness": ("brighter", "darker"),
-    "haze": ("lifted by stray light or black level", "lowered in black level"),
+    "haze": ("brighter in the shadows (stray light or black level)", "darker in the shadows (black level)"),
     "colour": ("warmer in colour", "colder in colour"),
     "blur": ("blurrier", "sharper or noisier"),
     "sideways": ("shifted sideways", "shifted sideways"),
     "upward": ("shifted up or down", "shifted up or down"),
-    LIKENESS: ("different", "more alike"),
+    LIKENESS: ("different as a whole", "closer to the average image"),
 }
 REMEDY = (
-    "what is said of false alarms no longer holds; look at light, lens, camera and product, put it right and start over with "
-    "--reset-drift, or fit anew on images as they are now"
+    "The false-alarm rate is no longer guaranteed. Check light, lens, camera and product; correct the cause and run with "
+    "--reset-drift, or fit again on current images."
 )
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Which image of the stream, and when it was inspected."""
+class _StreamImage:
+    """An image of the stream: its number from 1, its path, and when it was inspected."""
 
     number: int
     path: str
@@ -57,66 +57,80 @@ class _Place:
 
 
 def state_path(model: Path) -> Path:
-    """Where the state of a model file is kept."""
+    """Path of the drift state of a model file.
+
+    Examples
+    --------
+    >>> state_path(Path("part.safetensors")).name
+    'part.safetensors.drift.json'
+    """
     return model.with_name(model.name + ".drift.json")
 
 
-class DriftWatch:
-    """Takes the statistics of inspected images in order, and says whether they still look like those fitted on.
+class DriftMonitor:
+    """Tests whether inspected images, in their order, still look like the training images.
 
-    Args:
-        model: a model with an appearance; others cannot be watched.
-        path: file of the state, or None to keep it in memory only.
-        rate: probability of ever warning, as long as nothing changes.
-        reset: forget what was there; the file goes at once, so that it is gone also where no image of this run can be read.
+    Parameters
+    ----------
+    model
+        A model with an `appearance` (at least 8 training images).
+    path
+        State file; None keeps the state in memory only.
+    rate
+        Probability of ever warning if nothing changes.
+    reset
+        Start anew. The state file is deleted at once, even if no image of this run can be read.
 
-    Raises:
-        InputError: the state cannot be read, or `rate` is not within 0 and 1.
+    Raises
+    ------
+    InputError
+        The state cannot be read, or `rate` does not lie between 0 and 1.
     """
 
     def __init__(self, model: Model, path: Path | None, rate: float = 0.01, *, reset: bool = False) -> None:
         if not 0 < rate < 1:
             raise InputError(f"the false-warning rate must lie between 0 and 1, got {rate}")
         assert model.appearance is not None
-        self._names, self._key, self._path, self.rate = model.appearance.names, _key(model.appearance), path, rate
+        self._names, self._model_key = model.appearance.names, _key(model.appearance)
+        self._path, self.rate = path, rate
         self.test = DriftTest(model.appearance.reference, model.settings.seed)
-        self._places: dict[int, _Place] = {}
-        self._noticed: _Place | None = None
+        self._bet_starts: dict[int, _StreamImage] = {}
+        self._noticed: _StreamImage | None = None
         self.notes: list[str] = []
-        self._reference, self._seed, self._kept = model.appearance.reference, model.settings.seed, True
+        self._reference, self._seed, self._saved = model.appearance.reference, model.settings.seed, True
         if path is not None and reset:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
         self._resume()
 
-    def take(self, paths: Sequence[str], appearances: Float) -> None:
-        """The next T images of the stream: their paths and their (T, S) statistics."""
-        if self._kept:
-            self._resume()  # another run may have gone on meanwhile
-        self._kept = False
+    def update(self, paths: Sequence[str], appearances: Float) -> None:
+        """Add the next T images of the stream: their paths and their (T, S) statistics."""
+        if self._saved:
+            self._resume()  # another run may have continued the stream meanwhile
+        self._saved = False
         first, when = self.test.images + 1, datetime.now(UTC).isoformat(timespec="seconds")
         evidence = self.test.update(appearances)
         for number in set(self.test.began.ravel().tolist()):
             if number >= first:
-                self._places[number] = _Place(number, paths[number - first], when)
-        over = np.flatnonzero(evidence.max(axis=1, initial=-np.inf) >= -np.log(self.rate))
-        if self._noticed is None and len(over):
-            self._noticed = _Place(first + int(over[0]), paths[int(over[0])], when)
+                self._bet_starts[number] = _StreamImage(number, paths[number - first], when)
+        warned = np.flatnonzero(evidence.max(axis=1, initial=-np.inf) >= -np.log(self.rate))
+        if self._noticed is None and len(warned):
+            self._noticed = _StreamImage(first + int(warned[0]), paths[int(warned[0])], when)
 
-    def keep(self) -> None:
-        """Write the state; where that cannot be, a note says so and the inspection stands."""
+    def save(self) -> None:
+        """Write the state file. If that fails, `notes` says so and the inspection remains valid."""
         if self._path is None or self.test.images == 0:
             return
         try:
             write_whole(self._path, (json.dumps(self._state(), allow_nan=False) + "\n").encode())
-            self._kept = True
+            self._saved = True
         except OutputError as error:
-            self.notes.append(f"drift is not remembered: {error}; or leave it out with --no-drift")
+            self.notes.append(f"the drift state is not saved: {error}, or switch the drift monitor off with --no-drift")
 
     def result(self) -> dict[str, Any]:
-        """The content of `drift.json`: evidence is a natural logarithm, a warning begins at `needed`."""
+        """Content of `drift.json`. Evidence is a natural logarithm; the monitor warns from `needed` on."""
         evidence = self.test.evidence()
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "watched": True,
             "images": self.test.images,
             "reference": len(self.test.reference),
@@ -126,25 +140,25 @@ class DriftWatch:
             "needed": float(-np.log(self.rate)),
             "statistics": {name: float(value) for name, value in zip(self._names, evidence, strict=True)},
         }
-        if not found["warning"]:
-            return {**found, "statistic": None, "change": None, "since": None, "noticed": None, "message": None}
-        at = self._leading(evidence)
-        began, rose = self.test.change(at)
-        since, change = self._places[began], CHANGES[self._names[at]][0 if rose else 1]
+        if not result["warning"]:
+            return {**result, "statistic": None, "change": None, "since": None, "noticed": None, "message": None}
+        leading = self._leading(evidence)
+        began, rose = self.test.change(leading)
+        since, change = self._bet_starts[began], CHANGES[self._names[leading]][0 if rose else 1]
         if self._noticed is not None and self._noticed.number < since.number:
-            since = self._noticed  # by another statistic, which said less in the end
+            since = self._noticed  # by a statistic that no longer leads
         return {
-            **found,
-            "statistic": self._names[at],
+            **result,
+            "statistic": self._names[leading],
             "change": change,
             "since": since.as_json(),
             "noticed": None if self._noticed is None else self._noticed.as_json(),
-            "message": f"since about image {since.number} of the stream ({since.path}, inspected {since.when}) images are "
-            f"{change}, held against those fitted on: {REMEDY}",
+            "message": f"since about image {since.number} of the stream ({since.path}, inspected {since.when}), images differ "
+            f"from the training images: {change}. {REMEDY}",
         }
 
     def _leading(self, evidence: np.ndarray[Any, np.dtype[np.float64]]) -> int:
-        """The statistic that says most; `likeness`, which names no cause, only where no other suffices."""
+        """The statistic with the most evidence; `likeness`, which names no cause, only if no other suffices."""
         named = evidence[:-1]
         return int(named.argmax()) if len(named) and named.max() >= -np.log(self.rate) else int(evidence.argmax())
 
@@ -153,7 +167,7 @@ class DriftWatch:
         return {
             "format": FORMAT,
             "version": VERSION,
-            "model": self._key,
+            "model": self._model_key,
             "statistics": list(self._names),
             "images": self.test.images,
             "stream": base64.b64encode(self.test.stream.astype("<f4").tobytes()).decode(),
@@ -161,12 +175,12 @@ class DriftWatch:
             "best": self.test.best.tolist(),
             "began": self.test.began.tolist(),
             "peak": self.test.peak.tolist(),
-            "places": [place.as_json() for number, place in sorted(self._places.items()) if number in began],
+            "places": [image.as_json() for number, image in sorted(self._bet_starts.items()) if number in began],
             "noticed": None if self._noticed is None else self._noticed.as_json(),
         }
 
     def _resume(self) -> None:
-        """Go on from the file, where there is one."""
+        """Continue from the state file if there is one."""
         path, reference = self._path, self._reference
         if path is None or not path.exists():
             return
@@ -174,8 +188,8 @@ class DriftWatch:
             stored = json.loads(path.read_text("utf-8"))
             if stored["format"] != FORMAT or stored["version"] != VERSION:
                 raise ValueError("another format or version")
-            if stored["model"] != self._key:
-                self.notes = [f"{path}: belongs to another model; the watch over the stream starts over"]
+            if stored["model"] != self._model_key:
+                self.notes = [f"{path}: belongs to another model; the drift monitor starts anew"]
                 return
             values = np.frombuffer(base64.b64decode(stored["stream"], validate=True), "<f4").astype(np.float32)
             test = DriftTest(
@@ -187,41 +201,64 @@ class DriftWatch:
                 np.array(stored["began"], dtype=np.int64),
                 np.array(stored["peak"], dtype=np.float64),
             )
-            places = {place["image"]: _place(place) for place in stored["places"]}
-            if not set(test.began.ravel().tolist()) <= set(places):
-                raise ValueError("it does not name the images that its bets began at")
-            noticed = None if stored["noticed"] is None else _place(stored["noticed"])
+            bet_starts = {entry["image"]: _stream_image(entry) for entry in stored["places"]}
+            if not set(test.began.ravel().tolist()) <= set(bet_starts):
+                raise ValueError("the images at which the bets began are missing")
+            noticed = None if stored["noticed"] is None else _stream_image(stored["noticed"])
         except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
             raise InputError(
-                f"{path}: is not a readable drift state ({str(error).splitlines()[0][:80]}); start over with --reset-drift"
+                f"{path}: is not a readable drift state ({str(error).splitlines()[0][:80]}); start anew with --reset-drift"
             ) from None
-        self.test, self._places, self._noticed = test, places, noticed
+        self.test, self._bet_starts, self._noticed = test, bet_starts, noticed
 
 
-def report_drift(watch: DriftWatch | None, folder: Path) -> list[str]:
-    """Keep the state, write `drift.json` into `folder`, and return the lines that a person must read; None: not watched.
+def report_drift(monitor: DriftMonitor | None, folder: Path) -> list[str]:
+    """Save the state of a monitor and write `drift.json`.
 
-    Raises:
-        OutputError: `drift.json` cannot be written.
+    Parameters
+    ----------
+    monitor
+        The monitor of the run; None if the model has too few training images for one.
+    folder
+        Output folder of the run.
+
+    Returns
+    -------
+    list of str
+        Notes and warnings for the terminal.
+
+    Raises
+    ------
+    OutputError
+        `drift.json` cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lines = report_drift(None, Path(folder))
+    ...     json.loads((Path(folder) / "drift.json").read_text())["watched"]
+    False
     """
-    if watch is None:
-        found: dict[str, Any] = {"watched": False, "warning": False, "message": None}
+    if monitor is None:
+        result: dict[str, Any] = {"watched": False, "warning": False, "message": None}
         lines = []
     else:
-        watch.keep()
-        found = watch.result()
-        lines = [f"note: {note}" for note in watch.notes]
-        if found["warning"]:
-            lines.append(f"warning: {found['message']}")
-    write_whole(own(folder, "drift.json", "inspect"), (json.dumps(found, indent=2, allow_nan=False) + "\n").encode())
+        monitor.save()
+        result = monitor.result()
+        lines = [f"note: {note}" for note in monitor.notes]
+        if result["warning"]:
+            lines.append(f"warning: {result['message']}")
+    write_whole(own(folder, "drift.json", "inspect"), (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     return lines
 
 
-def _place(stored: dict[str, Any]) -> _Place:
-    return _Place(int(stored["image"]), str(stored["path"]), str(stored["inspected"]))
+def _stream_image(stored: dict[str, Any]) -> _StreamImage:
+    return _StreamImage(int(stored["image"]), str(stored["path"]), str(stored["inspected"]))
 
 
 def _key(appearance: Appearance) -> str:
+    """Digest of what the statistics of a model depend on."""
     digest = hashlib.sha256(json.dumps(appearance.names).encode())
     for values in (appearance.center, appearance.scale, appearance.directions, appearance.reference):
         digest.update(np.ascontiguousarray(values, dtype="<f4").tobytes())

@@ -1,1 +1,1 @@
-"""What a run leaves behind: results, pictures, plots, the report, and the state of the watch."""
+"""Output files of a run: results, pictures, plots, reports and facts about the model."""

@@ -1,4 +1,4 @@
-"""Which charts a run and a model have, and their files."""
+"""The charts of an evaluation and of a model, and their files."""
 
 from __future__ import annotations
 
@@ -31,33 +31,47 @@ from offnominal.types import Float
 
 
 def evaluation_charts(calibrated: Calibration, result: Evaluation) -> list[Chart]:
-    """Score histogram (first), ROC, precision-recall, PRO where there are masks, calibration, box plot of the classes."""
-    measured, curves = result.figures, result.curves
+    """Charts of an evaluation.
+
+    Parameters
+    ----------
+    calibrated
+        Calibration of the model, for the threshold and the stated rate.
+    result
+        Scores and curves of the evaluation.
+
+    Returns
+    -------
+    list of Chart
+        Score histogram (first); ROC and precision-recall if there are good and defective images; PRO and pixel
+        precision-recall if there are masks; calibration; box plot of the classes.
+    """
+    figures, curves = result.figures, result.curves
     threshold = calibrated.threshold
     good, defect = _scores(result, "good"), _scores(result, None)
     charts = [score_histogram({"good": good, "defect": defect}, threshold)]
-    found, false = int((defect > threshold).sum()), int((good > threshold).sum())
+    detected, false_alarms = int((defect > threshold).sum()), int((good > threshold).sum())
     if curves.roc is not None and curves.precision_recall is not None:
-        at = found / len(defect)
-        charts.append(roc(curves.roc, _number(measured["image_auroc"]), (false / len(good), at)))
+        detection_rate = detected / len(defect)
+        charts.append(roc(curves.roc, _number(figures["image_auroc"]), (false_alarms / len(good), detection_rate)))
         share = len(defect) / (len(good) + len(defect))
-        point = (at, found / (found + false)) if found + false else None
-        charts.append(precision_recall(curves.precision_recall, _number(measured["image_ap"]), share, point))
+        point = (detection_rate, detected / (detected + false_alarms)) if detected + false_alarms else None
+        charts.append(precision_recall(curves.precision_recall, _number(figures["image_ap"]), share, point))
     if curves.pro is not None and curves.pixel_precision_recall is not None:
-        charts.append(pro(up_to(curves.pro, 0.3), _number(measured["aupro_0.30"]), _number(measured["aupro_0.05"])))
-        charts.append(pixel_precision_recall(curves.pixel_precision_recall, _number(measured["pixel_ap"])))
+        charts.append(pro(up_to(curves.pro, 0.3), _number(figures["aupro_0.30"]), _number(figures["aupro_0.05"])))
+        charts.append(pixel_precision_recall(curves.pixel_precision_recall, _number(figures["pixel_ap"])))
     p_values = [image.inspection.p_value for image in result.images if image.item.good]
-    seen = reliability(p_values, calibrated.count)
-    charts.append(calibration(seen.asked, seen.seen, seen.low, seen.high, calibrated.rate))
+    rates = reliability(p_values, calibrated.count)
+    charts.append(calibration(rates.asked, rates.seen, rates.low, rates.high, calibrated.rate))
     labels = sorted({image.item.label or "defect" for image in result.images if not image.item.good})
     charts.append(class_boxes([(name, _scores(result, name)) for name in ("good", *labels)], threshold))
     return charts
 
 
 def model_charts(model: Model) -> list[Chart]:
-    """Coverage of each member's bank in two dimensions, and its covering radius as it grew.
+    """Charts of a model: for each member the bank in two dimensions, and its covering radius over the number of patches.
 
-    The radius needs the order of a greedy choice, which an update mixes.
+    The radius needs the order of a greedy selection, which an update does not keep.
     """
     charts: list[Chart] = []
     greedy = model.settings.sampler == "greedy" and not model.added and not model.removed
@@ -65,33 +79,36 @@ def model_charts(model: Model) -> list[Chart]:
         bank = member.bank.patches.cpu().numpy()
         if len(bank) < 2:
             continue
-        own = [bank_coverage(bank)]
+        member_charts = [bank_coverage(bank)]
         if greedy and member.bank.radius is not None:
-            own.append(radius_growth(bank, member.bank.radius))
+            member_charts.append(radius_growth(bank, member.bank.radius))
         if len(model.members) > 1:
-            own = [replace(one, name=f"{one.name}-{number + 1}", title=f"{one.title}: {member.name}") for one in own]
-        charts += own
+            member_charts = [
+                replace(chart, name=f"{chart.name}-{number + 1}", title=f"{chart.title}: {member.name}")
+                for chart in member_charts
+            ]
+        charts += member_charts
     return charts
 
 
 def write_charts(charts: Sequence[Chart], folder: Path) -> list[Path]:
-    """Write each chart as `<name>.png`; returns the paths. Raises `OutputError`."""
+    """Write each chart as `<name>.png` and return the paths. Raises `OutputError`."""
     make_folder(folder)
-    written = []
+    paths = []
     for name, content in files_of(charts).items():
         write_whole(folder / name, content)
-        written.append(folder / name)
-    return written
+        paths.append(folder / name)
+    return paths
 
 
 def _scores(result: Evaluation, label: str | None) -> Float:
-    """Scores of one label, or of everything defective."""
-    chosen = [
+    """Scores of the images with a label, or of all defective images."""
+    scores = [
         image.inspection.score
         for image in result.images
         if (not image.item.good if label is None else (image.item.label or "defect") == label)
     ]
-    return np.array(chosen, dtype=np.float32)
+    return np.array(scores, dtype=np.float32)
 
 
 def _number(value: float | int | None) -> float:

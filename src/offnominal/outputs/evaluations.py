@@ -1,4 +1,4 @@
-"""What `evaluate` leaves in a folder: metrics, scores, plots and a report."""
+"""Outputs of `evaluate`: metrics, scores, plots and a report."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from offnominal.storage import write_whole
 
 
 def begin_evaluation(folder: Path, plots: Path | None = None) -> None:
-    """Make the folders, before the work that ends in them. Raises `OutputError` where that cannot be."""
-    for one in (folder, *([] if plots is None else [plots])):
-        make_folder(one)
+    """Create the output folders, so that an error comes before the work. Raises `OutputError`."""
+    for target in (folder, *([] if plots is None else [plots])):
+        make_folder(target)
 
 
 def write_evaluation(
@@ -35,32 +35,57 @@ def write_evaluation(
     plots: Path | None = None,
     failed: Callable[[str], None] = lambda reason: None,
 ) -> dict[str, Any]:
-    """Write `metrics.json`, `scores.csv` and `report.html`, and the plots as files where a folder is given for them.
+    """Write `metrics.json`, `scores.csv` and `report.html`.
 
-    `failed(reason)` is called for each image that cannot be drawn; it stands in the report without pictures.
+    Parameters
+    ----------
+    model
+        The evaluated model.
+    result
+        Its evaluation.
+    folder
+        Output folder.
+    title
+        Title of the report.
+    plots
+        Folder for the plots as PNG files; None writes none.
+    failed
+        Called with the reason for each image that cannot be drawn; the report lists it without pictures.
 
-    Returns the metrics.
+    Returns
+    -------
+    dict
+        The content of `metrics.json`.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
     """
     begin_evaluation(folder, plots)
     metrics = result.as_json()
     write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["path", "label", "score", "p_value", "anomalous", "error", "whole_p_value"])
-    reasons = dict(result.unreadable)  # an image whose mask cannot be read was scored all the same
-    for image in result.images:
-        found, name = image.inspection, image.item.name
-        whole = "" if found.whole_p_value is None else f"{found.whole_p_value:.6g}"
-        judged = f"{found.score:.9g}", f"{found.p_value:.6g}", int(found.anomalous)
-        writer.writerow([name, image.item.label, *judged, reasons.pop(name, ""), whole])
-    for name, reason in reasons.items():
-        writer.writerow([name, "", "", "", "", reason, ""])
-    write_whole(folder / "scores.csv", as_text(table.getvalue()))
+    write_whole(folder / "scores.csv", as_text(_score_table(result)))
     charts = evaluation_charts(model.calibration, result)
     if plots is not None:
         write_charts(charts, plots)
     _write_report(model, result, folder, title, metrics, charts, failed)
     return metrics
+
+
+def _score_table(result: Evaluation) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["path", "label", "score", "p_value", "anomalous", "error", "whole_p_value"])
+    reasons = dict(result.unreadable)  # includes images with a score whose mask cannot be read
+    for image in result.images:
+        inspection, name = image.inspection, image.item.name
+        whole = "" if inspection.whole_p_value is None else f"{inspection.whole_p_value:.6g}"
+        verdict = f"{inspection.score:.9g}", f"{inspection.p_value:.6g}", int(inspection.anomalous)
+        writer.writerow([name, image.item.label, *verdict, reasons.pop(name, ""), whole])
+    for name, reason in reasons.items():
+        writer.writerow([name, "", "", "", "", reason, ""])
+    return table.getvalue()
 
 
 def _write_report(
@@ -74,19 +99,19 @@ def _write_report(
 ) -> None:
     page = ReportWriter(folder, model)
     for index, image in enumerate(result.images):
-        item, found = image.item, image.inspection
-        add = partial(page.add, index, item.name, found, label=item.label, good=item.good, mask=image.mask)
+        item, inspection = image.item, image.inspection
+        add = partial(page.add, index, item.name, inspection, label=item.label, good=item.good, mask=image.mask)
         try:
-            # Pictures are decoded anew: kept since their inspection, those of a large set would fill the memory.
-            wanted = page.wants(index, found, item.good)
-            add(displayed(pixels_of(item.path, model.settings.memory), model.values) if wanted else None)
-        except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this image alone
+            # Decoded again: keeping the pictures of a large set would exhaust the memory.
+            needed = page.needs_picture(index, inspection, item.good)
+            add(displayed(pixels_of(item.path, model.settings.memory), model.values) if needed else None)
+        except Exception as error:  # noqa: BLE001 - any failure costs this image alone
             raise_unless_of_one_image(error)
             failed(f"{item.path}: cannot be drawn ({reason_of(error)})")
             add(None)
     notes = warnings_of(model)
     if result.without_mask:
-        notes.append(f"Defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out.")
+        notes.append(f"Defective images without a readable mask: {result.without_mask} (left out of the pixel figures).")
     if result.unlabelled:
-        notes.append(f"Rows left out for want of a label: {result.unlabelled}.")
+        notes.append(f"Rows without a label: {result.unlabelled} (left out).")
     page.write(title, readable_facts(model), notes, result.unreadable, metrics, charts[1:])

@@ -1,9 +1,9 @@
-"""What `inspect` leaves behind on demand: evidence with its receipts, maps as files, masks for the next tool."""
+"""Optional outputs of `inspect`: evidence with receipts, maps, and masks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,15 +20,15 @@ from offnominal.storage import write_whole
 from offnominal.storage.owned_files import own
 from offnominal.types import Evidence, Float, Inspection, Region
 
-#: Maps that can be written, and forms of masks.
+#: Values of `--maps` and of `--masks`.
 MAPS, MASKS = ("anomaly", "influence", "noise", "layers"), ("png", "coco")
-#: Quality of a receipt's JPEG.
+#: JPEG quality of receipts.
 _QUALITY = 85
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is wanted beside scores and overlays; made by `extras_from`."""
+    """The optional outputs of an inspection; see `extras_from`."""
 
     evidence: bool = False
     maps: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class Extras:
 
     @property
     def further_maps(self) -> bool:
-        """Whether maps are wanted that a plain inspection does not make."""
+        """Whether maps are requested that an inspection computes only on demand."""
         return bool({"noise", "layers"} & set(self.maps))
 
 
@@ -49,27 +49,50 @@ def extras_from(
     masks: str | None = None,
     receipts: bool = False,
 ) -> Extras:
-    """`Extras` from what a command line gives: names separated by commas. Receipts need evidence, which they bring along.
+    """Parse the options of the command line.
 
-    Raises:
-        SettingsError: a name is unknown, a format is given without maps, or receipts while evidence is refused.
+    Parameters
+    ----------
+    evidence
+        `--evidence` or `--no-evidence`; None if neither is given. Receipts imply evidence.
+    maps, masks
+        Names separated by commas.
+    map_format
+        File format of the maps.
+    receipts
+        Whether receipts are requested.
+
+    Raises
+    ------
+    SettingsError
+        A name is unknown, a format is given without maps, or receipts together with `--no-evidence`.
+
+    Examples
+    --------
+    >>> extras_from(maps="anomaly, noise", receipts=True)
+    Extras(evidence=True, maps=('anomaly', 'noise'), map_format='png', masks=(), receipts=True)
     """
     if receipts and evidence is False:
-        raise SettingsError("--receipts shows the evidence that --no-evidence leaves out: give one of them")
+        raise SettingsError("--receipts shows the evidence that --no-evidence leaves out: give only one of them")
     if map_format is not None and maps is None:
         raise SettingsError("--map-format without --maps: name the maps to write, such as --maps anomaly,influence")
-    kinds: tuple[MapFormat, ...] = get_args(MapFormat)
-    given = _known("--map-format", [map_format or "png"], kinds)[0]
-    kind = next(kind for kind in kinds if kind == given)
-    given_maps, given_masks = _known("--maps", _names(maps), MAPS), _known("--masks", _names(masks), MASKS)
-    return Extras(bool(evidence) or receipts, given_maps, kind, given_masks, receipts)
+    formats: tuple[MapFormat, ...] = get_args(MapFormat)
+    format_name = _checked("--map-format", [map_format or "png"], formats)[0]
+    return Extras(
+        evidence=bool(evidence) or receipts,
+        maps=_checked("--maps", _names(maps), MAPS),
+        map_format=next(known for known in formats if known == format_name),
+        masks=_checked("--masks", _names(masks), MASKS),
+        receipts=receipts,
+    )
 
 
-def _names(words: str | None) -> list[str]:
-    return [] if words is None else [name.strip() for name in words.split(",")]
+def _names(text: str | None) -> list[str]:
+    return [] if text is None else [name.strip() for name in text.split(",")]
 
 
-def _known(option: str, names: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+def _checked(option: str, names: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names without duplicates; an unknown one is an error."""
     for name in names:
         if name not in known:
             raise SettingsError(f"{option} {name or repr(name)}: {nearest(name, known)}")
@@ -77,96 +100,116 @@ def _known(option: str, names: Iterable[str], known: tuple[str, ...]) -> tuple[s
 
 
 class ExtraWriter:
-    """Writes the extras of one image after another into `folder`; `finish` when all are there."""
+    """Writes the optional outputs into `folder`, image by image; `finish` writes what concerns all images."""
 
     def __init__(self, folder: Path, model: Model, extras: Extras) -> None:
         self._folder, self._model, self._extras = folder, model, extras
         self._coco = CocoMasks()
-        self._index = {source.name: at for at, source in enumerate(model.sources)}
+        self._index = {source.name: index for index, source in enumerate(model.sources)}
         self._source = lru_cache(maxsize=512)(self._read_source)
 
-    def add(self, index: int, stem: str, path: str, found: Inspection, picture: Picture) -> dict[str, Any]:
-        """Write what belongs to one image; returns what its row of `results.jsonl` holds beside the plain entries.
+    def add(self, index: int, stem: str, path: str, inspection: Inspection, picture: Picture) -> dict[str, Any]:
+        """Write the outputs of one image.
 
-        Args:
-            index, stem: number and name that its files go by.
-            path: as it stands in `results.jsonl`.
-            picture: (H, W, 3) uint8 for a screen.
+        Parameters
+        ----------
+        index
+            Number of the image.
+        stem
+            Stem of its files.
+        path
+            Its path, as in `results.jsonl`.
+        inspection
+            Its result.
+        picture
+            (H, W, 3) uint8 for display.
+
+        Returns
+        -------
+        dict
+            Additional entries of its row in `results.jsonl`.
         """
-        added: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         if self._extras.receipts:
-            added["receipt"] = self._receipt(stem, found, picture) if found.regions else None
+            entries["receipt"] = self._receipt(stem, inspection, picture) if inspection.regions else None
         if self._extras.maps:
-            added["maps"] = self._maps(stem, found)
+            entries["maps"] = self._maps(stem, inspection)
         if self._extras.masks:
-            masks = region_masks(found.anomaly_map, found.threshold, found.regions)
+            shape = inspection.anomaly_map.shape
+            masks = region_masks(inspection.anomaly_map, inspection.threshold, inspection.regions)
             if "png" in self._extras.masks:
-                whole = np.logical_or.reduce([np.zeros(found.anomaly_map.shape, np.bool_), *masks])
-                added["mask"] = self._written(f"masks/{stem}.png", encode_mask(whole))
+                union = np.logical_or.reduce([np.zeros(shape, np.bool_), *masks])
+                entries["mask"] = self._write(f"masks/{stem}.png", encode_mask(union))
             if "coco" in self._extras.masks:
-                self._coco.add(index, path, found.anomaly_map.shape, found.regions, masks)
-        return added
+                self._coco.add(index, path, shape, inspection.regions, masks)
+        return entries
 
     def forget(self, index: int) -> None:
-        """Leave an image out of what `finish` writes."""
+        """Exclude an image from what `finish` writes."""
         self._coco.remove(index)
 
     def finish(self) -> None:
-        """Write `masks.json` where COCO was asked for."""
+        """Write `masks.json` if COCO masks are requested."""
         if "coco" in self._extras.masks:
             write_whole(own(self._folder, "masks.json", "inspect"), (json.dumps(self._coco.as_json()) + "\n").encode())
 
-    def _receipt(self, stem: str, found: Inspection, picture: Picture) -> str:
-        """The picture of the leading region, whose peak is the image's score; the others' evidence stands in the row."""
-        sources = {near.image: self._source(near.image) for near in found.evidence(found.regions[0]).nearest}
-        drawn = receipt(picture, found, 0, sources)
+    def _receipt(self, stem: str, inspection: Inspection, picture: Picture) -> str:
+        """Write the receipt of the leading region, whose peak is the image score."""
+        evidence = inspection.evidence(inspection.regions[0])
+        sources = {near.image: self._source(near.image) for near in evidence.nearest}
         name = f"receipts/{stem}.jpg"
-        write_picture(own(self._folder, name, "inspect"), drawn, _QUALITY)
+        content = receipt(picture, inspection, 0, sources)
+        write_picture(own(self._folder, name, "inspect"), content, _QUALITY)
         return name
 
     def _read_source(self, name: str) -> SourcePicture:
-        at = self._index[name]
-        kept = self._model.thumbnails
-        return SourcePicture(None if kept is None else kept.picture(at), self._model.sources[at].size)
+        index, thumbnails = self._index[name], self._model.thumbnails
+        return SourcePicture(None if thumbnails is None else thumbnails.picture(index), self._model.sources[index].size)
 
-    def _maps(self, stem: str, found: Inspection) -> dict[str, Any]:
-        kind = self._extras.map_format
-        told: dict[str, dict[str, Any]] = {}
-        for name, values, low, high in self._chosen(found):
-            file = f"maps/{stem}-{name.replace(':', '-')}.{kind}"  # Windows allows no colon, which stands behind a member
-            path = self._written(file, encode_map(values, kind, low, high))
-            told[name] = {"path": path}
-            if kind in LEVELS:
-                told[name] |= {"low": low, "high": high, "levels": LEVELS[kind]}
-        return told
+    def _maps(self, stem: str, inspection: Inspection) -> dict[str, Any]:
+        """Write the requested maps; returns their entries for `results.jsonl`."""
+        file_format = self._extras.map_format
+        entries: dict[str, dict[str, Any]] = {}
+        for name, values, low, high in self._requested_maps(inspection):
+            file = f"maps/{stem}-{name.replace(':', '-')}.{file_format}"  # `MEMBER:LAYER`; Windows allows no colon
+            entries[name] = {"path": self._write(file, encode_map(values, file_format, low, high))}
+            if file_format in LEVELS:
+                entries[name] |= {"low": low, "high": high, "levels": LEVELS[file_format]}
+        return entries
 
-    def _chosen(self, found: Inspection) -> Iterable[tuple[str, Float, float, float]]:
-        """Name, values, and the values of the lowest and the highest level of every map asked for.
+    def _requested_maps(self, inspection: Inspection) -> Iterator[tuple[str, Float, float, float]]:
+        """Name, values, and the values of the lowest and the highest level.
 
-        Bounded maps have the same levels in every image. That of the anomaly map holds all of the image's values and reaches
-        twice the threshold at least, so that a good part looks calm.
+        Bounded maps have the same levels in every image. Those of the anomaly map cover its values and at least twice the
+        threshold, so that a normal image looks uniform.
         """
         for name in self._extras.maps:
             if name == "anomaly":
-                high = max(float(found.anomaly_map.max()), 2 * found.threshold)
-                low = float(found.anomaly_map.min())
-                yield name, found.anomaly_map, low, high if high > low else low + 1
+                high = max(float(inspection.anomaly_map.max()), 2 * inspection.threshold)
+                low = float(inspection.anomaly_map.min())
+                yield name, inspection.anomaly_map, low, high if high > low else low + 1
             elif name == "influence":
-                yield name, found.influence_map, 0.0, 1.0
+                yield name, inspection.influence_map, 0.0, 1.0
             elif name == "noise":
-                assert found.noise_map is not None
-                yield name, found.noise_map, 0.0, self._model.settings.noise_range[1]
+                assert inspection.noise_map is not None
+                yield name, inspection.noise_map, 0.0, self._model.settings.noise_range[1]
             else:
-                for layer, values in (found.layer_maps or {}).items():
+                for layer, values in (inspection.layer_maps or {}).items():
                     yield f"layer-{layer}", values, 0.0, 1.0
 
-    def _written(self, name: str, content: bytes) -> str:
+    def _write(self, name: str, content: bytes) -> str:
         write_file(own(self._folder, name, "inspect"), content)
         return name
 
 
 def region_row(region: Region) -> dict[str, Any]:
-    """An entry of `regions` in `results.jsonl`, with `evidence` where there is some."""
+    """An entry of `regions` in `results.jsonl`; with `evidence` if the region has any.
+
+    Examples
+    --------
+    >>> region_row(Region(box=(8, 0, 12, 4), area=14, peak=7.5, peak_at=(9, 2), p_value=0.01))["box"]
+    [8, 0, 12, 4]
+    """
     row: dict[str, Any] = {
         "box": list(region.box),
         "area": region.area,
@@ -178,7 +221,7 @@ def region_row(region: Region) -> dict[str, Any]:
 
 
 def evidence_row(evidence: Evidence) -> dict[str, Any]:
-    """Evidence as `results.jsonl` holds it; boxes are `[left, top, right, bottom]`, right and bottom exclusive."""
+    """Evidence as in `results.jsonl`; boxes are `[left, top, right, bottom]`, right and bottom exclusive."""
     return {
         "member": evidence.member,
         "box": list(evidence.box),

@@ -1,4 +1,4 @@
-"""What a model guarantees about false alarms, in numbers and in words."""
+"""The guarantee of a model on false alarms, in numbers and in words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from offnominal.decisions import FOLDS, SPLIT, images_needed
 from offnominal.inference import scores_of_model
 from offnominal.model import Model
 
-#: Images that a sentence names.
+#: Images named in a warning, so that it stays readable.
 MOST_NAMED = 3
 
 
@@ -33,9 +33,10 @@ def calibration_facts(model: Model) -> dict[str, Any]:
 
 
 def rests_on(model: Model) -> list[str]:
-    """Names of the images at and above a threshold that lies far above all others' scores, highest first; else empty.
+    """Names of the images that alone determine the threshold, highest score first.
 
-    Empty also after a split, whose images the model does not name.
+    These are the images at and above a threshold that is far above all other scores. Empty if there are none, and
+    after a split, whose calibration images the model does not name.
     """
     calibration = model.calibration
     if calibration.method == SPLIT or not calibration.apart:
@@ -55,11 +56,11 @@ def drift_facts(model: Model) -> dict[str, Any]:
 
 
 def promise(model: Model) -> str:
-    """What is promised about false alarms, and how surely, in one sentence."""
+    """The guarantee on false alarms in one sentence, or the reason why none applies."""
     calibration = model.calibration
     n = calibration.count
     if model.settings.contamination != 0 or model.left_out:
-        return "no guarantee applies: suspects were left out by their scores, so the calibration images are a selection."
+        return "no guarantee applies: suspects were left out by their scores, so the calibration images are a biased sample."
     if model.threshold_removed:
         return "no guarantee applies: an image that the threshold rested on was removed because of its score."
     numbers = (
@@ -67,24 +68,24 @@ def promise(model: Model) -> str:
         f"{calibration.bound_95:.2%} of future ones"
     )
     if calibration.exact:
-        return f"{numbers}: proved for images exchangeable with the {n} calibration images, which the bank does not hold."
+        return f"{numbers}: proved for images exchangeable with the {n} calibration images, which are not in the bank."
     if calibration.method == FOLDS:
         return (
-            f"{numbers}: approximate, since each of the {n} images was scored by a bank chosen without its fold "
+            f"{numbers}: approximate, because each of the {n} images was scored by a bank selected without its fold "
             "(--calibration split is exact)."
         )
     return (
-        f"{numbers}: approximate, since each of the {n} images was held out of a bank that had been chosen with it "
-        "(--calibration folds is closer, split is exact)."
+        f"{numbers}: approximate, because each of the {n} images was scored without its own patches by a bank selected with "
+        "them (--calibration folds is closer, split is exact)."
     )
 
 
 def calibration_warnings(model: Model) -> list[str]:
-    """What cannot be promised, and what the threshold rests on, one sentence each."""
+    """Warnings if the stated rate is not attainable, and if the threshold rests on very few images."""
     calibration = model.calibration
-    found, split = [], model.calibration.method == SPLIT
+    warnings, split = [], calibration.method == SPLIT
     if not calibration.enough:
-        found.append(
+        warnings.append(
             f"A false-alarm rate of {calibration.asked:.2%} needs at least {images_needed(calibration.asked)} images"
             f"{' held out to calibrate' if split else ''}; with {calibration.count} the smallest attainable rate is "
             f"{calibration.rate:.2%}, which is used" + ("; folds and leave-one-out calibrate on every image." if split else ".")
@@ -92,9 +93,9 @@ def calibration_warnings(model: Model) -> list[str]:
     if names := rests_on(model):
         below = float(calibration.scores[calibration.count - calibration.rank - 1])
         listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else "")
-        found.append(
+        warnings.append(
             f"The threshold of {calibration.threshold:.2f} rests on {listed} alone: all other images score up to {below:.2f}, "
-            "so images that score between are not flagged. Look at it: if it is good, add more normal images like it. If it is "
-            "not good, or was taken under other conditions, leave it out and fit again."
+            "so images that score in between are not flagged. Look at every image named here: if it is normal, add more normal "
+            "images like it; if it is anomalous or was taken under other conditions, leave it out and fit again."
         )
-    return found
+    return warnings

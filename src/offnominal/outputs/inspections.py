@@ -1,4 +1,4 @@
-"""What `inspect` leaves in a folder: results, overlays, a report and what else was asked for."""
+"""Outputs of `inspect`: results, overlays, a report and optional outputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from offnominal.detector import Detector
 from offnominal.errors import ImageError, raise_unless_of_one_image, reason_of
 from offnominal.images import displayed
 from offnominal.images.arrays import Pixels
-from offnominal.monitoring.drift_monitor import DriftWatch
+from offnominal.monitoring.drift_monitor import DriftMonitor
 from offnominal.observer import SILENT, Observer
 from offnominal.outputs.extras import Extras, ExtraWriter, region_row
 from offnominal.outputs.model_facts import readable_facts, warnings_of
@@ -28,13 +28,13 @@ from offnominal.stopping import unstopped
 from offnominal.storage.owned_files import own, own_folder, remove_inspection, remove_own
 from offnominal.types import Float, Inspection
 
-#: Inspected images that may wait to be drawn, with their pixels. One above `1 / LARGE` of the memory does not wait.
+#: Inspected images that wait to be drawn, with their pixels; one that exceeds 1 / LARGE of the memory is drawn at once.
 MOST_WAITING, LARGE = 4, 16
 
 
 @dataclass(frozen=True)
 class InspectionRun:
-    """How many images were done, off-nominal, and unreadable."""
+    """Number of images that were done, anomalous, and unreadable."""
 
     done: int
     anomalous: int
@@ -46,16 +46,44 @@ def write_inspections(
     items: Sequence[Item],
     folder: Path,
     extras: Extras | None = None,
-    watch: DriftWatch | None = None,
+    monitor: DriftMonitor | None = None,
     *,
     report: str | None = None,
     observer: Observer = SILENT,
 ) -> tuple[InspectionRun, list[dict[str, Any]]]:
-    """Inspect `items`; write an overlay each, the extras, and one `results.jsonl` in the order of the items.
+    """Inspect images and write their outputs.
 
-    In that order `watch` takes them, too. `report` is the title of a `report.html` that is written as well. What an earlier
-    inspection left in the folder is removed. An image that cannot be read, scored or drawn has a row that says why. Rows are
-    on disk as soon as their images are done, and Ctrl-C ends with those.
+    The outputs of an earlier inspection in the folder are removed. A row of `results.jsonl` is on disk as soon as its image is
+    done, so Ctrl-C keeps the results so far. An image that cannot be read, scored or drawn has a row with the reason.
+
+    Parameters
+    ----------
+    detector
+        The detector that inspects.
+    items
+        The images.
+    folder
+        Output folder.
+    extras
+        Optional outputs.
+    monitor
+        Drift monitor, which receives the images in their order.
+    report
+        Title of `report.html`; None writes none.
+    observer
+        Receives the progress.
+
+    Returns
+    -------
+    InspectionRun
+        The counts.
+    list of dict
+        The rows of `results.jsonl`, in the order of `items`.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
     """
     extras = extras or Extras()
     make_folder(folder)
@@ -69,53 +97,53 @@ def write_inspections(
     def failed(index: int, error: Exception) -> None:
         rows.add(index, error_row(str(error)))
 
-    def draw(index: int, found: Inspection, pixels: Pixels) -> None:
+    def draw(index: int, inspection: Inspection, pixels: Pixels) -> None:
         stem = picture_name(f"{index:05d}", items[index].path.name)
         try:
             target = own(folder, f"overlays/{stem}.jpg", "inspect")
             shown = displayed(pixels, detector.model.values)
-            write_picture(target, overlay(shown, found.anomaly_map, found.threshold))
-            added = writer.add(index, stem, str(items[index].path), found, shown)
-            row = {**_row(found), "map": target.relative_to(folder).as_posix(), **added, "error": None}
+            write_picture(target, overlay(shown, inspection.anomaly_map, inspection.threshold))
+            entries = writer.add(index, stem, str(items[index].path), inspection, shown)
+            row = {**_row(inspection), "map": target.relative_to(folder).as_posix(), **entries, "error": None}
             if page is not None:
-                receipts = {0: added["receipt"]} if added.get("receipt") else {}
-                page.add(index, items[index].name, found, shown, heat=row["map"], receipts=receipts)
+                receipts = {0: entries["receipt"]} if entries.get("receipt") else {}
+                page.add(index, items[index].name, inspection, shown, heat=row["map"], receipts=receipts)
             rows.add(index, row)
-        except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this image alone
+        except Exception as error:  # noqa: BLE001 - any failure costs this image alone
             raise_unless_of_one_image(error)
             remove_own(folder, lambda name, command: f"/{index:05d}-" in name and command == "inspect")
             writer.forget(index)
             failed(index, ImageError(f"{items[index].path}: cannot be drawn ({reason_of(error)})"))
 
-    def take() -> None:
+    def finish_oldest() -> None:
         drawing.popleft().result()
         observer.on_progress("inspect", len(rows.rows), len(items))
 
     drawing: deque[Future[None]] = deque()
-    painter = ThreadPoolExecutor(1)  # pictures are drawn while the next images are scored
+    painter = ThreadPoolExecutor(1)  # draws while the next images are scored
     with closing(
         detector.inspect_with_pixels(
             [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
         )
     ) as inspected:
         try:
-            for index, found, pixels in inspected:
-                appearances[index] = found.appearance
-                drawing.append(painter.submit(draw, index, found, pixels))
-                large = pixels.nbytes + found.anomaly_map.nbytes > detector.settings.memory // LARGE
+            for index, inspection, pixels in inspected:
+                appearances[index] = inspection.appearance
+                drawing.append(painter.submit(draw, index, inspection, pixels))
+                large = pixels.nbytes + inspection.anomaly_map.nbytes > detector.settings.memory // LARGE
                 while len(drawing) > (0 if large else MOST_WAITING):
-                    take()
+                    finish_oldest()
             while drawing:
-                take()
+                finish_oldest()
         finally:
             with unstopped():
                 painter.shutdown()
                 ordered = rows.finish()
                 writer.finish()
-    if watch is not None:
+    if monitor is not None:
         read = [index for index in sorted(appearances) if rows.rows[index]["error"] is None]
         if read:
-            watch.take([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
+            monitor.update([str(items[index].path) for index in read], np.stack([appearances[index] for index in read]))
     errors = {index: rows.rows[index]["error"] for index in sorted(rows.rows)}
     unreadable = [(items[index].name, reason) for index, reason in errors.items() if reason is not None]
     if page is not None and report is not None:
@@ -124,28 +152,43 @@ def write_inspections(
     return InspectionRun(done, sum(bool(row["anomalous"]) for row in ordered), len(unreadable)), ordered
 
 
-def unlike_as_a_whole(found: Sequence[tuple[str, bool | None, float | None]], rate: float) -> list[str]:
-    """The line that says which images no place of which is off are unlike the good ones all the same; none: no line.
+def image_level_notes(images: Sequence[tuple[str, bool | None, float | None]], rate: float) -> list[str]:
+    """The note on images that differ from normal ones as a whole, without an anomalous region.
 
-    `found` are names, whether anomalous, and `whole_p_value`.
+    Parameters
+    ----------
+    images
+        For each image its name, whether it is anomalous, and its image-level p-value; None if unknown.
+    rate
+        Images with an image-level p-value of at most this are named.
+
+    Returns
+    -------
+    list of str
+        One line, or none.
+
+    Examples
+    --------
+    >>> image_level_notes([("a.png", False, 0.5), ("b.png", False, 0.01)], rate=0.01)[0]
+    'note: 1 image differs from normal images as a whole, without any anomalous region (image-level p-value <= 1.00%): b.png'
     """
-    names = [name for name, anomalous, whole in found if anomalous is False and whole is not None and whole <= rate]
+    names = [name for name, anomalous, p_value in images if anomalous is False and p_value is not None and p_value <= rate]
     if not names:
         return []
     listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    are = "image is" if len(names) == 1 else "images are"
+    subject = "1 image differs" if len(names) == 1 else f"{len(names)} images differ"
     return [
-        f"note: {len(names)} {are} unlike the good ones as a whole, though no place is off "
-        f"(whole_p_value at most {rate:.2%}, to which on average at most that share of good ones comes): {listed}"
+        f"note: {subject} from normal images as a whole, without any anomalous region "
+        f"(image-level p-value <= {rate:.2%}): {listed}"
     ]
 
 
-def _row(found: Inspection) -> dict[str, Any]:
+def _row(inspection: Inspection) -> dict[str, Any]:
     return {
-        "score": found.score,
-        "p_value": found.p_value,
-        "anomalous": found.anomalous,
-        "threshold": found.threshold,
-        "whole_p_value": found.whole_p_value,
-        "regions": [region_row(region) for region in found.regions],
+        "score": inspection.score,
+        "p_value": inspection.p_value,
+        "anomalous": inspection.anomalous,
+        "threshold": inspection.threshold,
+        "whole_p_value": inspection.whole_p_value,
+        "regions": [region_row(region) for region in inspection.regions],
     }

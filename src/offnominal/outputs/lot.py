@@ -1,4 +1,4 @@
-"""A lot of parts judged together: which parts to pull."""
+"""Judging a lot: which parts to pull at a false discovery rate."""
 
 from __future__ import annotations
 
@@ -14,29 +14,67 @@ from offnominal.storage.owned_files import own
 
 
 def require_lot(calibration: Calibration, fdr: float) -> None:
-    """Raises `InputError` where no lot whatever could have a part pulled at this false discovery rate."""
+    """Check that a false discovery rate is attainable.
+
+    Parameters
+    ----------
+    calibration
+        Calibration of the model.
+    fdr
+        False discovery rate: share of good parts among the pulled ones, on average over lots.
+
+    Raises
+    ------
+    InputError
+        The rate does not lie between 0 and 1, or no part of any lot could be pulled at it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from offnominal.decisions import calibrate
+    >>> require_lot(calibrate(np.zeros(99, np.float32), 0.05), fdr=0.1)
+    >>> require_lot(calibrate(np.zeros(3, np.float32), 0.5), fdr=0.1)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    offnominal.errors.InputError: --fdr 0.1: not attainable with 3 calibration images, whose smallest p-value is 0.2500; ...
+    """
     if not 0 < fdr < 1:
         raise InputError(f"--fdr {fdr}: the false discovery rate must lie between 0 and 1")
     if fdr < calibration.smallest_rate:
         raise InputError(
-            f"--fdr {fdr:g}: {calibration.count} calibration images cannot carry it, since no p-value is "
-            f"below {calibration.smallest_rate:.4f}; give that or more, or calibrate on {images_needed(fdr)} images"
+            f"--fdr {fdr:g}: not attainable with {calibration.count} calibration images, whose smallest p-value is "
+            f"{calibration.smallest_rate:.4f}; give at least that rate, or calibrate on {images_needed(fdr)} images"
         )
 
 
 def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: float, folder: Path) -> dict[str, Any]:
-    """Judge the images that could be read as one lot; write `lot.json` and return its content.
+    """Judge the readable images as one lot and write `lot.json`.
 
-    Args:
-        rows: as in `results.jsonl`.
+    Parameters
+    ----------
+    rows
+        Rows of `results.jsonl`.
+    calibration
+        Calibration of the model.
+    fdr
+        False discovery rate.
+    folder
+        Output folder.
 
-    Raises:
-        InputError: see `require_lot`.
-        OutputError: it cannot be written.
+    Returns
+    -------
+    dict
+        The content of `lot.json`.
+
+    Raises
+    ------
+    InputError
+        See `require_lot`.
+    OutputError
+        The file cannot be written.
     """
     require_lot(calibration, fdr)
     read = [row for row in rows if row["error"] is None]
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "flagged": [],
         "fdr": fdr,
         "estimated_bad": 0.0,
@@ -49,13 +87,13 @@ def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: flo
     }
     if read:
         lot = judge_lot([row["p_value"] for row in read], calibration.count, fdr)
-        pulled = [row for row, out in zip(read, lot.pulled, strict=True) if out]
-        found["flagged"] = [row["path"] for row in sorted(pulled, key=lambda row: -row["score"])]
-        found["estimated_bad"], found["fewest"] = lot.estimated_bad, lot.fewest
+        pulled = [row for row, is_pulled in zip(read, lot.pulled, strict=True) if is_pulled]
+        result["flagged"] = [row["path"] for row in sorted(pulled, key=lambda row: -row["score"])]
+        result["estimated_bad"], result["fewest"] = lot.estimated_bad, lot.fewest
         if lot.fewest > 1:
-            found["note"] = (
-                f"with {calibration.count} calibration images a part of a lot of {len(read)} can be pulled at a false "
-                f"discovery rate of {fdr:g} only together with others: at least {lot.fewest} must stand out"
+            result["note"] = (
+                f"with {calibration.count} calibration images, a lot of {len(read)} and a false discovery rate of {fdr:g}, "
+                f"parts can only be pulled together: at least {lot.fewest} must stand out"
             )
-    write_whole(own(folder, "lot.json", "inspect"), (json.dumps(found, indent=2) + "\n").encode())
-    return found
+    write_whole(own(folder, "lot.json", "inspect"), (json.dumps(result, indent=2) + "\n").encode())
+    return result

@@ -1,4 +1,4 @@
-"""What a model was fitted on and with, and what it guarantees: for `info`, for reports, and as warnings."""
+"""Facts about a model: for `info`, for reports, and as warnings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offnominal.scoring import SIGNALS
 
 
 def facts(model: Model) -> dict[str, Any]:
-    """What a model was fitted on, with what, and what it promises; `offnominal info --json` prints it."""
+    """The facts that `offnominal info --json` prints."""
     return {
         "images": len(model.sources),
         "thumbnails": 0 if model.thumbnails is None else model.thumbnails.kept,
@@ -36,10 +36,10 @@ def facts(model: Model) -> dict[str, Any]:
 
 
 def kernels_of(settings: Settings) -> dict[str, Kernel]:
-    """What a detector with these settings runs on, on this machine."""
+    """The kernels that a detector with these settings uses on this machine."""
     try:
         device = choose_device(settings.device, settings.runtime).type
-    except SettingsError:  # fitted on a GPU, looked at where there is none
+    except SettingsError:  # fitted on a GPU, read on a machine without one
         device = "cpu"
     return kernels(settings.runtime, device)
 
@@ -56,24 +56,26 @@ def member_facts(member: Member) -> dict[str, Any]:
 
 
 def warnings_of(model: Model) -> list[str]:
-    """What a user of the model must know, one sentence each."""
-    found = calibration_warnings(model)
+    """Warnings for the user of a model, one sentence each."""
+    warnings = calibration_warnings(model)
     if model.left_out:
-        worst, of = model.left_out[0], len(model.left_out) + model.calibration.count
-        found.append(
-            f"{len(model.left_out)} of {of} images were left out as suspects, the worst {worst.name} (score {worst.score:.2f})."
+        worst, total = model.left_out[0], len(model.left_out) + model.calibration.count
+        warnings.append(
+            f"{len(model.left_out)} of {total} images were left out as suspects; the worst is {worst.name} "
+            f"(score {worst.score:.2f})."
         )
     if model.added or model.removed:
-        found.append(
-            f"{model.added} images were added and {model.removed} removed since the fit; held-out scores of the other images "
-            "and channel statistics are those of the fit."
+        warnings.append(
+            f"{model.added} images were added and {model.removed} removed since the fit; the held-out scores of the other "
+            "images and the channel statistics still come from the fit."
         )
     if model.skipped:
-        found.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
-    return found
+        warnings.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
+    return warnings
 
 
 def readable_facts(model: Model) -> dict[str, str]:
+    """The facts that a report shows: label -> text."""
     calibration = model.calibration
     several = len(model.members) > 1
     members = {}
@@ -90,12 +92,12 @@ def readable_facts(model: Model) -> dict[str, str]:
         "Input": f"{model.values.depth}, values {model.values.low:g} to {model.values.high:g}, "
         f"{_exposure(model.values.exposure)}",
         "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.asked:.2%}), "
-        f"from {calibration.count} good images held out ({calibration.method})",
-        "Promise": promise(model),
+        f"from {calibration.count} held-out good images ({calibration.method})",
+        "Guarantee": promise(model),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
 
 
 def _exposure(exposure: Exposure | None) -> str:
-    return "exposure as it is" if exposure is None else f"exposure corrected by up to {exposure.max_gain - 1:.0%}"
+    return "exposure not corrected" if exposure is None else f"exposure corrected by up to {exposure.max_gain - 1:.0%}"

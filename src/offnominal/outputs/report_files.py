@@ -1,4 +1,4 @@
-"""report.html and the folder of pictures beside it, image by image as they are inspected."""
+"""report.html and its folder of pictures, written image by image."""
 
 from __future__ import annotations
 
@@ -21,42 +21,54 @@ from offnominal.storage import write_whole
 from offnominal.storage.owned_files import PICTURES, REPORT, own, own_folder, remove_own
 from offnominal.types import Inspection, Mask
 
-#: JPEG knows no longer side; what is longer is drawn smaller.
+#: Longest side of a JPEG; larger pictures are shrunk.
 LONGEST_JPEG = 65_500
 
-#: Bytes of an image's name that its pictures bear: a file name has at most 255 on most systems.
+#: Bytes of an image's name in the names of its pictures; most systems allow 255 for a whole file name.
 LONGEST_STEM = 120
 
-#: Errors that are of one file's name, and not of the folder or the disk.
-OF_A_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)
+#: Errors caused by one file name rather than by the folder or the disk.
+FILE_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR)
 
-#: Most images with pictures in a report; scores beyond count and are drawn in the plots.
+#: Images with pictures in a report, which bounds its size; counts and plots cover all images.
 MOST_PICTURES = 1000
 
 
 class ReportWriter:
-    """Takes inspected images one by one and keeps what the page needs: numbers of all, pictures of the `most` worst.
+    """Collects inspected images one by one and writes the report.
 
-    Its files are recorded as those of `command`; pictures of an earlier report in the folder are removed.
+    All images count; pictures are kept for the worst only. The pictures of an earlier report in the folder are removed.
+
+    Parameters
+    ----------
+    folder
+        Output folder of the run.
+    model
+        The model that inspected the images.
+    most
+        Number of images with pictures.
+    command
+        The command that the files are recorded for.
     """
 
     def __init__(self, folder: Path, model: Model, most: int = MOST_PICTURES, command: str = "evaluate") -> None:
         self._folder, self._model, self._most, self._command = folder, model, most, command
         self._entries: dict[int, Entry] = {}
-        self._shown: list[tuple[tuple[bool, float], int]] = []
+        #: A heap: the least important image with pictures comes first.
+        self._pictured: list[tuple[tuple[bool, float], int]] = []
         make_folder(folder)
         remove_own(folder, lambda name, _: name.startswith(f"{PICTURES}/"))
         own_folder(folder, PICTURES, command)
 
-    def wants(self, index: int, found: Inspection, good: bool | None) -> bool:
-        """Whether pictures of this image would be kept, so that it need not be decoded for nothing."""
-        return len(self._shown) < self._most or self._rank(found, good, index) > self._shown[0]
+    def needs_picture(self, index: int, inspection: Inspection, good: bool | None) -> bool:
+        """Whether this image is among the worst so far, so that it has to be decoded."""
+        return len(self._pictured) < self._most or self._rank(inspection, good, index) > self._pictured[0]
 
     def add(
         self,
         index: int,
         name: str,
-        found: Inspection,
+        inspection: Inspection,
         picture: Any | None,
         *,
         label: str | None = None,
@@ -67,58 +79,58 @@ class ReportWriter:
     ) -> None:
         """Add an image.
 
-        `picture` is (H, W, 3) for a screen, None where it is not wanted; `heat` and `receipts` are addresses of pictures that
-        exist already, relative to the folder.
+        Parameters
+        ----------
+        index
+            Number of the image in the run.
+        name
+            Name shown in the report.
+        inspection
+            Its result.
+        picture
+            (H, W, 3) uint8 for display; None for an image without pictures.
+        label, good
+            Its label, and whether that means good; None without a label.
+        mask
+            (H, W) defect mask; its outline is drawn.
+        heat
+            Existing overlay, relative to the folder; None draws one.
+        receipts
+            Region number -> existing receipt, relative to the folder.
 
-        Raises:
-            OutputError: a picture cannot be written.
+        Raises
+        ------
+        OutputError
+            A picture cannot be written.
         """
-        height, width = found.anomaly_map.shape
+        height, width = inspection.anomaly_map.shape
         thumb, thumb_size, files = None, (0, 0), {}
-        if picture is not None and self.wants(index, found, good):
-            made = pictures_of(picture, found, mask)
-            drawn = {"image": made.image, "influence": made.influence, **({} if heat else {"heat": made.heat})}
-            for kind, content in drawn.items():
+        if picture is not None and self.needs_picture(index, inspection, good):
+            drawn = pictures_of(picture, inspection, mask)
+            contents = {"image": drawn.image, "influence": drawn.influence, **({} if heat else {"heat": drawn.heat})}
+            for kind, content in contents.items():
                 files[kind] = f"{PICTURES}/{index:05d}-{kind}.jpg"
                 write_picture(own(self._folder, files[kind], self._command), content)
             files.update({"heat": _address(heat)} if heat else {})
-            thumb, thumb_size = made.thumb, made.thumb_size
-            heapq.heappush(self._shown, self._rank(found, good, index))
+            thumb, thumb_size = drawn.thumb, drawn.thumb_size
+            heapq.heappush(self._pictured, self._rank(inspection, good, index))
         self._entries[index] = Entry(
             name=name,
             label=label,
             good=good,
-            score=found.score,
-            p_value=found.p_value,
-            anomalous=found.anomalous,
-            regions=found.regions,
+            score=inspection.score,
+            p_value=inspection.p_value,
+            anomalous=inspection.anomalous,
+            regions=inspection.regions,
             size=(height, width),
             thumb=thumb,
             thumb_size=thumb_size,
             files=files,
-            receipts={number: _address(address) for number, address in (receipts or {}).items()},
-            whole_p_value=found.whole_p_value,
+            receipts={number: _address(path) for number, path in (receipts or {}).items()},
+            whole_p_value=inspection.whole_p_value,
         )
-        if len(self._shown) > self._most:
-            self._forget(heapq.heappop(self._shown)[1])
-
-    def _sources(self) -> dict[str, SourceFile]:
-        """Writes the kept picture of every good image that a receipt on the page names."""
-        kept, found = self._model.thumbnails, {}
-        named = {
-            near.image
-            for entry in self._entries.values()
-            if entry.thumb is not None
-            for region in entry.regions
-            if region.evidence is not None
-            for near in region.evidence.nearest
-        }
-        for at, source in enumerate(self._model.sources):
-            if kept is not None and source.name in named and kept.picture(at) is not None:
-                file = f"{PICTURES}/good-{at:05d}.jpg"
-                write_whole(own(self._folder, file, self._command), kept.stored(at))
-                found[source.name] = SourceFile(file, source.size)
-        return found
+        if len(self._pictured) > self._most:
+            self._remove_pictures(-heapq.heappop(self._pictured)[1])
 
     def write(
         self,
@@ -129,7 +141,7 @@ class ReportWriter:
         metrics: Mapping[str, Any] | None = None,
         charts: Sequence[Chart] = (),
     ) -> None:
-        """Write `report.html`. Raises `OutputError`."""
+        """Write `report.html`; for the parameters see `reports.report`. Raises `OutputError`."""
         page = report(
             title,
             [self._entries[index] for index in sorted(self._entries)],
@@ -140,28 +152,60 @@ class ReportWriter:
             unreadable=unreadable,
             metrics=metrics,
             charts=charts,
-            sources=self._sources(),
+            sources=self._write_sources(),
         )
         write_whole(own(self._folder, REPORT, self._command), as_text(page))
 
-    def _rank(self, found: Inspection, good: bool | None, index: int) -> tuple[tuple[bool, float], int]:
-        return attention(found.score, found.anomalous, good, found.threshold), -index
+    def _write_sources(self) -> dict[str, SourceFile]:
+        """Write the thumbnails of the training images that the evidence of shown images names."""
+        thumbnails, sources = self._model.thumbnails, {}
+        if thumbnails is None:
+            return {}
+        named = {
+            near.image
+            for entry in self._entries.values()
+            if entry.thumb is not None
+            for region in entry.regions
+            if region.evidence is not None
+            for near in region.evidence.nearest
+        }
+        for index, source in enumerate(self._model.sources):
+            if source.name in named and thumbnails.picture(index) is not None:
+                file = f"{PICTURES}/good-{index:05d}.jpg"
+                write_whole(own(self._folder, file, self._command), thumbnails.stored(index))
+                sources[source.name] = SourceFile(file, source.size)
+        return sources
 
-    def _forget(self, negative: int) -> None:
-        entry = self._entries[-negative]
+    def _rank(self, inspection: Inspection, good: bool | None, index: int) -> tuple[tuple[bool, float], int]:
+        return attention(inspection.score, inspection.anomalous, good, inspection.threshold), -index
+
+    def _remove_pictures(self, index: int) -> None:
+        entry = self._entries[index]
         for address in entry.files.values():
             if address.startswith(PICTURES):
                 (self._folder / address).unlink(missing_ok=True)
-        self._entries[-negative] = replace(entry, thumb=None, files={})
+        self._entries[index] = replace(entry, thumb=None, files={})
 
 
 def as_text(content: str) -> bytes:
-    """A text file's bytes; what a file name holds that is no UTF-8 is written as an escape."""
+    """A text as UTF-8; bytes of file names that are not valid UTF-8 become escapes.
+
+    Examples
+    --------
+    >>> as_text("é.png"), as_text(os.fsdecode(b"\\xff.png"))
+    (b'\\xc3\\xa9.png', b'\\\\udcff.png')
+    """
     return content.encode("utf-8", "backslashreplace")
 
 
 def picture_name(number: str, image: str) -> str:
-    """What the files of an image go by: a number, and as much of the image's own name as a file name can hold."""
+    """Stem of the files of an image: a number, and the image's own stem cut to `LONGEST_STEM` bytes.
+
+    Examples
+    --------
+    >>> picture_name("00007", "test/crack/012.png")
+    '00007-012'
+    """
     stem = Path(image).stem
     while len(os.fsencode(stem)) > LONGEST_STEM:
         stem = stem[:-1]
@@ -169,12 +213,12 @@ def picture_name(number: str, image: str) -> str:
 
 
 def _address(file: str) -> str:
-    """A relative path as a page links to it; its bytes need not be UTF-8."""
+    """A relative path as a link in a page; its bytes need not be UTF-8."""
     return quote(os.fsencode(file))
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. Raises `OutputError`."""
+    """Create a folder and its parents. Raises `OutputError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -182,30 +226,45 @@ def make_folder(folder: Path) -> None:
 
 
 def write_picture(path: Path, picture: Any, quality: int = 90) -> None:
-    """Write an (H, W, 3) picture as the kind of file that its ending says.
+    """Write a picture in the format of its suffix.
 
-    Raises:
-        ImageError: it cannot be encoded, or no file can have its name.
-        OutputError: the place cannot be written.
+    Parameters
+    ----------
+    path
+        Target file.
+    picture
+        (H, W, 3) uint8 RGB; shrunk if a side exceeds the limit of JPEG.
+    quality
+        JPEG quality.
+
+    Raises
+    ------
+    ImageError
+        The picture cannot be encoded, or its name is not valid for a file.
+    OutputError
+        The folder cannot be written.
     """
     picture = shrink(picture, LONGEST_JPEG)
     done, content = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not done:
-        raise ImageError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} cannot be encoded")
+        raise ImageError(f"{path}: a picture of {picture.shape[1]} x {picture.shape[0]} pixels cannot be encoded")
     write_file(path, content.tobytes())
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file, and its folder; faster than `write_whole`, and not safe against a crash.
+    """Write a file and create its folder. Faster than `write_whole`, but not atomic.
 
-    Raises:
-        ImageError: no file can have its name.
-        OutputError: the place cannot be written.
+    Raises
+    ------
+    ImageError
+        The name is not valid for a file.
+    OutputError
+        The folder cannot be written.
     """
     make_folder(path.parent)
     try:
         path.write_bytes(content)
     except OSError as error:
-        if error.errno in OF_A_NAME:
-            raise ImageError(f"{path}: no file can have this name ({error.strerror}); rename the image") from None
+        if error.errno in FILE_NAME_ERRORS:
+            raise ImageError(f"{path}: not a valid file name ({error.strerror}); rename the image") from None
         raise unwritable(path, error) from None

@@ -1,4 +1,4 @@
-"""results.jsonl: a row is on disk as soon as its image is done, and at the end all stand in the order of the images."""
+"""results.jsonl: a row is on disk as soon as its image is done; in the end the rows are in the order of the images."""
 
 from __future__ import annotations
 
@@ -19,8 +19,27 @@ Row = dict[str, Any]
 class ResultRows:
     """The rows of a run, by the number of the image. Rows may be added from several threads.
 
-    Raises:
-        OutputError: the folder cannot be written.
+    Parameters
+    ----------
+    folder
+        Output folder; an earlier `results.jsonl` is replaced.
+    paths
+        Path of each image.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rows = ResultRows(Path(folder), ["a.png", "b.png"])
+    ...     rows.add(1, {"score": 2.0})
+    ...     rows.add(0, {"score": 7.5})
+    ...     rows.finish()
+    [{'path': 'a.png', 'score': 7.5}, {'path': 'b.png', 'score': 2.0}]
     """
 
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
@@ -33,7 +52,7 @@ class ResultRows:
             raise unwritable(self._path, error) from None
 
     def add(self, index: int, row: Row) -> None:
-        """A row without its `path`. Raises `OutputError` where the disk is full; the rows before stay whole."""
+        """Add a row; `path` is filled in. Raises `OutputError` if the disk is full; earlier rows stay complete."""
         row = {"path": self._paths[index], **row}
         content = _line(row)
         with self._lock:
@@ -42,12 +61,12 @@ class ResultRows:
                 end = os.fstat(self._file).st_size
                 if os.write(self._file, content) < len(content):
                     os.ftruncate(self._file, end)
-                    os.write(self._file, content)  # says why
+                    os.write(self._file, content)  # raises the reason
             except OSError as error:
                 raise unwritable(self._path, error) from None
 
     def finish(self) -> list[Row]:
-        """All rows in the order of the images, written anew so. Raises `OutputError`."""
+        """Rewrite the file in the order of the images and return the rows. Raises `OutputError`."""
         os.close(self._file)
         ordered = [self.rows[index] for index in sorted(self.rows)]
         write_whole(self._path, b"".join(map(_line, ordered)))
@@ -55,7 +74,14 @@ class ResultRows:
 
 
 def error_row(reason: str) -> Row:
-    """The row of an image that could not be read, scored or drawn."""
+    """The row of an image that cannot be read, scored or drawn.
+
+    Examples
+    --------
+    >>> row = error_row("a.png: the file is empty")
+    >>> row["error"], row["score"], row["regions"]
+    ('a.png: the file is empty', None, [])
+    """
     return {
         **dict.fromkeys(("score", "p_value", "anomalous", "threshold", "whole_p_value")),
         "regions": [],

@@ -1,4 +1,4 @@
-"""What `audit` leaves in a folder: audit.csv, worst first, and a picture of every suspect."""
+"""Outputs of `audit`: audit.csv, worst image first, and a picture of every suspect."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from offnominal.reports import overlay
 from offnominal.storage import write_whole
 from offnominal.storage.owned_files import own, remove_own
 
-#: Where the pictures of suspects lie.
+#: Folder of the pictures.
 SUSPECTS = "suspects"
 
 
 def begin_audit(folder: Path) -> None:
-    """Make the folder and an empty `audit.csv`, before the work that ends in it, and remove the pictures of an earlier audit.
+    """Create the folder and an empty `audit.csv`, so that an error comes before the work.
 
-    Raises:
-        OutputError: it cannot be made.
+    The outputs of an earlier audit are removed.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
     """
     make_folder(folder)
     remove_own(folder, lambda name, command: command == "audit")
@@ -34,44 +38,63 @@ def begin_audit(folder: Path) -> None:
 
 
 def write_audit(
-    found: Audit,
+    audit: Audit,
     sources: list[Source],
     folder: Path,
     contamination: float | Literal["auto"],
     failed: Callable[[str], None] = lambda reason: None,
     memory: int = MEMORY,
 ) -> list[dict[str, Any]]:
-    """Write `audit.csv` and `suspects/`; returns the rows, worst first: path, score, p_value, suspect, picture (or None).
+    """Write `audit.csv`, and `suspects/` with overlays in which the lowest score of a suspect is the threshold.
 
-    In the pictures what lies above the lowest score of a suspect is outlined. `failed(reason)` is called for each suspect that
-    cannot be drawn.
+    Parameters
+    ----------
+    audit
+        The audited scores and maps.
+    sources
+        The audited images.
+    folder
+        Output folder.
+    contamination
+        Expected share of anomalous images, or `auto`.
+    failed
+        Called with the reason for each suspect that cannot be drawn.
+    memory
+        Bytes that decoding an image may take.
 
-    Raises:
-        OutputError: the place cannot be written.
+    Returns
+    -------
+    list of dict
+        One row per image, worst first: `path`, `score`, `p_value`, `suspect`, and `picture` (None without one).
+
+    Raises
+    ------
+    OutputError
+        A file cannot be written.
     """
-    suspect = found.suspects(contamination)
-    # Just below, so that the least of them shows its region too.
-    level = float(np.nextafter(found.scores[suspect].min(), np.float32(-np.inf))) if suspect.any() else 0.0
+    suspect = audit.suspects(contamination)
+    # Just below, so that the suspect with the lowest score shows a region too.
+    threshold = float(np.nextafter(audit.scores[suspect].min(), np.float32(-np.inf))) if suspect.any() else 0.0
     rows: list[dict[str, Any]] = []
-    for at in np.argsort(-found.scores, kind="stable"):
+    for index in np.argsort(-audit.scores, kind="stable"):
         picture = None
-        if suspect[at]:
+        if suspect[index]:
             try:
-                pixels = pixels_of(sources[found.sources[at]], memory)
-                map_ = to_original(found.maps[at], (pixels.shape[0], pixels.shape[1]))
-                drawn = overlay(displayed(pixels, found.values), map_, level)
-                name = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', found.names[at])}.jpg"
+                pixels = pixels_of(sources[audit.sources[index]], memory)
+                anomaly_map = to_original(audit.maps[index], (pixels.shape[0], pixels.shape[1]))
+                drawn = overlay(displayed(pixels, audit.values), anomaly_map, threshold)
+                name = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', audit.names[index])}.jpg"
                 write_picture(own(folder, name, "audit"), drawn)
                 picture = name
-            except Exception as error:  # noqa: BLE001 - whatever it is raised by, it costs this picture alone
+            except Exception as error:  # noqa: BLE001 - any failure costs this picture alone
                 raise_unless_of_one_image(error)
-                failed(f"{found.names[at]}: cannot be drawn ({reason_of(error)})")
+                failed(f"{audit.names[index]}: cannot be drawn ({reason_of(error)})")
         rows.append(
             {
-                "path": found.names[at],
-                "score": float(found.scores[at]),
-                "p_value": float(found.p_values[at]),
-                "suspect": bool(suspect[at]),
+                "path": audit.names[index],
+                "score": float(audit.scores[index]),
+                "p_value": float(audit.p_values[index]),
+                "suspect": bool(suspect[index]),
                 "picture": picture,
             }
         )

@@ -1,4 +1,4 @@
-"""Reports: results -> overlays, plots and pages that a person looks at."""
+"""Overlays, receipts, plots and HTML pages for people, and maps and masks for other tools."""
 
 from offnominal.reports.comparison import ChangedPictures, comparison_page
 from offnominal.reports.entries import Entry, Pictures, SourceFile, pictures_of

@@ -1,4 +1,4 @@
-"""An image of a report: what is said about it, its thumbnail, and its full pictures as files beside the page."""
+"""The images of a report: results, thumbnails, and full pictures as files beside the page."""
 
 from __future__ import annotations
 
@@ -19,17 +19,34 @@ THUMBNAIL, FULL = 200, 1600
 
 @dataclass(frozen=True)
 class Entry:
-    """One image.
+    """An image of a report.
 
-    Attributes:
-        name: as the user knows it.
-        label: `good`, a defect class, or None where nobody said.
-        good: whether it is labelled good; None without a label.
-        score, p_value, anomalous, regions, whole_p_value: as in `Inspection`.
-        size: (H, W) of the original image.
-        thumb: its thumbnail as a data URI, `thumb_size` (h, w); None where the report shows no picture of it.
-        files: `image`, `heat` and `influence` -> relative address of the full picture.
-        receipts: region number -> relative address of its receipt picture, for those that have one.
+    Attributes
+    ----------
+    name
+        Name that the report shows.
+    label
+        `good`, a defect class, or None without a label.
+    good
+        Whether it is labelled good; None without a label.
+    score, p_value, anomalous, regions, whole_p_value
+        As in `Inspection`.
+    size
+        (H, W) of the original image.
+    thumb
+        Thumbnail as a data URI; None for an image without pictures.
+    thumb_size
+        (h, w) of the thumbnail.
+    files
+        `image`, `heat` and `influence` -> relative address of the full picture.
+    receipts
+        Region number -> relative address of its receipt, if there is one.
+
+    Examples
+    --------
+    >>> entry = Entry("a.png", "crack", False, 7.5, 0.01, True, (), (96, 120), None, (0, 0), files={}, receipts={})
+    >>> entry.as_json()["score"]
+    7.5
     """
 
     name: str
@@ -47,7 +64,7 @@ class Entry:
     whole_p_value: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What the page's script needs."""
+        """The data for the script of the page."""
         return {
             "name": self.name,
             "label": self.label,
@@ -72,7 +89,20 @@ class Entry:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """The picture of a good image that a page cuts crops from: its relative address, and (H, W) of the original."""
+    """A picture of a training image that the page crops.
+
+    Attributes
+    ----------
+    file
+        Relative address.
+    size
+        (H, W) of the original image.
+
+    Examples
+    --------
+    >>> SourceFile("report_files/good-00003.jpg", (96, 120)).size
+    (96, 120)
+    """
 
     file: str
     size: tuple[int, int]
@@ -80,7 +110,23 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The full pictures of an image, (H, W, 3), and its thumbnail as a data URI with its (h, w)."""
+    """The (H, W, 3) pictures of an image, and its thumbnail; see `pictures_of`.
+
+    Attributes
+    ----------
+    image
+        The image with the outline of its mask.
+    heat, influence
+        The anomaly map over the image, and the influence map.
+    thumb, thumb_size
+        Thumbnail of the heat map as a data URI, and its (h, w).
+
+    Examples
+    --------
+    >>> black = np.zeros((8, 8, 3), np.uint8)
+    >>> Pictures(black, black, black, "data:image/webp;base64,", (8, 8)).thumb_size
+    (8, 8)
+    """
 
     image: Picture
     heat: Picture
@@ -89,18 +135,38 @@ class Pictures:
     thumb_size: tuple[int, int]
 
 
-def pictures_of(picture: Picture, found: Inspection, mask: Mask | None) -> Pictures:
-    """Draw an image (H, W, 3) with what was found in it, and the outline of its mask if there is one."""
+def pictures_of(picture: Picture, inspection: Inspection, mask: Mask | None) -> Pictures:
+    """Draw the pictures of an inspected image.
+
+    Parameters
+    ----------
+    picture
+        (H, W, 3) uint8 for display.
+    inspection
+        Result of the image.
+    mask
+        (H, W) defect mask, whose outline is drawn; or None.
+
+    Examples
+    --------
+    >>> flat = np.zeros((40, 80), np.float32)
+    >>> inspection = Inspection(None, 0.0, 1.0, False, 3.0, anomaly_map=flat, influence_map=flat, regions=())
+    >>> drawn = pictures_of(np.zeros((40, 80, 3), np.uint8), inspection, mask=None)
+    >>> drawn.heat.shape, drawn.thumb_size
+    ((40, 80, 3), (40, 80))
+    """
     full = shrink(picture, FULL)
-    drawn = overlay(full, _fit(found.anomaly_map, full.shape[:2]), found.threshold, _fit_mask(mask, full.shape[:2]))
+    full_heat = overlay(
+        full, _fit(inspection.anomaly_map, full.shape[:2]), inspection.threshold, _fit_mask(mask, full.shape[:2])
+    )
     small = shrink(picture, THUMBNAIL)
     size = (int(small.shape[0]), int(small.shape[1]))
-    heat = overlay(small, _fit(found.anomaly_map, size), found.threshold, _fit_mask(mask, size))
+    small_heat = overlay(small, _fit(inspection.anomaly_map, size), inspection.threshold, _fit_mask(mask, size))
     return Pictures(
         outline(full, _fit_mask(mask, full.shape[:2])),
-        drawn,
-        influence_picture(_fit(found.influence_map, full.shape[:2])),
-        embedded(heat),
+        full_heat,
+        influence_picture(_fit(inspection.influence_map, full.shape[:2])),
+        embedded(small_heat),
         size,
     )
 
@@ -116,6 +182,6 @@ def _fit_mask(mask: Mask | None, size: tuple[int, ...]) -> Mask | None:
 
 
 def embedded(picture: Picture) -> str:
-    """(H, W, 3) -> data URI of a small WebP."""
+    """An (H, W, 3) picture as a data URI (WebP)."""
     _, content = cv2.imencode(".webp", picture[:, :, ::-1], [cv2.IMWRITE_WEBP_QUALITY, 60])
     return "data:image/webp;base64," + base64.b64encode(content.tobytes()).decode()

@@ -1,4 +1,4 @@
-"""Reports as pages: one HTML file each that needs no network, with full pictures in a folder beside it."""
+"""Reports as HTML pages that need no network, with full pictures in a folder beside them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,33 @@ from offnominal.reports.entries import Entry, SourceFile
 from offnominal.reports.plots import Chart, score_histogram, svg
 from offnominal.types import Float
 
-#: Figure -> (its name, what it means).
+#: Key in `metrics.json` -> name, and what it means.
 MEANING = {
-    "image_auroc": ("Image AUROC", "chance that a defective image scores above a good one"),
-    "image_ap": ("Image AP", "precision averaged over all detection rates"),
-    "image_f1_max": ("Image F1-max", "best balance of precision and detection that any threshold gives"),
-    "pixel_auroc": ("Pixel AUROC", "chance that a defect pixel scores above a good one"),
-    "pixel_ap": ("Pixel AP", "precision over defect pixels, averaged over all shares found"),
-    "pixel_f1_max": ("Pixel F1-max", "best overlap of map and mask that any threshold gives"),
-    "aupro_0.30": ("AUPRO 0.30", "overlap with each defect, averaged up to 30 % false pixels"),
-    "aupro_0.05": ("AUPRO 0.05", "the same up to 5 % false pixels: the stricter test"),
+    "image_auroc": ("Image AUROC", "probability that a defective image scores above a good one"),
+    "image_ap": ("Image AP", "precision, averaged over recall"),
+    "image_f1_max": ("Image F1-max", "highest F1 score of any threshold"),
+    "pixel_auroc": ("Pixel AUROC", "probability that a defect pixel scores above a good one"),
+    "pixel_ap": ("Pixel AP", "precision of the pixels, averaged over recall"),
+    "pixel_f1_max": ("Pixel F1-max", "highest F1 score of the pixels at any threshold"),
+    "aupro_0.30": ("AUPRO 0.30", "mean overlap with each defect, up to 30 % false-positive pixels"),
+    "aupro_0.05": ("AUPRO 0.05", "the same, up to 5 % false-positive pixels"),
     "false_alarm_rate": ("False alarms", "share of good images flagged at the calibrated threshold"),
-    "detection_rate": ("Detected", "share of defective images flagged at that threshold"),
+    "detection_rate": ("Detected", "share of defective images flagged at the calibrated threshold"),
 }
-#: Verdicts, those that ask for attention first.
+#: Verdicts of labelled and of unlabelled images, the ones that need attention first.
 LABELLED = ("missed", "false alarm", "found", "passed")
 UNLABELLED = ("flagged", "passed")
 _ALARMING = ("missed", "false alarm", "flagged")
 
 
 def verdict(entry: Entry) -> str:
-    """One of `LABELLED` for an image with a label, else one of `UNLABELLED`."""
+    """Verdict on an image: one of `LABELLED` if it has a label, else one of `UNLABELLED`.
+
+    Examples
+    --------
+    >>> verdict(Entry("a.png", "crack", False, 2.0, 0.3, False, (), (96, 120), None, (0, 0), files={}, receipts={}))
+    'missed'
+    """
     if entry.good is None:
         return "flagged" if entry.anomalous else "passed"
     if entry.good:
@@ -46,7 +52,14 @@ def verdict(entry: Entry) -> str:
 
 
 def attention(score: float, anomalous: bool, good: bool | None, threshold: float) -> tuple[bool, float]:
-    """Sort key: the higher, the earlier it is shown: the worst misses and false alarms, then the highest scores."""
+    """Sort key of the report, higher is shown earlier: the worst misses and false alarms, then the highest scores.
+
+    Examples
+    --------
+    >>> missed = attention(score=1.0, anomalous=False, good=False, threshold=3.0)
+    >>> missed > attention(score=9.0, anomalous=True, good=False, threshold=3.0)
+    True
+    """
     wrong = good is not None and good == anomalous
     return wrong, abs(score - threshold) if wrong else score
 
@@ -64,18 +77,39 @@ def report(
     charts: Sequence[Chart] = (),
     sources: Mapping[str, SourceFile] | None = None,
 ) -> str:
-    """The page of an inspection, or of an evaluation (all entries have a label, `metrics` and `charts` are given).
+    """HTML page of an inspection, or of an evaluation if `metrics` are given.
 
-    Args:
-        entries: all images that were scored; those with a thumbnail get a card.
-        threshold: the calibrated one.
-        calibration: (n,) held-out scores of the good images that it comes from.
-        facts: what to say about the model.
-        warnings: what the reader must know first.
-        unreadable: (name, reason) of images that could not be read.
-        sources: by name, the pictures of good images that receipts are cut from.
+    Parameters
+    ----------
+    title
+        Title of the page.
+    entries
+        All scored images, labelled if `metrics` are given; those with a thumbnail get a card.
+    threshold
+        Calibrated threshold.
+    calibration
+        (n,) held-out scores of the calibration images.
+    facts
+        Facts about the model: label -> text.
+    warnings
+        Sentences at the top of the page.
+    unreadable
+        (name, reason) of images that could not be read.
+    metrics
+        Content of `metrics.json`.
+    charts
+        Charts of the evaluation.
+    sources
+        Name of a training image -> its picture, for receipts.
+
+    Examples
+    --------
+    >>> entry = Entry("a.png", None, None, 7.5, 0.01, True, (), (96, 120), None, (0, 0), files={}, receipts={})
+    >>> page = report("Lot 17", [entry], threshold=3.0, calibration=np.ones(9, np.float32), facts={}, warnings=[])
+    >>> "<h1>Lot 17</h1>" in page
+    True
     """
-    ordered = sorted(entries, key=lambda e: attention(e.score, e.anomalous, e.good, threshold), reverse=True)
+    ordered = sorted(entries, key=lambda entry: attention(entry.score, entry.anomalous, entry.good, threshold), reverse=True)
     labelled = metrics is not None
     groups = _groups(ordered, labelled)
     counts = [verdict(entry) for entry in ordered]
@@ -128,9 +162,9 @@ def report(
 
 
 def render(template: str, scripts: Sequence[str], **values: Any) -> str:
-    """A page from `assets`; its policy lets run the given scripts, by their hashes, and fetch nothing."""
-    texts = [_asset(name) for name in scripts]
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in texts)
+    """Render a template of `assets`. The page may run the given scripts only, by their hashes, and fetch nothing."""
+    sources = [_asset(name) for name in scripts]
+    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()}'" for code in sources)
     environment = jinja2.Environment(
         autoescape=True,
         trim_blocks=True,
@@ -139,7 +173,7 @@ def render(template: str, scripts: Sequence[str], **values: Any) -> str:
         loader=jinja2.FunctionLoader(_asset),
     )
     return environment.get_template(template).render(
-        css=_asset("page.css"), scripts=texts, script_hashes=Markup(hashes or "'none'"), drawn=_drawn, **values
+        css=_asset("page.css"), scripts=sources, script_hashes=Markup(hashes or "'none'"), drawn=_inline_svg, **values
     )
 
 
@@ -147,7 +181,7 @@ def _asset(name: str) -> str:
     return files("offnominal.reports").joinpath("assets", name).read_text("utf-8")
 
 
-def _drawn(chart: Chart | None) -> str:
+def _inline_svg(chart: Chart | None) -> str:
     return "" if chart is None else svg(chart)
 
 

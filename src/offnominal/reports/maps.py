@@ -1,4 +1,4 @@
-"""Maps and masks as files for the next tool: PNG, 16-bit TIFF, NPY, COCO."""
+"""Maps and masks as files for other tools: PNG, 16-bit TIFF, NPY, COCO."""
 
 from __future__ import annotations
 
@@ -12,15 +12,35 @@ import numpy as np
 from offnominal.types import Float, Mask, Region, require
 
 MapFormat = Literal["png", "tiff", "npy"]
-#: Largest pixel value of each format that holds whole numbers.
+#: Largest pixel value of the integer formats.
 LEVELS = {"png": 255, "tiff": 65535}
 
 
 def encode_map(values: Float, kind: MapFormat, low: float, high: float) -> bytes:
-    """(H, W) finite values -> a file's bytes.
+    """Encode a map as a file.
 
-    `npy` holds the float32 values themselves. `png` (8 bits, grey) and `tiff` (16 bits, grey) hold whole numbers p with
-    value = low + p / LEVELS[kind] * (high - low), rounded to the nearest; values must lie in `low` to `high`.
+    `npy` stores the float32 values. `png` (8-bit grey) and `tiff` (16-bit grey) store integers p, rounded to the nearest, with
+    value = low + p / LEVELS[kind] * (high - low).
+
+    Parameters
+    ----------
+    values
+        (H, W) finite values.
+    kind
+        File format.
+    low, high
+        Values of the lowest and the highest level; all values must lie between them. Unused for `npy`.
+
+    Returns
+    -------
+    bytes
+        Content of the file.
+
+    Examples
+    --------
+    >>> content = encode_map(np.array([[0.0, 0.5, 2.0]], np.float32), "png", low=0, high=2)
+    >>> cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    array([[  0,  64, 255]], dtype=uint8)
     """
     if kind == "npy":
         target = io.BytesIO()
@@ -28,36 +48,74 @@ def encode_map(values: Float, kind: MapFormat, low: float, high: float) -> bytes
         return target.getvalue()
     top = LEVELS[kind]
     share = (values.astype(np.float64) - low) / (high - low)
-    require(bool(share.min() >= -1e-5 and share.max() <= 1 + 1e-5), f"values beyond {low:g} to {high:g}")
-    whole = np.rint(np.clip(share, 0, 1) * top).astype(np.uint8 if top == 255 else np.uint16)
-    done, content = cv2.imencode(f".{kind}", whole)
+    require(bool(share.min() >= -1e-5 and share.max() <= 1 + 1e-5), f"values must lie between {low:g} and {high:g}")
+    levels = np.rint(np.clip(share, 0, 1) * top).astype(np.uint8 if top == 255 else np.uint16)
+    done, content = cv2.imencode(f".{kind}", levels)
     assert done
     return content.tobytes()
 
 
 def encode_mask(mask: Mask) -> bytes:
-    """(H, W) booleans -> PNG of 8 bits, 255 where true."""
+    """Encode an (H, W) boolean mask as an 8-bit PNG, 255 where true.
+
+    Examples
+    --------
+    >>> content = encode_mask(np.array([[True, False]]))
+    >>> cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    array([[255,   0]], dtype=uint8)
+    """
     done, content = cv2.imencode(".png", mask.astype(np.uint8) * np.uint8(255))
     assert done
     return content.tobytes()
 
 
 def run_lengths(mask: Mask) -> list[int]:
-    """COCO's uncompressed run lengths of (H, W) booleans: column by column, the first run counts zeros (and may be 0)."""
+    """Uncompressed COCO run lengths of an (H, W) boolean mask.
+
+    Runs go down the columns; the first one counts zeros and may be 0.
+
+    Examples
+    --------
+    >>> run_lengths(np.array([[False, True], [False, True]]))
+    [2, 2]
+    >>> run_lengths(np.array([[True], [False]]))
+    [0, 1, 1]
+    """
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     return [int(length) for length in np.diff([0, *changes.tolist(), mask.size])]
 
 
 class CocoMasks:
-    """Masks of regions in COCO's instance format: `annotations` whose `segmentation` is run lengths, with a `score`."""
+    """Region masks in COCO's instance format, with run lengths as `segmentation` and the peak as `score`.
+
+    Examples
+    --------
+    >>> coco = CocoMasks()
+    >>> region = Region(box=(1, 0, 2, 1), area=1, peak=7.5, peak_at=(1, 0), p_value=0.01)
+    >>> coco.add(0, "a.png", (2, 3), [region], [np.array([[False, True, False], [False, False, False]])])
+    >>> coco.as_json()["annotations"][0]["bbox"], coco.as_json()["annotations"][0]["segmentation"]
+    ([1, 0, 1, 1], {'size': [2, 3], 'counts': [2, 1, 3]})
+    """
 
     def __init__(self) -> None:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
     def add(self, image: int, name: str, size: tuple[int, int], regions: Sequence[Region], masks: Sequence[Mask]) -> None:
-        """Add an image of (H, W), numbered `image`, with its regions and the mask of each."""
+        """Add an image with its regions.
+
+        Parameters
+        ----------
+        image
+            Number of the image.
+        name
+            File name.
+        size
+            (H, W) in pixels.
+        regions, masks
+            The regions, and the (H, W) boolean mask of each.
+        """
         self._images.append({"id": image, "file_name": name, "width": size[1], "height": size[0]})
         for region, mask in zip(regions, masks, strict=True):
             rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
@@ -76,14 +134,14 @@ class CocoMasks:
             )
 
     def remove(self, image: int) -> None:
-        """Take an image out again, with its regions."""
-        self._images = [one for one in self._images if one["id"] != image]
-        self._annotations = [one for one in self._annotations if one["image_id"] != image]
+        """Remove an image and its regions."""
+        self._images = [entry for entry in self._images if entry["id"] != image]
+        self._annotations = [entry for entry in self._annotations if entry["image_id"] != image]
 
     def as_json(self) -> dict[str, Any]:
-        """The whole of the file, images in the order of their numbers."""
+        """The content of the file; images are in the order of their numbers."""
         return {
-            "info": {"description": "places above the calibrated threshold; score is the peak of the anomaly map"},
+            "info": {"description": "regions above the calibrated threshold; score is the peak of the anomaly map"},
             "images": sorted(self._images, key=lambda image: int(image["id"])),
             "annotations": self._annotations,
             "categories": [{"id": 1, "name": "anomaly", "supercategory": ""}],

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, temporary files for what does not fit into memory, and files that a run owns."""
+"""Atomic writes, temporary files beyond a memory limit, and a record of the files that a run has written."""
 
 from offnominal.storage.atomic import remove_unfinished, scratch_folder, write_whole
 

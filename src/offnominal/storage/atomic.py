@@ -1,8 +1,8 @@
-"""Files written whole or not at all, and what a killed process left of them.
+"""Atomic writes, and the removal of unfinished files of killed processes.
 
-A file is made beside its target, synced and renamed, so that a crash leaves the old file or the new one. What is unfinished
-has a name of its own (`.NAME-XXXXXXXX.writing`) and is locked while its process lives. The system frees the lock of a process
-that is killed, so the next run can tell what is left over from what another process is just writing, and removes it.
+A file is written beside its target, synced and renamed, so that a crash leaves the old file or the new one. The unfinished file
+is called `.NAME-XXXXXXXX.writing` and is locked while its process lives. The operating system releases the lock of a killed
+process, so the next run can distinguish an abandoned file from one that another process is writing, and removes the former.
 """
 
 from __future__ import annotations
@@ -22,19 +22,35 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-#: Ending of what is unfinished.
+#: Suffix of unfinished files and folders.
 UNFINISHED = ".writing"
-#: Seconds after which something unfinished is left over, where locks cannot tell.
+#: Age in seconds at which an unfinished file counts as abandoned if the file system has no locks.
 STALE = 24 * 3600
-#: Bytes of a target's name in that of what is unfinished; a file name has at most 255 on most systems.
+#: Bytes of the target's name in an unfinished name; most systems allow 255 for a whole file name.
 LONGEST = 200
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that `path` holds the old content or the new one, never a part.
+    """Write a file atomically: `path` holds the old content or the new one, never a part.
 
-    Raises:
-        OutputError: it cannot be written.
+    Parameters
+    ----------
+    path
+        Target; missing parent folders are created.
+    content
+        The complete content.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_whole(Path(folder) / "new" / "a.txt", b"content")
+    ...     (Path(folder) / "new" / "a.txt").read_text()
+    'content'
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +62,9 @@ def write_whole(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
                 os.chmod(temporary, 0o644)
-                if os.name != "nt":  # renamed under its lock, so that no other run takes it for left over
+                if os.name != "nt":  # renamed while locked, so that no other run removes it
                     os.replace(temporary, path)
-            if os.name == "nt":  # Windows renames no open file
+            if os.name == "nt":  # Windows cannot rename an open file
                 os.replace(temporary, path)
         except BaseException:  # Ctrl-C too
             with contextlib.suppress(OSError):
@@ -59,25 +75,66 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_unfinished(folder: Path, name: str) -> None:
-    """Remove what a killed process left unfinished of the file or folder `name` in `folder`; never what one is writing."""
+    """Remove the abandoned unfinished files and folders of one target.
+
+    What another process is writing stays.
+
+    Parameters
+    ----------
+    folder
+        Folder of the target; it need not exist.
+    name
+        Name of the target in `folder`.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     abandoned = Path(folder) / ".a.txt-12345678.writing"
+    ...     abandoned.touch()
+    ...     os.utime(abandoned, (0, 0))
+    ...     remove_unfinished(Path(folder), "a.txt")
+    ...     abandoned.exists()
+    False
+    """
     try:
         with os.scandir(folder) as entries:
-            found = [
+            unfinished = [
                 entry.path for entry in entries if entry.name.startswith(_prefix(name)) and entry.name.endswith(UNFINISHED)
             ]
     except OSError:
         return
-    for path in found:
+    for path in unfinished:
         with contextlib.suppress(OSError):
-            _remove_left_over(path)
+            _remove_if_abandoned(path)
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
-    """A folder in `parent` to make something in and rename it from; it goes with the block, or at the latest with the next.
+    """A temporary folder on the file system of its target, so that results can be renamed out of it.
 
-    Raises:
-        OSError: it cannot be made.
+    It is removed at the end of the block, or by the next call for the same target if the process is killed.
+
+    Parameters
+    ----------
+    parent
+        Folder of the target; it is created.
+    name
+        Name of the target in `parent`.
+
+    Raises
+    ------
+    OSError
+        The folder cannot be created.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with scratch_folder(Path(parent), "network") as folder:
+    ...         (folder / "weights").touch()
+    ...         (folder / "weights").rename(Path(parent) / "network").name
+    ...     folder.exists()
+    'network'
+    False
     """
     parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(parent, name)
@@ -94,18 +151,18 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _prefix(name: str) -> str:
-    """How what is unfinished of `name` begins: short enough for the rest of a file name."""
+    """Beginning of the unfinished names of a target, cut to `LONGEST` bytes."""
     while len(os.fsencode(name)) > LONGEST:
         name = name[:-1]
     return f".{name}-"
 
 
 def _locked_file(path: Path) -> tuple[int, str]:
-    """An open file beside `path` under a name that is not taken, with its lock."""
+    """A new, open and locked file beside `path`."""
     while True:
         handle, name = tempfile.mkstemp(prefix=_prefix(path.name), suffix=UNFINISHED, dir=path.parent)
         _lock(handle)
-        if os.path.exists(name):  # else another run took it for left over, before it was locked
+        if os.path.exists(name):  # else another run removed it before it was locked
             return handle, name
         os.close(handle)
 
@@ -116,7 +173,7 @@ def _lock(handle: int) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX)
 
 
-def _remove_left_over(path: str) -> None:
+def _remove_if_abandoned(path: str) -> None:
     if fcntl is None:
         if time.time() - os.stat(path).st_mtime > STALE:
             _remove(path)

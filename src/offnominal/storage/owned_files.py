@@ -1,8 +1,8 @@
-"""What an earlier run left in a folder is removed before the next, so that no file of one stands beside those of another.
+"""A record of the files that a run has written, so that the next run can remove them.
 
-Only what a run recorded as its own is ever deleted. A record (`.offnominal.jsonl` in the folder) has a line for every file,
-written before the file itself, so that it is complete however a run ends. Names and places alone prove nothing: a user may
-keep files of his own in `masks`, or under the name `lot.json`.
+Only recorded files are ever deleted. The record `.offnominal.jsonl` in the folder has one line per file, written before the
+file itself, so it is complete even if the run is killed. A name alone proves nothing: users may keep files of their own in
+`masks` or as `lot.json`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,40 @@ PICTURES = "report_files"
 
 
 def own(folder: Path, name: str, command: str) -> Path:
-    """Where to write the file `name` ("overlays/a.jpg"; its folder is made), recorded as the command's own from now on.
+    """Record a file as written by a command, and return its path.
 
-    Raises:
-        OutputError: the folder cannot be written.
+    Parameters
+    ----------
+    folder
+        Output folder of the command.
+    name
+        Path relative to `folder`, such as `overlays/a.jpg`; its parent folders are created.
+    command
+        The command that writes the file.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     own(Path(folder), "lot.json", "inspect").name
+    ...     print((Path(folder) / RECORD).read_text(), end="")
+    'lot.json'
+    {"command": "inspect", "file": "lot.json"}
     """
     path = folder / name
     try:
         if not path.parent.is_dir():
-            made = [one for one in path.relative_to(folder).parents if one.name and not (folder / one).exists()]
+            new_folders = [
+                parent for parent in path.relative_to(folder).parents if parent.name and not (folder / parent).exists()
+            ]
             path.parent.mkdir(parents=True, exist_ok=True)
-            _record(folder, command, [f"{one.as_posix()}/" for one in made])
-        if path.is_symlink():  # else what it points to would be written
+            _record(folder, command, [f"{parent.as_posix()}/" for parent in new_folders])
+        if path.is_symlink():  # else the target of the link would be overwritten
             path.unlink()
         _record(folder, command, [name])
     except OSError as error:
@@ -42,7 +64,7 @@ def own(folder: Path, name: str, command: str) -> Path:
 
 
 def own_folder(folder: Path, name: str, command: str) -> None:
-    """Make the folder `name` in `folder`, and record it as the command's own if it was not there. Raises `OutputError`."""
+    """Create the folder `name` in `folder`, and record it as the command's own if it is new. Raises `OutputError`."""
     try:
         if not (folder / name).is_dir():
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -51,32 +73,42 @@ def own_folder(folder: Path, name: str, command: str) -> None:
         raise unwritable(folder / name, error) from None
 
 
-def remove_own(folder: Path, wanted: Callable[[str, str], bool]) -> None:
-    """Remove what was recorded, where `wanted(name, command)`: files, then their folders if they are empty.
+def remove_own(folder: Path, selected: Callable[[str, str], bool]) -> None:
+    """Remove recorded files for which `selected(name, command)` is true, then their folders if they are empty.
 
-    Left alone is what lies outside the folder or behind a link, and what is no plain file any more.
+    Files outside of the folder, files behind a symbolic link, and anything that is no regular file stay.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     own(Path(folder), "lot.json", "inspect").touch()
+    ...     (Path(folder) / "mine.json").touch()
+    ...     remove_own(Path(folder), lambda name, command: command == "inspect")
+    ...     os.listdir(folder)
+    ['mine.json']
     """
     recorded = _recorded(folder)
-    chosen = {name for name, command in recorded.items() if wanted(name, command)}
-    if not chosen:
+    removed = {name for name, command in recorded.items() if selected(name, command)}
+    if not removed:
         return
-    for name in sorted(chosen, reverse=True):  # a folder after what is in it
+    for name in sorted(removed, reverse=True):  # files before their folder
         with suppress(OSError):
             _remove(folder, name)
-    kept = {name: command for name, command in recorded.items() if name not in chosen or _stays(folder, name)}
-    if kept:
-        write_whole(folder / RECORD, "".join(_line(command, name) for name, command in kept.items()).encode())
+    remaining = {name: command for name, command in recorded.items() if name not in removed or _remains(folder, name)}
+    if remaining:
+        write_whole(folder / RECORD, "".join(_line(command, name) for name, command in remaining.items()).encode())
     else:
         (folder / RECORD).unlink(missing_ok=True)
 
 
 def remove_inspection(folder: Path) -> None:
-    """Remove what an earlier `inspect` wrote into this folder. A report that `evaluate` wrote since then stays."""
+    """Remove the outputs of an earlier `inspect` from a folder. A report that `evaluate` wrote later stays."""
     remove_own(folder, lambda name, command: command == "inspect")
 
 
-def _stays(folder: Path, name: str) -> bool:
-    """Whether a folder of ours is still there, since somebody keeps something in it."""
+def _remains(folder: Path, name: str) -> bool:
+    """Whether a recorded folder still exists because it holds other files."""
     return name.endswith("/") and _inside(folder, name) and (folder / name).is_dir()
 
 
@@ -85,13 +117,13 @@ def _remove(folder: Path, name: str) -> None:
     if not _inside(folder, name) or path.is_symlink():
         return
     if name.endswith("/"):
-        path.rmdir()  # raises where it is not empty
+        path.rmdir()  # raises if it is not empty
     elif path.is_file():
         path.unlink()
 
 
 def _inside(folder: Path, name: str) -> bool:
-    """Whether a recorded name lies in the folder, without a link on the way."""
+    """Whether a recorded name lies in the folder, without a symbolic link on the way."""
     relative = PurePosixPath(name)
     if relative.is_absolute() or not relative.parts or ".." in relative.parts:
         return False
@@ -112,17 +144,17 @@ def _line(command: str, name: str) -> str:
 
 
 def _recorded(folder: Path) -> dict[str, str]:
-    """Name -> the command that wrote it last; lines that are none, as after a crash, are passed over."""
-    found: dict[str, str] = {}
+    """Name -> the command that wrote it last; damaged lines, as after a crash, are skipped."""
+    commands: dict[str, str] = {}
     try:
         lines = (folder / RECORD).read_text("utf-8", "replace").splitlines()
     except OSError:
-        return found
+        return commands
     for line in lines:
         with suppress(ValueError, TypeError, KeyError):
             entry = json.loads(line)
             name, command = entry["file"], entry["command"]
             if isinstance(name, str) and isinstance(command, str):
-                found.pop(name, None)
-                found[name] = command
-    return found
+                commands.pop(name, None)
+                commands[name] = command
+    return commands

@@ -24,26 +24,26 @@
   }));
 
   function count() {
-    const found = { tp: 0, fp: 0, fn: 0, tn: 0, flagged: 0 };
+    const counts = { tp: 0, fp: 0, fn: 0, tn: 0, flagged: 0 };
     for (const image of images) {
       const flagged = image.score > threshold;
-      if (flagged) found.flagged++;
-      if (labelled) found[image.good ? (flagged ? "fp" : "tn") : flagged ? "tp" : "fn"]++;
+      if (flagged) counts.flagged++;
+      if (labelled) counts[image.good ? (flagged ? "fp" : "tn") : flagged ? "tp" : "fn"]++;
     }
-    return found;
+    return counts;
   }
 
   function showThreshold() {
-    const found = count();
+    const counts = count();
     if (labelled) {
-      for (const name of ["tp", "fp", "fn", "tn"]) byId(name).textContent = found[name];
-      byId("rate-detected").textContent = percent(found.tp, found.tp + found.fn);
-      byId("rate-false").textContent = percent(found.fp, found.fp + found.tn);
-      byId("rate-precision").textContent = percent(found.tp, found.tp + found.fp);
-      byId("rate-f1").textContent = percent(2 * found.tp, 2 * found.tp + found.fp + found.fn);
+      for (const name of ["tp", "fp", "fn", "tn"]) byId(name).textContent = counts[name];
+      byId("rate-detected").textContent = percent(counts.tp, counts.tp + counts.fn);
+      byId("rate-false").textContent = percent(counts.fp, counts.fp + counts.tn);
+      byId("rate-precision").textContent = percent(counts.tp, counts.tp + counts.fp);
+      byId("rate-f1").textContent = percent(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn);
     } else {
-      byId("flagged").textContent = found.flagged;
-      byId("passed").textContent = images.length - found.flagged;
+      byId("flagged").textContent = counts.flagged;
+      byId("passed").textContent = images.length - counts.flagged;
     }
     const above = data.calibration.filter((score) => score > threshold).length;
     byId("promise").textContent = percent(1 + above, data.calibration.length + 1);
@@ -51,7 +51,7 @@
     byId("exploring").hidden = !exploring;
     byId("exploring-value").textContent = threshold.toFixed(3);
     byId("slider").setAttribute("aria-valuetext", threshold.toFixed(3) + (exploring ? ", exploring" : ", calibrated"));
-    moveCharts(found);
+    moveCharts(counts);
     for (const card of cards) {
       const word = verdict(card.image);
       if (card.tag.textContent !== word) card.tag.textContent = word;
@@ -61,29 +61,29 @@
     if (viewer.open) showVerdict();
   }
 
-  function moveCharts(found) {
-    const place = {
+  function moveCharts(counts) {
+    const points = {
       scores: [threshold, null],
       classes: [threshold, null],
-      roc: [found.fp / (found.fp + found.tn), found.tp / (found.tp + found.fn)],
-      "precision-recall": found.flagged ? [found.tp / (found.tp + found.fn), found.tp / found.flagged] : [0, 1],
+      roc: [counts.fp / (counts.fp + counts.tn), counts.tp / (counts.tp + counts.fn)],
+      "precision-recall": counts.flagged ? [counts.tp / (counts.tp + counts.fn), counts.tp / counts.flagged] : [0, 1],
     };
     for (const chart of document.querySelectorAll("svg.chart")) {
       const mark = chart.querySelector(".follows");
-      if (!mark || !place[chart.dataset.chart]) continue;
-      const at = (value, low, high, start, end) => {
+      if (!mark || !points[chart.dataset.chart]) continue;
+      const scaled = (value, low, high, start, end) => {
         const share = (value - Number(low)) / (Number(high) - Number(low));
         return Number(start) + Math.min(1, Math.max(0, share)) * (Number(end) - Number(start));
       };
       const d = chart.dataset;
-      const [x, y] = place[d.chart];
-      const across = at(x, d.x0, d.x1, d.left, d.right).toFixed(1);
+      const [x, y] = points[d.chart];
+      const across = scaled(x, d.x0, d.x1, d.left, d.right).toFixed(1);
       if (y === null) {
         mark.setAttribute("x1", across);
         mark.setAttribute("x2", across);
       } else {
         mark.setAttribute("cx", across);
-        mark.setAttribute("cy", at(y, d.y0, d.y1, d.bottom, d.top).toFixed(1));
+        mark.setAttribute("cy", scaled(y, d.y0, d.y1, d.bottom, d.top).toFixed(1));
       }
     }
   }
@@ -126,14 +126,14 @@
   };
 
   function filter() {
-    const wanted = new Set([...filters.querySelectorAll("[name=verdict]:checked")].map((box) => box.value));
+    const verdicts = new Set([...filters.querySelectorAll("[name=verdict]:checked")].map((box) => box.value));
     const label = byId("class") ? byId("class").value : "";
     const low = byId("low").value === "" ? -Infinity : Number(byId("low").value);
     const high = byId("high").value === "" ? Infinity : Number(byId("high").value);
     const text = byId("text").value.trim().toLowerCase();
     shown = cards.filter(
       ({ image }) =>
-        wanted.has(verdict(image)) &&
+        verdicts.has(verdict(image)) &&
         (!label || image.label === label) &&
         image.score >= low &&
         image.score <= high &&
@@ -143,7 +143,7 @@
     const visible = new Set(shown);
     for (const card of cards) card.element.hidden = !visible.has(card);
     const current = [...byId("gallery").children].filter((element) => !element.hidden);
-    if (shown.some((card, place) => current[place] !== card.element)) {
+    if (shown.some((card, index) => current[index] !== card.element)) {
       byId("gallery").append(...shown.map((card) => card.element));
     }
     byId("shown").textContent = `${shown.length} of ${cards.length} images shown`;
@@ -172,10 +172,10 @@
     chosen = -1;
     const { image } = card;
     byId("viewer-name").textContent = image.name;
-    const place = shown.indexOf(card);
-    byId("place").textContent = place < 0 ? "" : `${place + 1} of ${shown.length}`;
-    byId("previous").disabled = place <= 0;
-    byId("next").disabled = place < 0 || place >= shown.length - 1;
+    const index = shown.indexOf(card);
+    byId("place").textContent = index < 0 ? "" : `${index + 1} of ${shown.length}`;
+    byId("previous").disabled = index <= 0;
+    byId("next").disabled = index < 0 || index >= shown.length - 1;
     showView(view);
     showVerdict();
     showRegions(image);
@@ -195,15 +195,15 @@
     const { image } = current;
     full.src = image.files[name];
     full.alt = `${{ image: "Picture", heat: "Heat map", influence: "Influence map" }[name]} of ${image.name}`;
-    // A small picture is enlarged, but not beyond what its pixels can bear.
+    // Small pictures are enlarged at most four times.
     full.width = image.size[1];
     full.height = image.size[0];
-    const wanted = Math.min(4, Math.max(1, 720 / Math.max(...image.size)));
-    full.style.width = `${Math.round(image.size[1] * wanted)}px`;
+    const scale = Math.min(4, Math.max(1, 720 / Math.max(...image.size)));
+    full.style.width = `${Math.round(image.size[1] * scale)}px`;
     full.style.height = "auto";
     full.style.maxHeight = "none";
     const room = innerHeight - 150;
-    if (image.size[0] * wanted > room) full.style.width = `${Math.round((room * image.size[1]) / image.size[0])}px`;
+    if (image.size[0] * scale > room) full.style.width = `${Math.round((room * image.size[1]) / image.size[0])}px`;
     for (const button of document.querySelectorAll("[data-view]"))
       button.setAttribute("aria-pressed", String(button.dataset.view === name));
   }
@@ -215,8 +215,8 @@
     const rows = [["verdict", tag]];
     if (image.label) rows.push(["class", image.label]);
     rows.push(["score", image.score.toFixed(3)], ["threshold", threshold.toFixed(3) + (threshold === data.threshold ? " (calibrated)" : " (exploring)")]);
-    rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good images of the calibration score at least as high`]);
-    if (image.whole_p_value !== null) rows.push(["as a whole", `p = ${image.whole_p_value.toFixed(4)}: ${percent(image.whole_p_value, 1)} of the good images held against it are as unlike the others`]);
+    rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good calibration images score at least as high`]);
+    if (image.whole_p_value !== null) rows.push(["image-level p-value", `${image.whole_p_value.toFixed(4)}: ${percent(image.whole_p_value, 1)} of the good reference images differ at least as much as a whole`]);
     rows.push(["size", `${image.size[1]} × ${image.size[0]} pixels`]);
     byId("values").replaceChildren(
       ...rows.flatMap(([name, value]) => {
@@ -259,9 +259,9 @@
   function choose(number) {
     const { image } = current;
     chosen = number;
-    [...byId("boxes").children].forEach((rect, place) => rect.setAttribute("class", place === number ? "chosen" : ""));
-    [...byId("regions").querySelectorAll("button")].forEach((button, place) =>
-      button.setAttribute("aria-pressed", String(place === number)),
+    [...byId("boxes").children].forEach((rect, index) => rect.setAttribute("class", index === number ? "chosen" : ""));
+    [...byId("regions").querySelectorAll("button")].forEach((button, index) =>
+      button.setAttribute("aria-pressed", String(index === number)),
     );
     const evidence = image.regions[number].evidence;
     byId("receipts").replaceChildren(...(evidence ? [receipt(image.regions[number], number)] : []));
@@ -290,7 +290,7 @@
     const xs = points.map(([x]) => x);
     const ys = [...points, ...(evidence.usual_curve || [])].map(([, y]) => y);
     const nearest = points.reduce((best, point) => (Math.abs(point[0]) < Math.abs(best[0]) ? point : best));
-    const [atRest, atMost] = [nearest[1], points[points.length - 1][1]];
+    const [withoutNoise, withMostNoise] = [nearest[1], points[points.length - 1][1]];
     const x = (value) => edge + ((value - Math.min(...xs)) / (Math.max(...xs) - Math.min(...xs) || 1)) * (width - edge - 6);
     const y = (value) => height - 22 - (value / (Math.max(...ys) * 1.05 || 1)) * (height - 30);
     const path = (line) => "M" + line.map(([a, b]) => `${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("L");
@@ -305,18 +305,18 @@
     picture.setAttribute("viewBox", `0 0 ${width} ${height}`);
     picture.setAttribute("class", "chart");
     picture.setAttribute("role", "img");
-    picture.setAttribute("aria-label", `Distance from ${atRest.toFixed(2)} without noise to ${atMost.toFixed(2)} at the most`);
+    picture.setAttribute("aria-label", `Distance from ${withoutNoise.toFixed(2)} without noise to ${withMostNoise.toFixed(2)} with the most noise`);
     add("line", { class: "axis", x1: edge, x2: width - 6, y1: y(0), y2: y(0) });
-    const usual = evidence.usual_curve || [];
-    if (usual.length) add("path", { class: "stroke good", d: path(usual) });
+    const typical = evidence.usual_curve || [];
+    if (typical.length) add("path", { class: "stroke good", d: path(typical) });
     add("path", { class: "stroke defect", d: path(points) });
-    add("text", { x: edge - 4, y: y(atRest) + 4, "text-anchor": "end" }, atRest.toFixed(1));
+    add("text", { x: edge - 4, y: y(withoutNoise) + 4, "text-anchor": "end" }, withoutNoise.toFixed(1));
     add("text", { x: edge - 4, y: y(0) + 4, "text-anchor": "end" }, "0");
     add("text", { x: width - 6, y: height - 6, "text-anchor": "end" }, `noise scale ${Math.min(...xs).toFixed(1)} to ${Math.max(...xs).toFixed(1)}`);
     return picture;
   }
 
-  /* A square of a picture around a box, both in pixels of the original (h, w); the box is outlined. */
+  /* A square crop around a box with its outline; size and box are in pixels of the original image. */
   function crop(file, [height, width], [left, top, right, bottom], words) {
     const side = 150;
     const context = Math.min(Math.max(8 * Math.max(right - left, bottom - top), 64), Math.max(height, width));
@@ -340,11 +340,11 @@
   }
 
   function crops(evidence) {
-    const known = evidence.nearest.filter((near) => data.sources[near.image]);
-    if (!current.image.files.image || !known.length) return null;
+    const pictured = evidence.nearest.filter((near) => data.sources[near.image]);
+    if (!current.image.files.image || !pictured.length) return null;
     const row = make("div", null, { class: "crops" });
-    row.append(crop(current.image.files.image, current.image.size, evidence.box, "this place"));
-    for (const near of known) {
+    row.append(crop(current.image.files.image, current.image.size, evidence.box, "this patch"));
+    for (const near of pictured) {
       const source = data.sources[near.image];
       row.append(crop(source.file, source.size, near.box, `good: ${near.distance_in_sd.toFixed(1)} SD away`));
     }
@@ -356,20 +356,20 @@
     const article = make("article", null, { class: "receipt", id: `receipt-${number}`, "aria-labelledby": "receipt-title" });
     article.append(make("h3", `Receipt of region ${number + 1}`, { id: "receipt-title", tabindex: "-1" }));
     const first = e.nearest[0];
-    const far = first ? `${first.distance_in_sd.toFixed(1)} standard deviations beyond the usual distance from the nearest good patch. ` : "";
-    article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for this region's peak. Evidence of the member ${e.member}.`));
+    const far = first ? `${first.distance_in_sd.toFixed(1)} standard deviations above the normal distance to the nearest good patch. ` : "";
+    article.append(make("p", `${far}p = ${e.p_value.toFixed(4)} for the peak of this region. Evidence from member ${e.member}.`));
     const beside = region.receipt ? null : crops(e);
     if (beside) article.append(beside);
     if (region.receipt) {
       const picture = make("img", null, { src: region.receipt, loading: "lazy", alt: `The patch beside its nearest good patches, region ${number + 1} of ${current.image.name}` });
-      const enlarged = make("a", null, { href: region.receipt, target: "_blank", rel: "noopener", title: "Open the receipt's picture alone" });
+      const enlarged = make("a", null, { href: region.receipt, target: "_blank", rel: "noopener", title: "Open the receipt as a picture" });
       enlarged.append(picture);
       article.append(enlarged);
     }
     article.append(make("h4", "Nearest good patches"));
     const table = make("table", null);
     const head = make("tr", null);
-    for (const name of ["image", "place", "distance", "in SD"]) head.append(make("th", name, { scope: "col" }));
+    for (const name of ["image", "position", "distance", "in SD"]) head.append(make("th", name, { scope: "col" }));
     const top = make("thead", null);
     top.append(head);
     const rows = make("tbody", null);
@@ -383,13 +383,13 @@
     const scroll = make("div", null, { class: "scroll" });
     scroll.append(table);
     article.append(scroll);
-    article.append(make("h4", "Which layers make the squared distance"), ...meters(Object.entries(e.layer_shares), false));
-    article.append(make("h4", "Leading channels in it"), ...meters(e.channel_shares.map(([channel, share]) => [`channel ${channel}`, share]), false));
-    article.append(make("h4", "Influence: which way each channel departs"), ...meters(e.influence.map(([channel, value]) => [`channel ${channel}`, value]), true));
+    article.append(make("h4", "Squared distance by layer"), ...meters(Object.entries(e.layer_shares), false));
+    article.append(make("h4", "Squared distance by channel"), ...meters(e.channel_shares.map(([channel, share]) => [`channel ${channel}`, share]), false));
+    article.append(make("h4", "Influence by channel, signed"), ...meters(e.influence.map(([channel, value]) => [`channel ${channel}`, value]), true));
     article.append(make("h4", "Proposed noise"));
-    article.append(make("p", `Standard deviation ${e.noise_std.toFixed(4)}; expected response of the distance ${e.response.toFixed(4)}.`));
+    article.append(make("p", `Standard deviation ${e.noise_std.toFixed(4)}; expected change of the distance ${e.response.toFixed(4)}.`));
     if (e.curve.length > 1) {
-      article.append(make("p", "The mean distance as the noise grows along the influence" + ((e.usual_curve || []).length ? ", in green that of a usual good patch." : "."), { class: "soft" }), curve(e));
+      article.append(make("p", "Mean distance as noise grows along the influence" + ((e.usual_curve || []).length ? "; green: a typical patch of this image." : "."), { class: "soft" }), curve(e));
     }
     const back = make("button", "Show the region in the image", { type: "button" });
     back.addEventListener("click", () => {
@@ -400,7 +400,7 @@
     return article;
   }
 
-  // ---- ways in and out ----------------------------------------------------------------------------------------
+  // ---- navigation ---------------------------------------------------------------------------------------------
   byId("gallery").addEventListener("click", (event) => {
     const element = event.target.closest(".card");
     if (!element || event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -442,20 +442,20 @@
   byId("print").addEventListener("click", () => print());
   for (const button of document.querySelectorAll("[data-view]")) button.addEventListener("click", () => showView(button.dataset.view));
 
-  let touched = null;
+  let touchStart = null;
   byId("stage").addEventListener("touchstart", (event) => {
-    touched = event.touches.length === 1 ? [event.touches[0].clientX, event.touches[0].clientY] : null;
+    touchStart = event.touches.length === 1 ? [event.touches[0].clientX, event.touches[0].clientY] : null;
   }, { passive: true });
   byId("stage").addEventListener("touchend", (event) => {
-    if (!touched) return;
-    const across = event.changedTouches[0].clientX - touched[0];
-    const down = event.changedTouches[0].clientY - touched[1];
+    if (!touchStart) return;
+    const across = event.changedTouches[0].clientX - touchStart[0];
+    const down = event.changedTouches[0].clientY - touchStart[1];
     if (Math.abs(across) > 50 && Math.abs(across) > 2 * Math.abs(down)) step(across < 0 ? 1 : -1);
-    touched = null;
+    touchStart = null;
   }, { passive: true });
 
   setThreshold(data.threshold, null);
-  const asked = /^#image-(\d+)$/.exec(location.hash);
-  const card = asked && cards.find((each) => each.at === Number(asked[1]));
+  const linked = /^#image-(\d+)$/.exec(location.hash);
+  const card = linked && cards.find((entry) => entry.at === Number(linked[1]));
   if (card) open(card);
 })();

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // Light or dark: what the system says, until the reader chooses. Storage may be closed to local files.
+  // The theme of the system until the reader chooses one. Local files may have no storage.
   const root = document.documentElement;
   const button = document.getElementById("theme");
   const stored = (value) => {

@@ -1,4 +1,4 @@
-"""Charts: values -> what is shown -> inline SVG for a page, or a file by matplotlib."""
+"""Charts of evaluations and models, drawn as inline SVG for a page or by matplotlib for a file."""
 
 from offnominal.reports.plots.chart import Chart
 from offnominal.reports.plots.evaluation import (

@@ -1,4 +1,4 @@
-"""What a chart shows, apart from how it is drawn: built once, drawn as inline SVG for a page and by matplotlib for a file."""
+"""The content of a chart, which `svg` draws for a page and `drawn` for a file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy.typing as npt
 Points = npt.NDArray[np.floating]
 Values = npt.NDArray[np.floating]
 
-#: What a mark stands for; each renderer has one colour for each.
+#: What a mark stands for; it determines the colour.
 Role = Literal["good", "defect", "line", "faint"]
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Adjacent bars: (n + 1,) edges ascending, (n,) heights, which count something."""
+    """Adjacent bars: (n + 1,) ascending edges and (n,) heights, which are counts."""
 
     edges: Values
     heights: Values
@@ -28,7 +28,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through (n, 2) points; `step`: level up to the next x."""
+    """A line through (n, 2) points; with `step` it is level up to the next x."""
 
     points: Points
     role: Role
@@ -50,7 +50,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Dots:
-    """(n, 2) points; `follows` marks the one that a page moves with its threshold."""
+    """(n, 2) points; with `follows` the page moves them with the explored threshold."""
 
     points: Points
     role: Role
@@ -61,7 +61,7 @@ class Dots:
 
 @dataclass(frozen=True)
 class Rule:
-    """A vertical line at x; `follows` marks the one that a page moves with its threshold."""
+    """A vertical line at x; with `follows` the page moves it with the explored threshold."""
 
     x: float
     label: str
@@ -70,7 +70,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Boxes:
-    """Tukey's box plots, one row each from the top: (name, values, role)."""
+    """Tukey's box plots, one row each from top to bottom: (name, values, role)."""
 
     rows: tuple[tuple[str, Values, Role], ...]
 
@@ -82,13 +82,26 @@ Mark = Bars | Line | Band | Dots | Rule | Boxes
 class Chart:
     """A chart.
 
-    Attributes:
-        name: stem of its file.
-        title: what it shows, a few words.
-        meaning: one sentence: how to read it; also its text for those who do not see it.
-        x_label, y_label: of the axes, with units.
-        x_range, y_range: ends of the axes.
-        marks: from the back to the front.
+    Attributes
+    ----------
+    name
+        Stem of its file.
+    title
+        Title in a few words.
+    meaning
+        How to read it; also its text for screen readers.
+    x_label, y_label
+        Labels of the axes, with units.
+    x_range, y_range
+        Ends of the axes.
+    marks
+        From back to front.
+
+    Examples
+    --------
+    >>> line = Line(np.array([[0.0, 1.0], [2.0, 3.0]]), "good", "radius")
+    >>> Chart("radius", "Radius", "Lower is better.", "patches", "radius", (0, 2), (0, 3), (line,)).name
+    'radius'
     """
 
     name: str

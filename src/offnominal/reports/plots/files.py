@@ -21,8 +21,22 @@ _STYLE: Any = {
 
 
 def drawn(chart: Chart, kind: str = "png") -> bytes:
-    """The chart as a file: `png`, `svg` or `pdf`. The same chart gives the same bytes."""
-    import matplotlib  # here and not above: commands that draw nothing start sooner
+    """Draw a chart as a file. The same chart gives the same bytes.
+
+    Parameters
+    ----------
+    chart
+        The chart.
+    kind
+        File format: `png`, `svg` or `pdf`.
+
+    Examples
+    --------
+    >>> chart = Chart("a", "Scores", "Higher is more anomalous.", "image", "score", (0, 1), (0, 1), ())
+    >>> drawn(chart)[:4]
+    b'\x89PNG'
+    """
+    import matplotlib  # not at the top: commands that draw nothing start faster
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
@@ -35,13 +49,20 @@ def drawn(chart: Chart, kind: str = "png") -> bytes:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
         target = io.BytesIO()
-        empty = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
-        figure.savefig(target, format=kind, metadata=empty[kind])
+        no_dates = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
+        figure.savefig(target, format=kind, metadata=no_dates[kind])
         return target.getvalue()
 
 
 def files_of(charts: Iterable[Chart], kind: str = "png") -> dict[str, bytes]:
-    """File name -> content."""
+    """Draw charts as files: file name -> content.
+
+    Examples
+    --------
+    >>> chart = Chart("scores", "Scores", "Higher is more anomalous.", "image", "score", (0, 1), (0, 1), ())
+    >>> list(files_of([chart]))
+    ['scores.png']
+    """
     return {f"{chart.name}.{kind}": drawn(chart, kind) for chart in charts}
 
 
@@ -51,12 +72,12 @@ def _draw(axes: Any, mark: Mark) -> None:
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.bar(mark.edges[:-1], mark.heights, widths, align="edge", color=_COLOURS[mark.role], alpha=0.6, label=mark.label)
     elif isinstance(mark, Line):
-        form: dict[str, Any] = {
+        style: dict[str, Any] = {
             "color": _COLOURS[mark.role],
             "linestyle": "--" if mark.dashed else "-",
             "label": mark.label or None,
         }
-        axes.plot(*np.asarray(mark.points).T, drawstyle="steps-post" if mark.step else "default", **form)
+        axes.plot(*np.asarray(mark.points).T, drawstyle="steps-post" if mark.step else "default", **style)
     elif isinstance(mark, Band):
         axes.fill_between(
             mark.x, mark.low, mark.high, step="post", color=_COLOURS[mark.role], alpha=0.2, label=mark.label or None
@@ -71,12 +92,12 @@ def _draw(axes: Any, mark: Mark) -> None:
 
 
 def _boxes(axes: Any, mark: Boxes) -> None:
-    places = np.arange(len(mark.rows)) + 0.5
-    for place, (_, values, role) in zip(places, mark.rows, strict=True):
+    heights = np.arange(len(mark.rows)) + 0.5
+    for height, (_, values, role) in zip(heights, mark.rows, strict=True):
         colour = {"color": _COLOURS[role]}
         axes.boxplot(
             np.asarray(values, dtype=np.float64),
-            positions=[place],
+            positions=[height],
             widths=0.5,
             orientation="horizontal",
             manage_ticks=False,
@@ -86,4 +107,4 @@ def _boxes(axes: Any, mark: Boxes) -> None:
             capprops=colour,
             flierprops={"markeredgecolor": _COLOURS[role], "markersize": 3},
         )
-    axes.set_yticks(places, [name for name, _, _ in mark.rows])
+    axes.set_yticks(heights, [name for name, _, _ in mark.rows])

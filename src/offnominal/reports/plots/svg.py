@@ -1,4 +1,4 @@
-"""Charts as inline SVG: no script, no font, no network; colours come from the page, so they follow light and dark."""
+"""Charts as inline SVG. Colours come from the page, so they follow its light or dark theme."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LETTER = 6.6
 
 
 class _Frame:
-    """From values to places in the drawing."""
+    """Maps values to coordinates of the drawing."""
 
     def __init__(self, chart: Chart) -> None:
         boxes = [mark for mark in chart.marks if isinstance(mark, Boxes)]
@@ -41,7 +41,14 @@ class _Frame:
 
 
 def svg(chart: Chart) -> str:
-    """The `<svg>` element; its classes (`good`, `defect`, `line`, `faint`, `follows`) are coloured by the page."""
+    """Draw a chart as an `<svg>` element, whose classes (`good`, `defect`, `line`, `faint`, `follows`) the page styles.
+
+    Examples
+    --------
+    >>> chart = Chart("a", "Scores", "Higher is more anomalous.", "image", "score", (0, 1), (0, 1), ())
+    >>> svg(chart).startswith('<svg class="chart" data-chart="a"')
+    True
+    """
     frame = _Frame(chart)
     inner = [_axes(chart, frame)]
     inner += [_drawn(mark, frame) for mark in chart.marks]
@@ -82,9 +89,9 @@ def _axes(chart: Chart, frame: _Frame) -> str:
         f'<text class="name" text-anchor="middle" x="{middle:.0f}" y="{frame.height - 8}">{escape(chart.x_label)}</text>'
     )
     if chart.y_label:
-        across = (frame.top + frame.bottom) / 2
+        center = (frame.top + frame.bottom) / 2
         parts.append(
-            f'<text class="name" text-anchor="middle" transform="translate(14 {across:.0f}) rotate(-90)">'
+            f'<text class="name" text-anchor="middle" transform="translate(14 {center:.0f}) rotate(-90)">'
             f"{escape(chart.y_label)}</text>"
         )
     return "".join(parts)
@@ -97,8 +104,8 @@ def _drawn(mark: Mark, frame: _Frame) -> str:
         points = _stepped(mark.points) if mark.step else mark.points
         return f'<path class="stroke {mark.role}{" dashed" if mark.dashed else ""}" d="{frame.path(points)}"/>'
     if isinstance(mark, Band):
-        there, back = np.column_stack([mark.x, mark.high]), np.column_stack([mark.x, mark.low])
-        outline = np.vstack([_stepped(there), _stepped(back)[::-1]])
+        upper, lower = np.column_stack([mark.x, mark.high]), np.column_stack([mark.x, mark.low])
+        outline = np.vstack([_stepped(upper), _stepped(lower)[::-1]])
         return f'<path class="band {mark.role}" d="{frame.path(outline)}Z"/>'
     if isinstance(mark, Dots):
         radius = 1.6 if mark.small else 5.5
@@ -127,23 +134,23 @@ def _boxes(mark: Boxes, frame: _Frame) -> str:
     from matplotlib.cbook import boxplot_stats
 
     parts = []
-    for place, (name, values, role) in enumerate(mark.rows):
-        (found,) = boxplot_stats(np.asarray(values, dtype=np.float64))
-        y = frame.y(place + 0.5)
+    for row, (name, values, role) in enumerate(mark.rows):
+        (stats,) = boxplot_stats(np.asarray(values, dtype=np.float64))
+        y = frame.y(row + 0.5)
         half = 9.0
-        low, first, middle, third, high = (frame.x(found[key]) for key in ("whislo", "q1", "med", "q3", "whishi"))
+        low, first, middle, third, high = (frame.x(stats[key]) for key in ("whislo", "q1", "med", "q3", "whishi"))
         parts.append(f'<text class="tick" text-anchor="end" x="{frame.left - 8}" y="{y + 4:.1f}">{escape(_short(name))}</text>')
         parts.append(f'<path class="stroke {role}" d="M{low:.1f} {y:.1f}H{first:.1f}M{third:.1f} {y:.1f}H{high:.1f}"/>')
         parts.append(
             f'<rect class="box {role}" x="{first:.1f}" y="{y - half:.1f}" width="{max(1.0, third - first):.1f}" '
             f'height="{2 * half}"/><path class="stroke {role}" d="M{middle:.1f} {y - half:.1f}V{y + half:.1f}"/>'
         )
-        parts += [f'<circle class="dot {role}" cx="{frame.x(x):.1f}" cy="{y:.1f}" r="2"/>' for x in found["fliers"]]
+        parts += [f'<circle class="dot {role}" cx="{frame.x(x):.1f}" cy="{y:.1f}" r="2"/>' for x in stats["fliers"]]
     return "".join(parts)
 
 
 def _legend(marks: Iterable[Mark], frame: _Frame) -> str:
-    """Above the drawing, from the right to the left."""
+    """Legend above the drawing, from right to left."""
     entries: list[tuple[str, Role, str]] = []
     for mark in marks:
         if isinstance(mark, Rule):
@@ -173,8 +180,8 @@ def _ticks(span: tuple[float, float], count: int, *, whole: bool = False) -> Seq
     from matplotlib.ticker import MaxNLocator
 
     low, high = min(span), max(span)
-    found = MaxNLocator(count, integer=whole).tick_values(low, high)
-    return [float(tick) + 0.0 for tick in found if low <= tick <= high]
+    ticks = MaxNLocator(count, integer=whole).tick_values(low, high)
+    return [float(tick) + 0.0 for tick in ticks if low <= tick <= high]
 
 
 def _stepped(points: Points) -> Points:
