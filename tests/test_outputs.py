@@ -35,8 +35,7 @@ def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: P
         decoded.append(path)
         return decode(path, memory)
 
-    # Through the function, since its name hides that of its module.
-    monkeypatch.setitem(batches.__globals__, "decode", counted)
+    monkeypatch.setattr("offnominal.images.sources.decode", counted)
     items = any_images([parts / "test"])
     _, rows = write_inspections(detector, items, tmp_path)
     assert sorted(decoded) == sorted(item.path for item in items)
