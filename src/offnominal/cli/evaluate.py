@@ -68,9 +68,9 @@ def evaluate(
         shown = {name: "-" if metrics[name] is None else f"{metrics[name]:.3f}" for name in ("image_auroc", "pixel_auroc")}
         say(f"{out / 'report.html'}: image AUROC {shown['image_auroc']}, pixel AUROC {shown['pixel_auroc']}")
         if result.without_mask:
-            say(f"note: defective images without a mask that can be read: {result.without_mask}; pixel figures leave them out")
+            say(f"note: defective images without a readable mask: {result.without_mask}; pixel figures leave them out")
         if result.unlabelled:
-            say(f"note: rows of {data} left out for want of a label: {result.unlabelled}")
+            say(f"note: rows of {data} without a label: {result.unlabelled} (left out)")
     for reason in (*(reason for _, reason in result.unreadable), *undrawn):
         say(f"unreadable: {reason}")
     if result.unreadable or undrawn:

@@ -78,7 +78,7 @@ def test_rows_without_a_label_are_told(model_file: Path, parts: Path, tmp_path: 
     (tmp_path / "m.csv").write_text("path,label\n" + "\n".join(rows))
     result = CliRunner().invoke(app, ["evaluate", str(model_file), str(tmp_path / "m.csv"), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0
-    assert f"rows of {tmp_path / 'm.csv'} left out for want of a label: 1" in result.output.replace("\n", " ")
+    assert f"rows of {tmp_path / 'm.csv'} without a label: 1" in result.output.replace("\n", " ")
     told = json.loads((tmp_path / "out/metrics.json").read_text())
     assert (told["n_unlabelled"], told["n_good"], told["n_defect"]) == (1, 5, 5)
     assert "Rows without a label: 1 (left out)." in (tmp_path / "out/report.html").read_text()

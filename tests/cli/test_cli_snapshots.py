@@ -2,7 +2,7 @@
 
 After a wanted change write the files anew, and read their diff before it is committed:
 
-    OFFNOMINAL_UPDATE_SNAPSHOTS=1 pytest tests/test_cli_snapshots.py
+    OFFNOMINAL_UPDATE_SNAPSHOTS=1 pytest tests/cli/test_cli_snapshots.py
 
 How help is laid out is up to click; when a new version of it changes that, the files are written anew in the same way.
 """
