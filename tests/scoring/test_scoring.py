@@ -89,7 +89,7 @@ def test_the_map_of_a_member_is_the_naive_one(grid: tuple[int, int], sigma: floa
     signals = np.random.default_rng(0).normal(size=(*grid, 3)).astype(np.float32)
     normal = NormalSignals(np.array([1, 2, 3], np.float32), np.array([2, 3, 4], np.float32))
     network = 8 * grid[0], 8 * grid[1]
-    found = member_map(signals, normal, (3, 1, 0), network, sigma, 0.0)
+    found = member_map(signals, normal, weights=(3, 1, 0), network=network, sigma=sigma, halo=0.0)
     fused = 0.75 * (signals[:, :, 0] - 1) / 2 + 0.25 * (signals[:, :, 1] - 2) / 3
     right = naively_enlarged(fused, (network[0] // 4, network[1] // 4))
     if sigma:
@@ -157,7 +157,7 @@ def naively_suppressed(values: Float, radius: int) -> Float:
 def test_leakage_is_suppressed_within_so_many_positions(stride: int, radius: int) -> None:
     signals = np.random.default_rng(0).gamma(0.3, 10, (16, 12, 3)).astype(np.float32)
     network = 16 * stride, 12 * stride
-    left, lowered = (member_map(signals, UNIT, (1, 0, 0), network, 4.0, halo) for halo in (0.0, 1.5))
+    left, lowered = (member_map(signals, UNIT, weights=(1, 0, 0), network=network, sigma=4.0, halo=halo) for halo in (0.0, 1.5))
     assert np.array_equal(lowered, suppress_leakage(left, radius))
     assert not np.array_equal(lowered, left)
 

@@ -48,13 +48,13 @@ def split(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Inde
     everything = np.arange(images)
     if not splits(images, settings):
         return everything, everything[:0]
-    wanted = held_count(images)
+    target = held_count(images)
     units = [f"group {group}" if group is not None else f"image {at}" for at, group in enumerate(groups)]
     names = sorted(set(units))
     calibrating: set[str] = set()
     count = 0
     for at in np.random.default_rng([settings.seed, images]).permutation(len(names)):
-        if count >= wanted:
+        if count >= target:
             break
         calibrating.add(names[at])
         count += units.count(names[at])

@@ -66,7 +66,7 @@ def updated(
     Parameters
     ----------
     model
-        The model, which stays as it is.
+        The fitted model; it is not changed.
     engines
         The network of each member.
     add

@@ -51,6 +51,7 @@ def fuse(standardised: Float, weights: Sequence[float]) -> Float:
 def member_map(
     signals: Float,
     normal: NormalSignals,
+    *,
     weights: Sequence[float],
     network: tuple[int, int],
     sigma: float,
@@ -81,7 +82,7 @@ def member_map(
     Examples
     --------
     >>> normal = NormalSignals(mean=np.ones(3, np.float32), deviation=np.full(3, 0.5, np.float32))
-    >>> member_map(np.full((8, 8, 3), 2.0, np.float32), normal, (1, 0, 0), network=(64, 64), sigma=4, halo=2).shape
+    >>> member_map(np.full((8, 8, 3), 2.0, np.float32), normal, weights=(1, 0, 0), network=(64, 64), sigma=4, halo=2).shape
     (16, 16)
     """
     fused = fuse(normal.standardise(signals), weights)
