@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,6 +66,16 @@ def with_model(detector: Detector, model: Model) -> Detector:
     other = copy.copy(detector)
     other._use(Inspector(model, detector._ready().engines))
     return other
+
+
+def preceded(first: Callable[..., object], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, with `first` called before it with the same arguments."""
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        first(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return both
 
 
 def texture(seed: int, size: tuple[int, int] = (96, 120)) -> np.ndarray:

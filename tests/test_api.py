@@ -43,7 +43,7 @@ def test_names_to_remove_come_in_any_shape_but_alone(images: list[np.ndarray]) -
     assert detector.update(remove=[Path("array 3")]).removed == ("array 3",)
     for alone in ("array 4", Path("array 4")):
         with pytest.raises(InputError, match="put the names in a list"):
-            detector.update(remove=alone)
+            detector.update(remove=alone)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", ["", " ", None, 3, [None, None]])
@@ -72,8 +72,13 @@ def test_no_number_is_no_setting(settings: dict[str, Any]) -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    given = {"image_size": np.int64(128), "neighbors": np.int32(5), "bank": np.float64(0.1), "contamination": np.float64(0.1)}
-    plain = {"image_size": 128, "neighbors": 5, "bank": 0.1, "contamination": 0.1}
+    given: dict[str, Any] = {
+        "image_size": np.int64(128),
+        "neighbors": np.int32(5),
+        "bank": np.float64(0.1),
+        "contamination": np.float64(0.1),
+    }
+    plain: dict[str, Any] = {"image_size": 128, "neighbors": 5, "bank": 0.1, "contamination": 0.1}
     assert Detector(**given).settings == Detector(**plain).settings
     assert Detector(image_size=(np.int64(96), np.int64(128))).settings == Detector(image_size=(96, 128)).settings
     assert Detector(bank=np.int64(100)).settings.bank_size(5000) == 100

@@ -6,6 +6,7 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,10 +65,10 @@ def test_evaluation_and_scikit_learn_forms(detector: Detector, parts: Path) -> N
 
 
 @pytest.mark.parametrize("one", [np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8), "part.png", Path("part.png")])
-def test_one_image_in_place_of_several_is_refused(detector: Detector, one: object) -> None:
+def test_one_image_in_place_of_several_is_refused(detector: Detector, one: Any) -> None:
     for call in (detector.score_samples, detector.predict, detector.decision_function):
         with pytest.raises(InputError, match="in a list"):
-            call(one)  # type: ignore[operator]
+            call(one)
     if isinstance(one, np.ndarray):
         with pytest.raises(InputError, match="in a list"):
             Detector().fit(one)  # type: ignore[arg-type]
@@ -86,7 +87,7 @@ def test_one_image_in_place_of_several_is_refused(detector: Detector, one: objec
         {"noise_range": [0.1, float("nan")]},
     ],
 )
-def test_numbers_without_bounds_are_refused(settings: dict[str, object]) -> None:
+def test_numbers_without_bounds_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         Detector(**settings)
 
@@ -98,7 +99,9 @@ def test_more_dimensions_than_channels_are_refused(parts: Path) -> None:
 
 def test_all_entry_points_score_alike(detector: Detector, parts: Path, model_file: Path) -> None:
     path = next((parts / "test" / "blotch").glob("*.png"))
-    image = cv2.imread(str(path))[:, :, ::-1]
+    stored = cv2.imread(str(path))
+    assert stored is not None
+    image = stored[:, :, ::-1]
     scores = [detector.inspect(source).score for source in (path, str(path), image, Image.fromarray(image))]
     scores.append(load(model_file).inspect(path).score)
     assert scores == pytest.approx([scores[0]] * 5, abs=1e-4)
@@ -128,7 +131,7 @@ def test_explanation_has_the_methods_quantities(detector: Detector) -> None:
         {"dimensions": 64, "image_size": "128x192"},
     ],
 )
-def test_settings_that_change_the_way_still_find_the_damage(settings: dict[str, object]) -> None:
+def test_settings_that_change_the_way_still_find_the_damage(settings: dict[str, Any]) -> None:
     fitted = Detector(**{"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, **settings}).fit(
         [texture(i) for i in range(10)]
     )

@@ -95,9 +95,9 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert evaluated.returncode == 4
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
     assert metrics == json.loads(evaluated.stdout)
-    wanted = "image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_0.30 aupro_0.05"
-    wanted += " false_alarm_rate detection_rate n_good n_defect ms_per_image images_per_second classes"
-    assert set(wanted.split()) <= set(metrics)
+    names = "image_auroc image_ap image_f1_max pixel_auroc pixel_ap pixel_f1_max aupro_0.30 aupro_0.05"
+    names += " false_alarm_rate detection_rate n_good n_defect ms_per_image images_per_second classes"
+    assert set(names.split()) <= set(metrics)
     assert 'src="data:image' in (tmp_path / "e" / "report.html").read_text()
     assert len((tmp_path / "e" / "scores.csv").read_text().splitlines()) == 12
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,7 @@ def test_what_cannot_be_compared(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
+    change: Callable[[str], str]
     for name, change in (
         ("others", lambda text: text.replace("test/", "elsewhere/")),
         ("damaged", lambda text: text.replace("score", "sc0re")),

@@ -47,7 +47,7 @@ def test_several_pages_are_refused_or_read_one_by_one(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("depth", [np.uint16, np.float32])
 def test_pages_of_more_than_eight_bits(depth: type, tmp_path: Path) -> None:
-    pages = [np.full((6, 8), value, depth) for value in (300, 4000, 50)]
+    pages: list[np.ndarray] = [np.full((6, 8), value, depth) for value in (300, 4000, 50)]
     cv2.imwritemulti(str(tmp_path / "stack.tif"), pages)
     with pytest.raises(ImageError, match="several pages"):
         decode(tmp_path / "stack.tif")

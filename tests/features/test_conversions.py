@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from conftest import preceded
 from offnominal.errors import BackboneError, SettingsError
 from offnominal.features import make_runtime, openvino_runtime
 from offnominal.features.cache import cache_folder
@@ -43,7 +45,8 @@ class Unknown(nn.Module):
     """An operator that OpenVINO does not have."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return images + torch.linalg.eigvalsh(images[0, 0, :4, :4] + 1).sum()
+        added: torch.Tensor = images + torch.linalg.eigvalsh(images[0, 0, :4, :4] + 1).sum()
+        return added
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +62,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """What was translated anew."""
     found: list[nn.Module] = []
     translate = openvino_runtime._convert
-    monkeypatch.setattr(openvino_runtime, "_convert", lambda module: (found.append(module), translate(module))[1])
+    monkeypatch.setattr(openvino_runtime, "_convert", preceded(found.append, translate))
     return found
 
 
@@ -153,10 +156,10 @@ class OfAbilities:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_a_precision_that_the_processor_lacks_is_refused(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_runtime.openvino, "Core", lambda: OfAbilities("FP32", "INT8"))
+    monkeypatch.setattr("offnominal.features.openvino_runtime.openvino.Core", lambda: OfAbilities("FP32", "INT8"))
     with pytest.raises(SettingsError, match=f"precision = {precision}: this processor does not"):
         OpenVinoRuntime(lambda: Scaled(2.0), precision, "two")
-    monkeypatch.setattr(openvino_runtime.openvino, "Core", lambda: OfAbilities("FP32", "BF16", "FP16"))
+    monkeypatch.setattr("offnominal.features.openvino_runtime.openvino.Core", lambda: OfAbilities("FP32", "BF16", "FP16"))
     openvino_runtime._require_able(precision)
     openvino_runtime._require_able("float32")
 
@@ -175,7 +178,8 @@ def test_first_inferences_go_alone_and_later_ones_together(monkeypatch: pytest.M
     """In its first inference in a process OpenVINO fills tables, and two threads there at once can wait for ever."""
     inferred = openvino_runtime._output
     compiled, meeting = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
-    within, firsts = 0, []
+    within = 0
+    firsts: list[int] = []
 
     def watched(request: object, part: np.ndarray) -> np.ndarray:
         nonlocal within
@@ -188,7 +192,7 @@ def test_first_inferences_go_alone_and_later_ones_together(monkeypatch: pytest.M
         within -= 1
         return inferred(request, part)
 
-    def wait_for_the_other(*args: object) -> object:
+    def wait_for_the_other(*args: Any) -> object:
         made = make(*args)
         compiled.wait()
         return made

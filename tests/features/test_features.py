@@ -80,7 +80,9 @@ def test_weights_files_are_read_and_checked(tmp_path: Path) -> None:
     full = import_timm().create_model("resnet18", pretrained=False)
     torch.save(full.state_dict(), tmp_path / "w.pth")
     loaded = load_backbone("resnet18", ("layer1", "layer2"), tmp_path / "w.pth")
-    assert torch.equal(loaded.network.network.state_dict()["conv1.weight"], full.state_dict()["conv1.weight"])
+    network = loaded.network.network
+    assert isinstance(network, torch.nn.Module)
+    assert torch.equal(network.state_dict()["conv1.weight"], full.state_dict()["conv1.weight"])
     (tmp_path / "bad.pth").write_bytes(b"not weights")
     with pytest.raises(BackboneError, match="not a safetensors or PyTorch"):
         load_backbone("resnet18", None, tmp_path / "bad.pth")

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from conftest import preceded
 from offnominal import Detector, load
 from offnominal.config import Settings, settings_from
 from offnominal.errors import BackboneError
@@ -101,9 +102,9 @@ def test_positions_are_resampled_as_torch_resamples(size: tuple[int, int]) -> No
 
 
 def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    converted = []
+    converted: list[nn.Module] = []
     convert = openvino_runtime._convert
-    monkeypatch.setattr(openvino_runtime, "_convert", lambda module: (converted.append(module), convert(module))[1])
+    monkeypatch.setattr(openvino_runtime, "_convert", preceded(converted.append, convert))
     backbone = load_backbone(TINY, pretrained=False)
     assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.4", "blocks.7"), (16, 16), (192, 192))
     assert (backbone.multiple, backbone.default_size) == (16, (448, 448))
@@ -149,7 +150,10 @@ def test_weights_files_in_the_layouts_of_timm_and_of_the_authors(tmp_path: Path)
     assert first.digest == second.digest != load_backbone(name, ("blocks.1",), pretrained=False).digest
     images = torch.rand(1, 3, 70, 84)
     assert torch.equal(first.network(images)[0], second.network(images)[0])
-    positions = first.network.network.positions
+    network = first.network.network
+    assert isinstance(network, nn.Module)
+    positions = network.positions
+    assert isinstance(positions, torch.Tensor)
     expected = F.interpolate(
         state["pos_embed"][:, 1:].reshape(1, 5, 5, 384).permute(0, 3, 1, 2), (37, 37), mode="bicubic", antialias=True
     )

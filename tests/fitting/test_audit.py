@@ -24,7 +24,7 @@ from offnominal.fitting.split import split
 from offnominal.memory import Coreset, HeldOutBanks
 from offnominal.outputs.suspects import write_audit
 
-SMALL = {"image_size": 96, "bank": 300, "false_alarm_rate": 0.1}
+SMALL: dict[str, Any] = {"image_size": 96, "bank": 300, "false_alarm_rate": 0.1}
 
 
 def scratched(seed: int) -> np.ndarray:
@@ -188,7 +188,7 @@ def test_a_share_and_clean_images() -> None:
         Detector(contamination="half")
     with pytest.raises(SettingsError, match="with calibration folds or leave-one-out"):
         Detector(contamination="auto", calibration="split")
-    many = {"calibration": "auto", "false_alarm_rate": 0.1}
+    many: dict[str, Any] = {"calibration": "auto", "false_alarm_rate": 0.1}
     groups = [None] * 1000
     assert len(split(groups, settings_from(**many))[1]) == 200
     assert len(split(groups, settings_from(**many, contamination="auto"))[1]) == 0  # suspects are found among all images

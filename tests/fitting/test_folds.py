@@ -24,7 +24,7 @@ from offnominal.errors import InputError
 from offnominal.fitting import TrainingSource, held_out_signals
 from offnominal.fitting import fit as fit_module
 from offnominal.fitting.held_out_signals import fold_signals
-from offnominal.fitting.member_patches import MemberPatches
+from offnominal.fitting.member_patches import MemberPatches, choose_coreset
 from offnominal.fitting.sources import content_key, unit_keys
 from offnominal.fitting.split import split
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines
@@ -106,10 +106,9 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
 @pytest.fixture
 def fold_banks(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     banks: list[torch.Tensor] = []
-    choose = held_out_signals.choose_coreset
 
     def noted(patches: Any, *given: Any) -> Any:
-        coreset = choose(patches, *given)
+        coreset = choose_coreset(patches, *given)
         banks.append(patches[torch.from_numpy(coreset.indices)])
         return coreset
 

@@ -27,7 +27,7 @@ COLOUR = np.random.default_rng(0).integers(30, 220, (96, 128, 3), np.uint8)
 
 def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)  # type: ignore[arg-type]
+    Image.fromarray(pixels).save(file, kind, **options)
     return file.getvalue()
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from conftest import texture
+from conftest import preceded, texture
 from offnominal import Detector, load
 from offnominal.decisions import halves
 from offnominal.fitting import training_set
@@ -34,7 +34,8 @@ from offnominal.images.exposure import BLACK, FEWEST, lighting_varies
 def lit(level: float, seed: int = 0) -> np.ndarray:
     """(3, 8, 12) of this mean."""
     image = np.random.default_rng(seed).random((3, 8, 12))
-    return (image * level / image.mean()).astype(np.float32)
+    scaled: np.ndarray = (image * level / image.mean()).astype(np.float32)
+    return scaled
 
 
 def exposure_of_images(*images: np.ndarray) -> Exposure | None:
@@ -220,12 +221,8 @@ def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
 def test_a_fit_takes_the_images_in_its_own_order_and_the_halves_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the half that teaches the exposure is the one that teaches the drift monitor."""
     asked: list[tuple[list[np.ndarray], int]] = []
-    common = training_set.common_exposure
-    monkeypatch.setattr(
-        training_set,
-        "common_exposure",
-        lambda some, *args, seed, **kwargs: (asked.append((some, seed)), common(some, *args, seed=seed, **kwargs))[1],
-    )
+    noted = preceded(lambda some, *args, seed, **kwargs: asked.append((some, seed)), common_exposure)
+    monkeypatch.setattr(training_set, "common_exposure", noted)
     pictures = under_lamps(20, (64, 64))
     for seed in (0, 3):
         model = Detector(preset="fast", image_size=64, bank=50, seed=seed).fit(pictures).model
@@ -274,7 +271,7 @@ def test_disturbed_images_are_corrected_like_those_that_come(monkeypatch: pytest
     """What the monitor learns of a brighter lamp is what it will see of one: the maps hardly move, the brightness does."""
     seen: list[Exposure | None] = []
     see = ImageBatch.seen
-    monkeypatch.setattr(ImageBatch, "seen", lambda batch, view: (seen.append(batch.exposure), see(batch, view))[1])
+    monkeypatch.setattr(ImageBatch, "seen", preceded(lambda batch, view: seen.append(batch.exposure), see))
     model = Detector(preset="fast", image_size=64, bank=50).fit(under_lamps(20, darkest=0.95)).model
     assert model.appearance is not None
     assert model.values.exposure is not None

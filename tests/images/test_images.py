@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,7 +38,7 @@ from offnominal.images import (
     to_original,
 )
 from offnominal.images.batches import prepare
-from offnominal.outputs.report_files import PICTURES
+from offnominal.storage.owned_files import PICTURES
 
 COLOUR = (200, 100, 50)
 
@@ -51,7 +53,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
     except (OSError, KeyError):
         pytest.skip(f"{suffix} cannot hold {mode}")
     pixels = decode(path)
-    assert (pixels.shape, pixels.dtype) == ((12, 20, 3), np.uint8)
+    assert (pixels.shape, pixels.dtype) == ((12, 20, 3), np.dtype(np.uint8))
     if mode in ("RGB", "RGBA"):
         assert np.abs(pixels.astype(int).mean((0, 1)) - COLOUR).max() < 8
     assert read_header(path).size == (12, 20)
@@ -79,9 +81,9 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 300), (301, 85)])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-def test_grey_is_one_plane_and_prepared_as_its_three_copies_would_be(kind: type, size: tuple[int, int], tmp_path: Path) -> None:
+def test_grey_is_one_plane_and_prepared_as_its_three_copies_would_be(kind: Any, size: tuple[int, int], tmp_path: Path) -> None:
     high = {np.uint8: 255, np.uint16: 4000, np.float32: 1}[kind]
-    grey = (np.random.default_rng(0).random((170, 130)) * high).astype(kind)
+    grey: np.ndarray = (np.random.default_rng(0).random((170, 130)) * high).astype(kind)
     values = ValueRange({np.uint8: "8-bit", np.uint16: "16-bit", np.float32: "float"}[kind], 0, high)  # type: ignore[arg-type]
     seen_thrice = np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
     sources: list[Source] = [grey, grey[:, :, None], np.asfortranarray(grey), seen_thrice]
@@ -279,6 +281,8 @@ def test_one_image_comes_as_it_would_among_others(tmp_path: Path) -> None:
     assert one.index == (0,)
     assert one.original == two.original[1:]
     assert np.array_equal(one.views[0][0], two.views[0][1])
+    assert one.decoded[0] is not None
+    assert two.decoded[1] is not None
     assert np.array_equal(one.decoded[0], two.decoded[1])
     assert alone(tmp_path / "missing.png") == []
     assert list(failures) == [0]
@@ -364,6 +368,7 @@ def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
 def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("part_no,label\na.png,good\n")
     (tmp_path / "split.csv").write_text("path,split,label\na.png,Train,good\nb.png,trian,good\nc.png,val,crack\n")
+    call: Callable[[], object]
     for call, says in (
         (lambda: normal_images(tmp_path / "nowhere"), "does not exist"),
         (lambda: normal_images(tmp_path / "m.csv"), "no 'path'"),

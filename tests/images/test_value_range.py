@@ -87,7 +87,7 @@ def test_a_model_of_images_with_no_data_sees_defects(value: float) -> None:
 
 @pytest.mark.parametrize("depth", [np.uint16, np.float32])
 def test_a_fit_without_contrast_stops(depth: type, tmp_path: Path) -> None:
-    images = [np.full((64, 64), value, depth) for value in (100, 200, 300)]
+    images: list[np.ndarray] = [np.full((64, 64), value, depth) for value in (100, 200, 300)]
     with pytest.raises(InputError, match="no image has contrast"):
         Detector(image_size=96).fit(images)
     for at, image in enumerate(images):

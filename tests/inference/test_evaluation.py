@@ -40,14 +40,18 @@ def test_a_tiny_memory_limit_changes_no_figure(
     found = tight.evaluate(parts)
     assert found.figures == expected.figures
     assert found.classes == expected.classes
-    kept = [array for image in found.images for array in (image.inspection.anomaly_map, image.inspection.influence_map)]
+    kept: list[np.ndarray] = [
+        array for image in found.images for array in (image.inspection.anomaly_map, image.inspection.influence_map)
+    ]
     kept += [image.mask for image in found.images if image.mask is not None]
     assert sum(array.nbytes for array in kept if not on_disk(array)) <= 100_000
     for one, other in zip(found.images, expected.images, strict=True):
         assert np.array_equal(one.inspection.anomaly_map, other.inspection.anomaly_map)
         assert np.array_equal(one.inspection.influence_map, other.inspection.influence_map)
         assert (one.mask is None) == (other.mask is None)
-        assert one.mask is None or np.array_equal(one.mask, other.mask)
+        if one.mask is not None:
+            assert other.mask is not None
+            assert np.array_equal(one.mask, other.mask)
     write_evaluation(tight.model, found, tmp_path, "parts")
     assert (tmp_path / "report.html").is_file()
 
@@ -87,7 +91,7 @@ def test_rows_without_a_label_are_told(model_file: Path, parts: Path, tmp_path: 
 def test_the_store_gives_back_what_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spill, "_FILE_BYTES", 1000)
     rng = np.random.default_rng(0)
-    given = [rng.normal(size=(10, 10)).astype(np.float32)]
+    given: list[np.ndarray] = [rng.normal(size=(10, 10)).astype(np.float32)]
     given += [rng.normal(size=(h, 7)).astype(np.float32)[:, ::2] for h in rng.integers(1, 100, 20)]
     given += [rng.random((h, 5)) > 0.5 for h in rng.integers(1, 100, 20)]
     with ArrayStore(400) as store:

@@ -75,14 +75,16 @@ class Twin:
 
     def gradient(self, x: np.ndarray) -> np.ndarray:
         away, order = self.nearest(x, self.settings.neighbors)
-        return sum((x - self.bank[at]) / d for at, d in zip(order, away, strict=True) if d > 0) / len(order)
+        mean: np.ndarray = sum((x - self.bank[at]) / d for at, d in zip(order, away, strict=True) if d > 0) / len(order)
+        return mean
 
     def noise(self, x: np.ndarray) -> np.ndarray:
         scale = self.member["distance_scale"]
         in_sd = (self.nearest(x, self.settings.neighbors)[0].mean() - scale["mean"]) / scale["deviation"]
         size = np.abs(self.gradient(x))
         low, high = self.settings.noise_range
-        return low + (high - low) / (1 + np.exp(-((size - size.mean()) / size.std() + in_sd)))
+        noise: np.ndarray = low + (high - low) / (1 + np.exp(-((size - size.mean()) / size.std() + in_sd)))
+        return noise
 
     def curve(self, x: np.ndarray) -> list[tuple[float, float]]:
         pull = self.gradient(x)
@@ -93,7 +95,8 @@ class Twin:
         height, width = self.grid
         row = int((pixel[1] + 0.5) / self.original[0] * height)
         column = int((pixel[0] + 0.5) / self.original[1] * width)
-        return self.on_grid()[row, column]
+        patch: np.ndarray = self.on_grid()[row, column]
+        return patch
 
     def patch_at(self, pixel: tuple[int, int]) -> tuple[float, float]:
         """The pixel itself, or the centre of the position beside it if an outermost one, which has no patch, holds it."""
@@ -288,7 +291,8 @@ def test_evidence_changes_nothing_and_must_be_asked_for(detector: Detector) -> N
     plain, full = detector.inspect(image), detector.inspect(image, evidence=True, maps=True)
     assert plain.score == pytest.approx(full.score, abs=1e-5)
     assert plain.regions == tuple(replace(region, evidence=None) for region in full.regions)
-    assert plain.noise_map is plain.layer_maps is None
+    assert plain.noise_map is None
+    assert plain.layer_maps is None
     with pytest.raises(InputError, match="evidence=True"):
         plain.evidence(plain.regions[0])
     with pytest.raises(InputError, match="not one of"):

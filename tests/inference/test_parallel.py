@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,7 @@ def test_who_stops_early_leaves_no_thread_and_no_work(three: int) -> None:
     next(results)
     opening = threading.Timer(1.0, gate.set)  # after what waits was called off
     opening.start()
+    assert isinstance(results, Generator)
     results.close()
     opening.join()
     assert threading.active_count() == before
@@ -242,4 +243,4 @@ def test_a_full_gpu_is_said(three: int, count: int, said: str, detector: Detecto
 
     monkeypatch.setattr(FeatureEngine, "maps", full)
     with pytest.raises(SettingsError, match=said):
-        list(detector.inspect_many([texture(seed) for seed in range(count)], failed=nothing))
+        list(detector.inspect_many([texture(seed) for seed in range(count)], failed=lambda index, error: None))

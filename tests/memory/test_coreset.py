@@ -23,7 +23,7 @@ from offnominal.memory import (
     kcenter,
     store,
 )
-from offnominal.storage import mapped
+from offnominal.memory.pruning import MAX_FEATURES, PrunedCentres
 
 
 def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
@@ -38,7 +38,8 @@ def naive(patches: np.ndarray, n: int, start: int) -> np.ndarray:
 
 def to_centres(patches: np.ndarray, centres: np.ndarray) -> np.ndarray:
     points = patches.astype(np.float64)
-    return np.stack([((points - points[centre]) ** 2).sum(1) for centre in centres]).min(0)
+    away: np.ndarray = np.stack([((points - points[centre]) ** 2).sum(1) for centre in centres]).min(0)
+    return away
 
 
 @pytest.fixture(autouse=True, params=["products", "products of bytes"])
@@ -135,7 +136,7 @@ def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytes
     selection = greedy.GreedyKCenter(PatchRows(torch.from_numpy(patches)), 640, 0)
     selection.n = 600
     assert selection.run(lambda done: None)[0].tolist() == right[:600]
-    selection.pruned = greedy.PrunedCentres(selection.centres, 400.0)
+    selection.pruned = PrunedCentres(selection.centres, 400.0)
     selection.pruned.add(0, 600)
     about = torch.full((5, 8), 5.0) + torch.arange(5.0)[:, None]  # nearer to all that are alike than to the others
     near = selection._nearest(about, about.square().sum(1), 0)
@@ -152,7 +153,7 @@ def test_where_too_many_centres_are_alike_their_products_tell(monkeypatch: pytes
 @pytest.mark.skipif(not compiled.compiled(), reason="installed without a compiler")
 def test_many_features_and_float64_are_multiplied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greedy, "register_bits", lambda: 1)
-    wide, double = torch.zeros(3, greedy.MAX_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
+    wide, double = torch.zeros(3, MAX_FEATURES + 1), torch.zeros(3, 5, dtype=torch.float64)
     for patches in (wide, double):
         assert greedy.GreedyKCenter(PatchRows(patches), 2, 0).pruned is None
 
@@ -182,7 +183,8 @@ def test_wrong_arguments_are_refused(shape: tuple[int, ...], n: int, start: int)
 
 
 def on_disk(patches: np.ndarray) -> PatchStore:
-    kept = PatchStore(*patches.shape, limit=0)
+    count, dimensions = patches.shape
+    kept = PatchStore(count, dimensions, limit=0)
     assert kept.on_disk
     kept.patches.copy_(torch.from_numpy(patches))
     kept.release()
@@ -202,7 +204,7 @@ def test_a_full_disk_is_said_before_anything_is_written(monkeypatch: pytest.Monk
     def full(*given: int) -> None:
         raise OSError(errno.ENOSPC, "no space")
 
-    monkeypatch.setattr(mapped.os, "posix_fallocate", full, raising=False)
+    monkeypatch.setattr("os.posix_fallocate", full, raising=False)
     with pytest.raises(OutputError, match="the disk is full"):
         PatchStore(100, 8, limit=0)
 

@@ -37,11 +37,13 @@ def naive_replacements(patches: np.ndarray, image: np.ndarray, centres: np.ndarr
     radius = np.nan if own.all() else radius
     covered = (image != one) & own[away.argmin(1)] & ~(away.min(1) > 1.01 * radius)
     left = np.flatnonzero(covered if own.all() or not np.isnan(radius) else np.zeros(len(patches), bool))
-    theirs, chosen = away[:, ~own].min(1, initial=np.inf)[left], []
+    theirs = away[:, ~own].min(1, initial=np.inf)[left]
+    chosen: list[int] = []
     while len(chosen) < own.sum() and theirs.max(initial=0) > 0.01 * np.nan_to_num(radius):
         chosen.append(left[theirs.argmax()])
         theirs = np.minimum(theirs, np.linalg.norm(patches[left] - patches[chosen[-1]], axis=1))
-    return patches[np.array(chosen, dtype=int)]
+    bank: np.ndarray = patches[np.array(chosen, dtype=int)]
+    return bank
 
 
 sizes_of_images = st.lists(st.integers(1, 9), min_size=2, max_size=8)
@@ -118,8 +120,8 @@ def test_it_comes_near_a_bank_built_without_the_image(dims: int, between: float,
     too_far = np.zeros(2)
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        patches = rng.normal(size=(12, 1, dims), scale=between) + rng.normal(size=(12, 80, dims))
-        patches = torch.from_numpy(patches.reshape(-1, dims).astype(np.float32))
+        drawn = rng.normal(size=(12, 1, dims), scale=between) + rng.normal(size=(12, 80, dims))
+        patches = torch.from_numpy(drawn.reshape(-1, dims).astype(np.float32))
         coreset = kcenter(patches, 60, 0)
         owner = coreset.indices // 80
         banks = HeldOutBanks(patches, np.arange(0, 960, 80), coreset.indices, coreset.radius, CPU)

@@ -324,7 +324,8 @@ def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: 
     assert NearestPatches(bank)._pruned is not None
     monkeypatch.setattr(compiled, "PRUNING", "offnominal.memory.none_of_this_name")
     without = NearestPatches(bank)
-    assert without._pruned is without._upsampled is None
+    assert without._pruned is None
+    assert without._upsampled is None
     assert torch.equal(without(patches, 9)[1], naive(patches, bank, 9)[1])
     register_bits.cache_clear()
     try:

@@ -89,7 +89,7 @@ def test_faiss_with_threads_of_its_own_takes_one(monkeypatch: pytest.MonkeyPatch
     right = search.squared_distances(patches, bank, rows)
     monkeypatch.setattr(search, "_shares_threads", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(search.faiss, "omp_set_num_threads", asked.append)
+    monkeypatch.setattr("offnominal.memory.search.faiss.omp_set_num_threads", asked.append)
     assert torch.equal(search.squared_distances(patches, bank, rows), right)
     assert asked == [1]
 

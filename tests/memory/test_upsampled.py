@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import texture
+from conftest import preceded, texture
 from offnominal import Detector
 from offnominal.config import DEFAULT_BACKBONE
 from offnominal.features import channel_standard
@@ -130,7 +131,7 @@ def test_an_odd_grid_and_another_share_are_refused() -> None:
         ({"backbone": "efficientnet-lite0@1.5"}, 40),
     ],
 )
-def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object], first: int | None) -> None:
+def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, Any], first: int | None) -> None:
     (engine,) = member_engines(Detector(image_size=96, resize="keep", **settings).settings)
     (batch,) = batches(
         [texture(0)], [engine.geometry([])], ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
@@ -150,9 +151,9 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, object],
 
 
 def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
+    used: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
-    monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    monkeypatch.setattr(UpsampledBank, "__call__", preceded(lambda *args: used.append(args), products))
     images = [texture(seed) for seed in range(12)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images)
     used.clear()
@@ -168,10 +169,10 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 #: A squared distance in twice as many features is rounded more; scores are in standard deviations.
 @pytest.mark.parametrize(("backbone", "within"), [("efficientnet-lite0", {"rel": 1e-4}), (DEFAULT_BACKBONE, {"abs": 1e-4})])
-def test_fits_use_it(backbone: str, within: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
+def test_fits_use_it(backbone: str, within: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
-    monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    monkeypatch.setattr(UpsampledBank, "__call__", preceded(lambda *args: used.append(args), products))
     images = [texture(seed) for seed in range(12)]
     found = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
     assert len(used) >= 12
@@ -186,12 +187,12 @@ def test_fits_use_it(backbone: str, within: dict[str, float], monkeypatch: pytes
 
 
 def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = []
+    used: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
     images = [texture(seed) for seed in range(14)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1)
     fitted = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images[:12])
-    monkeypatch.setattr(UpsampledBank, "__call__", lambda *args: (used.append(args), products(*args))[1])
+    monkeypatch.setattr(UpsampledBank, "__call__", preceded(lambda *args: used.append(args), products))
     found = detector.audit(images[:12])
     assert len(used) >= 12
     used.clear()

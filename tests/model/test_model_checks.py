@@ -178,7 +178,8 @@ def test_any_change_is_refused_or_works(small: Path, detector: Detector) -> None
     rng, image, worked = random.Random(0), damaged(300)[0], 0
     engines = detector._ready().engines
     for path in _leaves(description):
-        for value in rng.sample([None, -1, 0, 10**12, 1e300, "x", "\0", [], {}, True, [1], -0.5, "9" * 99], 1):
+        values: list[Any] = [None, -1, 0, 10**12, 1e300, "x", "\0", [], {}, True, [1], -0.5, "9" * 99]
+        for value in rng.sample(values, 1):
             changed = copy.deepcopy(description)
             if path:
                 inside = changed

@@ -273,7 +273,8 @@ def test_a_state_that_is_foreign_or_damaged(watched: Model, detector: Detector, 
     path = state_path(tmp_path / "m")
     assert path.name == "m.drift.json"
     monitor = DriftMonitor(watched, path)
-    monitor.update(["a", "b"], watched.appearance.reference[:2] if watched.appearance else np.empty(0))
+    assert watched.appearance is not None
+    monitor.update(["a", "b"], watched.appearance.reference[:2])
     monitor.save()
     assert "another model" in DriftMonitor(detector.model, path).notes[0]
     content = json.loads(path.read_text())
@@ -287,7 +288,7 @@ def test_a_state_that_is_foreign_or_damaged(watched: Model, detector: Detector, 
     blocked = tmp_path / "file"
     blocked.write_text("")
     lost = DriftMonitor(watched, blocked / "m.drift.json")
-    lost.update(["a"], watched.appearance.reference[:1] if watched.appearance else np.empty(0))
+    lost.update(["a"], watched.appearance.reference[:1])
     lost.save()
     assert "drift state is not saved" in lost.notes[0]
 

@@ -66,7 +66,8 @@ def test_neighbourhood_orders_and_curves(data: tuple[np.ndarray, np.ndarray]) ->
     leaf = x[:1].clone().requires_grad_(True)
 
     def mean_distance(point: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.vector_norm(point - m[around.indices[0]], dim=1).mean()
+        mean: torch.Tensor = torch.linalg.vector_norm(point - m[around.indices[0]], dim=1).mean()
+        return mean
 
     hessian = torch.autograd.functional.hessian(mean_distance, leaf[0])
     assert around.curvature is not None
@@ -79,7 +80,8 @@ def test_long_patches_beside_a_neighbour_are_worked_out_from_differences() -> No
     patches = bank + 0.05 * rng.normal(size=bank.shape)
     bank, patches = bank.astype(np.float32).astype(np.float64), patches.astype(np.float32).astype(np.float64)
     away = np.linalg.norm(patches - bank, axis=1)
-    found = neighbourhood(*(torch.from_numpy(one).float() for one in (patches, bank, away[:, None] ** 2 + 0.02)), _each(50))
+    x, m, squared = (torch.from_numpy(one).float() for one in (patches, bank, away[:, None] ** 2 + 0.02))
+    found = neighbourhood(x, m, squared, _each(50))
     assert found.distances[:, 0].numpy() == pytest.approx(away, rel=1e-4)
     assert found.gradient.numpy() == pytest.approx((patches - bank) / away[:, None], abs=1e-3)
 
@@ -149,4 +151,6 @@ def test_several_images_at_once_are_as_each_alone(with_noise: bool) -> None:
             assert (a is None) == (b is None) == (name == "curvature" and not with_noise)
             assert a is None or torch.allclose(a, b, atol=1e-4)
         assert (found.noise is None) == (alone.noise is None) == (not with_noise)
-        assert found.noise is None or torch.allclose(found.noise, alone.noise, atol=1e-5)
+        if found.noise is not None:
+            assert alone.noise is not None
+            assert torch.allclose(found.noise, alone.noise, atol=1e-5)

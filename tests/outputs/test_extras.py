@@ -76,6 +76,7 @@ def test_maps_can_be_read_back(detector: Detector, written: tuple[Path, list[dic
         assert set(row["maps"]) == set(right)
         for name, told in row["maps"].items():
             stored = cv2.imread(str(folder / told["path"]), cv2.IMREAD_UNCHANGED)
+            assert stored is not None
             assert stored.dtype == np.uint16
             values = told["low"] + stored.astype(float) / told["levels"] * (told["high"] - told["low"])
             assert values == pytest.approx(right[name], abs=(told["high"] - told["low"]) / 65535 + 1e-3)
@@ -94,6 +95,7 @@ def test_a_map_comes_back_to_half_a_level(kind: Any) -> None:
         assert np.array_equal(stored, values)
     else:
         whole = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert whole is not None
         assert (whole.min(), whole.max()) == (0, LEVELS[kind])
         back = low + whole.astype(float) / LEVELS[kind] * (high - low)
         assert np.abs(back - values).max() <= 0.5001 * (high - low) / LEVELS[kind]
@@ -124,6 +126,7 @@ def test_run_lengths_decode_to_the_mask() -> None:
         assert all(length > 0 for length in counts[1:])
         assert all(type(length) is int for length in counts)
         picture = cv2.imdecode(np.frombuffer(encode_mask(mask), np.uint8), cv2.IMREAD_UNCHANGED)
+        assert picture is not None
         assert np.array_equal(picture, mask * np.uint8(255))
 
 
@@ -146,7 +149,9 @@ def test_coco_holds_every_region(written: tuple[Path, list[dict[str, Any]]]) -> 
             assert annotation["category_id"] == coco["categories"][0]["id"]
             assert not (whole & mask).any()
             whole |= mask
-        assert np.array_equal(cv2.imread(str(folder / row["mask"]), cv2.IMREAD_UNCHANGED) > 0, whole)
+        stored = cv2.imread(str(folder / row["mask"]), cv2.IMREAD_UNCHANGED)
+        assert stored is not None
+        assert np.array_equal(stored > 0, whole)
         assert bool(whole.any()) == row["anomalous"]
 
 
@@ -178,12 +183,13 @@ def test_words_of_the_command_line_are_checked() -> None:
     assert extras_from(maps=" noise,anomaly,noise", masks="coco") == Extras(
         maps=("noise", "anomaly"), map_format="png", masks=("coco",)
     )
-    for words, said in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"maps": "anomly"}, "did you mean 'anomaly'"),
         ({"maps": "layers", "map_format": "tif"}, "did you mean 'tiff'"),
         ({"masks": ""}, "known: coco, png"),
         ({"map_format": "png"}, "without --maps"),
-    ):
+    )
+    for words, said in cases:
         with pytest.raises(SettingsError, match=said):
             extras_from(**words)
 
@@ -274,7 +280,9 @@ def test_thumbnails_are_the_training_images(detector: Detector, parts: Path) -> 
         picture = kept.picture(at)
         assert (picture is not None) == (at in in_banks)
         if picture is not None:
-            image = cv2.imread(str(parts / source.name))[:, :, ::-1]
+            stored = cv2.imread(str(parts / source.name))
+            assert stored is not None
+            image = stored[:, :, ::-1]
             assert picture.shape == image.shape
             assert np.abs(ndimage.gaussian_filter(picture.astype(float) - image, (3, 3, 0))).mean() < 3
 
@@ -332,7 +340,7 @@ def test_pictures_that_are_none_leave_a_receipt_without_them(detector: Detector,
 
 
 def test_damaged_pictures_never_raise() -> None:
-    jpeg = thumbnail(texture(0).transpose(2, 0, 1).astype(np.float32) / 255, (96, 120))
+    jpeg = thumbnail(texture(0).transpose(2, 0, 1).astype(np.float32) / np.float32(255), (96, 120))
     rng = np.random.default_rng(0)
     for _ in range(300):
         damaged_bytes = bytearray(jpeg)

@@ -46,7 +46,10 @@ def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: P
             ".jpg", overlay(image, found.anomaly_map, found.threshold)[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90]
         )
         drawn = cv2.imread(str(tmp_path / row["map"]))
-        assert np.abs(drawn.astype(int) - cv2.imdecode(expected, cv2.IMREAD_COLOR)).mean() < 1
+        right = cv2.imdecode(expected, cv2.IMREAD_COLOR)
+        assert drawn is not None
+        assert right is not None
+        assert np.abs(drawn.astype(int) - right).mean() < 1
 
 
 def test_pictures_are_known_as_a_runs_while_it_runs_and_after_it_was_killed(
@@ -54,7 +57,7 @@ def test_pictures_are_known_as_a_runs_while_it_runs_and_after_it_was_killed(
 ) -> None:
     out = tmp_path / "found"
     (tmp_path / "a.png").write_bytes(next((parts / "test").rglob("*.png")).read_bytes())
-    while_it_runs = []
+    while_it_runs: list[str] = []
 
     class Looking(Observer):
         def on_progress(self, stage: str, done: int, total: int) -> None:

@@ -111,7 +111,9 @@ def test_charts_of_a_run_and_of_a_model(detector: Detector, parts: Path, tmp_pat
         ]
         assert all(-1 <= place <= 700 for place in places), chart.name
     for path in write_charts([*charts, *of_model], tmp_path / "deep" / "plots"):
-        assert cv2.imread(str(path)).std() > 5
+        drawn = cv2.imread(str(path))
+        assert drawn is not None
+        assert drawn.std() > 5
     assert len(list((tmp_path / "deep" / "plots").iterdir())) == 11
 
 

@@ -100,7 +100,7 @@ def _with_evidence(region: Region) -> Region:
 @pytest.fixture
 def page(browser: WebDriver, folder: Path) -> WebDriver:
     for kind in ("browser", "performance"):
-        browser.get_log(kind)  # what earlier tests left
+        log(browser, kind)  # what earlier tests left
     browser.get("about:blank")
     browser.get((folder / "report.html").as_uri())
     return browser
@@ -111,13 +111,18 @@ def rows(folder: Path) -> list[tuple[str, bool, float]]:
     return [tuple(row) for row in json.loads((folder / "rows.json").read_text())["rows"]]
 
 
+def log(browser: Any, kind: str) -> Any:
+    """What Chromium logged since the last call; other browsers have no such method."""
+    return browser.get_log(kind)
+
+
 def at(page: WebDriver, selector: str) -> Any:
     return page.find_element(By.CSS_SELECTOR, selector)
 
 
 def visible(page: WebDriver) -> list[str]:
     return [
-        element.find_element(By.CSS_SELECTOR, ".name").get_attribute("textContent")
+        str(element.find_element(By.CSS_SELECTOR, ".name").get_attribute("textContent"))
         for element in page.find_elements(By.CSS_SELECTOR, ".card:not([hidden])")
     ]
 
@@ -138,8 +143,8 @@ def test_opens_in_silence(page: WebDriver, folder: Path, rows: list[tuple[str, b
     assert HOSTILE in visible(page)
     at(page, ".card a").click()
     WebDriverWait(page, 5).until(lambda d: d.execute_script("return document.getElementById('full').naturalWidth") > 0)
-    assert page.get_log("browser") == []
-    asked = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    assert log(page, "browser") == []
+    asked = [json.loads(entry["message"])["message"] for entry in log(page, "performance")]
     urls = {m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"}
     assert {url.split(":")[0] for url in urls} <= {"file", "data", "about"}
     assert all(url.startswith(folder.as_uri()) for url in urls if url.startswith("file:"))
@@ -244,7 +249,7 @@ def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
         frame, mark = crop.find_element(By.TAG_NAME, "div").rect, crop.find_element(By.TAG_NAME, "i").rect
         assert abs(mark["x"] + mark["width"] / 2 - frame["x"] - frame["width"] / 2) < 2
         picture = crop.find_element(By.TAG_NAME, "img")
-        WebDriverWait(page, 5).until(lambda _, picture=picture: picture.get_property("naturalWidth"))
+        WebDriverWait(picture, 5).until(lambda shown: shown.get_property("naturalWidth"))
         assert picture.rect["width"] > frame["width"]
     widths = [bar.get_attribute("style") for bar in receipt.find_elements(By.CSS_SELECTOR, ".meter i")]
     assert "width: 100%" in widths[0]
@@ -252,7 +257,7 @@ def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
     assert at(page, "#boxes rect.chosen").get_attribute("x") is not None
     receipt.find_element(By.TAG_NAME, "button").click()
     assert page.switch_to.active_element.get_attribute("id") == "region-0"
-    assert page.get_log("browser") == []
+    assert log(page, "browser") == []
 
 
 def test_dark_and_light(page: WebDriver) -> None:
@@ -376,14 +381,14 @@ def test_page_of_an_inspection(
     for index, (name, found) in enumerate(inspected):
         page.add(index, name, found, texture(index))
     page.write("Inspected", {}, [], [])
-    browser.get_log("browser")
+    log(browser, "browser")
     browser.get((tmp_path / "report.html").as_uri())
     flagged = sum(found.anomalous for _, found in inspected)
     assert (int(at(browser, "#flagged").text), int(at(browser, "#passed").text)) == (flagged, len(inspected) - flagged)
     highest = sorted(inspected, key=lambda pair: -pair[1].score)[:4]
     assert visible(browser) == [name for name, _ in highest]
     assert len(list((tmp_path / "report_files").iterdir())) == 4 * 3
-    assert browser.get_log("browser") == []
+    assert log(browser, "browser") == []
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -393,7 +398,7 @@ def test_page_of_a_comparison(browser: WebDriver, detector: Detector, parts: Pat
     scores = (tmp_path / "b" / "scores.csv").read_text()
     (tmp_path / "b" / "scores.csv").write_text(scores.replace(",1,,", ",0,,", 1))
     write_comparison(compare(read_run(tmp_path / "a"), read_run(tmp_path / "b")), tmp_path / "c")
-    browser.get_log("browser")
+    log(browser, "browser")
     browser.get((tmp_path / "c" / "compare.html").as_uri())
     if browser.execute_script("return document.documentElement.dataset.theme") != theme:
         at(browser, "#theme").click()
@@ -401,7 +406,7 @@ def test_page_of_a_comparison(browser: WebDriver, detector: Detector, parts: Pat
     assert browser.execute_script("return [...document.images].every((i) => i.alt && i.naturalWidth > 0)")
     assert browser.execute_script(_CONTRAST) == []
     assert browser.execute_script(_NAMELESS) == []
-    assert browser.get_log("browser") == []
+    assert log(browser, "browser") == []
 
 
 @pytest.fixture(scope="module")

@@ -103,12 +103,12 @@ def test_the_map_of_a_member_is_the_naive_one(grid: tuple[int, int], sigma: floa
     assert image_score(found) == found.max()
 
 
-def naively_enlarged(values: Float, size: tuple[int, int]) -> np.ndarray:
+def naively_enlarged(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear between the centres of the cells, constant beyond the outermost."""
     found = values.astype(np.float64)
     for axis, side in enumerate(size):
         at = (np.arange(side) + 0.5) * found.shape[axis] / side - 0.5
-        found = np.apply_along_axis(lambda line, at=at: np.interp(at, np.arange(len(line)), line), axis, found)
+        found = np.apply_along_axis(lambda line, at: np.interp(at, np.arange(len(line)), line), axis, found, at)
     return found
 
 
@@ -119,7 +119,7 @@ def test_averaged_maps_are_the_mean_at_the_finest(shapes: list[tuple[int, int]],
     maps = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
     finest = max(shapes, key=lambda shape: shape[0] * shape[1])
     found = average_maps(maps)
-    assert (found.shape, found.dtype) == (finest, np.float32)
+    assert (found.shape, found.dtype) == (finest, np.dtype(np.float32))
     assert found == pytest.approx(np.mean([naively_enlarged(one, finest) for one in maps], axis=0), abs=1e-3)
 
 
@@ -133,8 +133,8 @@ def test_the_mean_of_one_map_is_itself_and_of_equal_maps_any_of_them() -> None:
 @pytest.mark.parametrize("radius", [0, 1, 3, 12, 40])
 def test_suppressed_leakage_is_the_naive_one(size: tuple[int, int], radius: int) -> None:
     rng = np.random.default_rng(radius)
-    for values in (rng.normal(0, 5, size), rng.gamma(0.3, 10, size), np.full(size, 3.0), np.full(size, -3.0), np.zeros(size)):
-        values = values.astype(np.float32)
+    for drawn in (rng.normal(0, 5, size), rng.gamma(0.3, 10, size), np.full(size, 3.0), np.full(size, -3.0), np.zeros(size)):
+        values = drawn.astype(np.float32)
         np.testing.assert_allclose(suppress_leakage(values, radius), naively_suppressed(values, radius), rtol=1e-4, atol=1e-4)
 
 
