@@ -20,7 +20,11 @@ from offnominal.storage import scratch_folder, write_whole
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
 #: A shell lets what it runs in the background ignore Ctrl-C, these tests too.
-COMMAND = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from offnominal.cli import main; main()"
+#: The signals have their defaults, whatever the process that runs the tests was told to ignore (`nohup`).
+COMMAND = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGHUP, signal.SIG_DFL); "
+    "from offnominal.cli import main; main()"
+)
 
 
 def started(*words: object) -> subprocess.Popen[str]:
