@@ -76,7 +76,7 @@ def run(out: Path, observer: Observer) -> None:
     detector = Detector().fit(manifest, observer=observer)
     detector.save(model)
     for warning in warnings_of(detector.model):
-        observer.on_note(warning)
+        observer.on_note(f"note: {warning}")
     detector = load(model)
     observer.on_note("evaluate: all other good cells and all defective cells")
     result = detector.evaluate(manifest, evidence=True, observer=observer)

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import click
 
-from offnominal.cli.console import Console
+from offnominal.cli.console import Console, say
 from offnominal.cli.options import Command, path_option
+
+
+class _Stages(Console):
+    """Prints the stages of the demo as plain lines."""
+
+    def on_note(self, text: str) -> None:
+        say(text)
 
 
 @click.command(cls=Command)
@@ -16,5 +23,5 @@ def demo(out: Path) -> None:
     """Run everything once on real solar cells."""
     from offnominal.demo import run
 
-    with Console() as console:
+    with _Stages() as console:
         run(out, console)
