@@ -20,7 +20,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from offnominal.cli import main
+from offnominal import detector
+from offnominal.cli import main, options
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
@@ -127,3 +128,7 @@ def masked(text: str) -> str:
     text = re.sub(r"^kernels: .*$", "kernels: <machine>", text, flags=re.MULTILINE)
     text = re.sub(r"^versions: .*$", lambda line: re.sub(r" \S+(?=,|$)", " <version>", line[0]), text, flags=re.MULTILINE)
     return re.sub(r"(\bradius|\bthreshold|'level':|'spread':) -?[\d.e+-]+", r"\1 <number>", text)
+
+
+def test_the_settings_of_a_run_are_those_that_load_takes() -> None:
+    assert options.RUN_SETTINGS == detector.RUN_SETTINGS
