@@ -133,7 +133,7 @@ def lots(good: np.ndarray[Any, Any], bad: np.ndarray[Any, Any]) -> list[dict[str
                 "bad": wrong,
                 "parts": size,
                 "n": len(good) - (size - wrong),
-                "fewest": lot.fewest,
+                "fewest": lot.smallest_pull,
                 "fdp": float(np.mean(false)),
                 "error": float(np.std(false) / np.sqrt(LOTS)),
                 "found": float(np.mean(found)),
@@ -171,7 +171,7 @@ def rebuilt(data: str) -> dict[str, Any]:
         "scores_spread": float(anew.std()),
         "correlation": float(np.corrcoef(left_out, anew)[0, 1]),
         "threshold": model.calibration.threshold,
-        "threshold_anew": calibrate(anew.astype(np.float32), model.calibration.asked).threshold,
+        "threshold_anew": calibrate(anew.astype(np.float32), model.calibration.requested_rate).threshold,
     }
 
 

@@ -55,7 +55,7 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
     geometry = engine.geometry([read_header(path).size for path in paths])
     values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, seed=chosen.seed))
     found = batches(paths, (geometry,), values, batch_size=chosen.batch_size, failed=raise_unreadable)
-    patches = torch.cat([image for batch in found for image in engine.patches(batch.seen(0)).cpu()])
+    patches = torch.cat([image for batch in found for image in engine.patches(batch.network_input(0)).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)
     return patches[torch.randperm(len(patches), generator=random)[:most].sort().values].contiguous()

@@ -109,7 +109,7 @@ def features(data: Data, member: str) -> Features:
         found: dict[int, Tensor] = {}
         paths = [item.path for item in items]
         for batch in batches(paths, (geometry,), data.values, batch_size=1, failed=raise_unreadable):
-            found[batch.index[0]] = engine.patches(batch.seen(0))[0]
+            found[batch.index[0]] = engine.patches(batch.network_input(0))[0]
         return [found[at] for at in range(len(items))]
 
     return Features(engine, geometry, of(data.train), of(data.test))

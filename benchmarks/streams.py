@@ -65,7 +65,7 @@ class Streams:
         for batch in batches(pictures, (self.geometry,), self.values, batch_size=16, failed=raise_unreadable):
             if change is not None:
                 batch = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
-            found.update(zip(batch.index, image_features(batch, engine.maps(batch.seen(0))), strict=True))
+            found.update(zip(batch.index, image_features(batch, engine.maps(batch.network_input(0))), strict=True))
         return np.array([found[at] for at in sorted(found)])
 
     def draws(self, count: int, teachings: int) -> Any:

@@ -62,7 +62,8 @@ def main() -> None:
     upsampling = engine.upsampling((256, 256))
     assert upsampling is not None
     images = [
-        patches.contiguous() for patches in engine.standardise(engine.patches(batch.seen(0)), member.standard, (256, 256))
+        patches.contiguous()
+        for patches in engine.standardise(engine.patches(batch.network_input(0)), member.standard, (256, 256))
     ]
     found = {size: measure(images, upsampling, member.bank.patches[:size].contiguous()) for size in BANKS}
 

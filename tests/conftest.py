@@ -26,13 +26,13 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 @pytest.fixture
 def at_work(monkeypatch: pytest.MonkeyPatch) -> threading.local:
     """`index`: the numbers of the images that this thread gave to a network last."""
-    at_work, seen = threading.local(), ImageBatch.seen
+    at_work, network_input = threading.local(), ImageBatch.network_input
 
     def noted(self: ImageBatch, view: int) -> np.ndarray:
         at_work.index = self.index
-        return seen(self, view)
+        return network_input(self, view)
 
-    monkeypatch.setattr(ImageBatch, "seen", noted)
+    monkeypatch.setattr(ImageBatch, "network_input", noted)
     return at_work
 
 
@@ -145,7 +145,7 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     found = {
         index: image
         for batch in batches(paths, [geometry], EIGHT_BIT, batch_size=16, failed=fail)
-        for index, image in zip(batch.index, engine.patches(batch.seen(0)), strict=True)
+        for index, image in zip(batch.index, engine.patches(batch.network_input(0)), strict=True)
     }
     patches = [found[index] for index in range(len(paths))]
     standard = channel_standard(torch.cat(patches))

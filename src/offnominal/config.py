@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from offnominal.errors import InputError, SettingsError, nearest
+from offnominal.errors import InputError, SettingsError, suggest
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
@@ -275,7 +275,7 @@ def settings_from(**values: Any) -> Settings:
     """
     for name in values:
         if name not in Settings.model_fields:
-            raise SettingsError(f"unknown setting '{name}': {nearest(name, Settings.model_fields)}")
+            raise SettingsError(f"unknown setting '{name}': {suggest(name, Settings.model_fields)}")
     preset = values.get("preset")
     values = {**(PRESETS.get(preset, {}) if isinstance(preset, str) else {}), **values}
     if _has_two_sides(values.get("image_size")):
@@ -287,7 +287,7 @@ def settings_from(**values: Any) -> Settings:
         parents = () if error.title == Settings.__name__ else (error.title.lower(),)
         path = ".".join(str(part) for part in (*parents, *first["loc"])) or "settings"
         if first["type"] == "extra_forbidden":
-            raise SettingsError(f"unknown setting '{path}': {nearest(path.split('.')[-1], Fusion.model_fields)}") from None
+            raise SettingsError(f"unknown setting '{path}': {suggest(path.split('.')[-1], Fusion.model_fields)}") from None
         message = first["msg"].removeprefix("Value error, ")
         raise SettingsError(f"setting {path} = {first['input']!r}: {message}" if parents or first["loc"] else message) from None
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from offnominal.config import Settings, settings_from
 from offnominal.datasets import Pages, count_unlabelled, labelled_images
-from offnominal.errors import ImageError, InputError, nearest
+from offnominal.errors import ImageError, InputError, suggest
 from offnominal.fitting import (
     Audit,
     Change,
@@ -20,9 +20,9 @@ from offnominal.fitting import (
     audit_images,
     fit_model,
     training_sources,
-    updated,
+    update_model,
 )
-from offnominal.images import Source, raise_unreadable, several
+from offnominal.images import Source, raise_unreadable, require_sequence
 from offnominal.images.arrays import Pixels
 from offnominal.inference import Evaluation, Explanation, Inspector, engines_of, evaluate, member_engines
 from offnominal.model import Model, load_model, save_model
@@ -162,7 +162,7 @@ class Detector:
         added = [add] if isinstance(add, (str, Path)) else add
         sources = added_sources(added, _first_unused_number(inspector.model), pages)
         names = [name.as_posix() if isinstance(name, Path) else name for name in remove]
-        model, change = updated(inspector.model, inspector.engines, sources, names, observer)
+        model, change = update_model(inspector.model, inspector.engines, sources, names, observer)
         self._use(Inspector(model, inspector.engines))
         return change
 
@@ -211,7 +211,7 @@ class Detector:
         tuple of int and Inspection
             The index among the sources and the inspection. Images of several shapes may come out of order.
         """
-        for index, inspection, _ in self._ready().inspect(several(sources), failed, evidence=evidence, maps=maps):
+        for index, inspection, _ in self._ready().inspect(require_sequence(sources), failed, evidence=evidence, maps=maps):
             yield index, inspection
 
     def inspect_with_pixels(
@@ -223,7 +223,7 @@ class Detector:
         maps: bool = False,
     ) -> Generator[tuple[int, Inspection, Pixels]]:
         """Inspect as `inspect_many` does, and yield the (H, W, 3) stored values too, so that drawing need not decode again."""
-        inspected = self._ready().inspect(several(sources), failed, keep=True, evidence=evidence, maps=maps)
+        inspected = self._ready().inspect(require_sequence(sources), failed, keep=True, evidence=evidence, maps=maps)
         for index, inspection, pixels in inspected:
             assert pixels is not None
             yield index, inspection, pixels
@@ -328,7 +328,7 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     run = {name: value for name, value in run.items() if value is not None}
     for name in run:
         if name not in Settings.model_fields:
-            raise InputError(f"unknown setting '{name}': {nearest(name, RUN_SETTINGS)}")
+            raise InputError(f"unknown setting '{name}': {suggest(name, RUN_SETTINGS)}")
         if name not in RUN_SETTINGS:
             raise InputError(f"{name} is fixed in the model; only {', '.join(RUN_SETTINGS)} may change")
     return Detector._load(Path(path), weights, run)

@@ -64,7 +64,7 @@ def unwritable(path: Path, error: OSError) -> OutputError:
     return OutputError(f"{path}: cannot be written ({error.strerror or error}); choose another place")
 
 
-def raise_unless_of_one_image(error: Exception) -> None:
+def raise_if_fatal(error: Exception) -> None:
     """Raise an error that affects every image (full disk, output folder, settings); ignore one that affects a single image.
 
     Raises
@@ -74,8 +74,8 @@ def raise_unless_of_one_image(error: Exception) -> None:
 
     Examples
     --------
-    >>> raise_unless_of_one_image(ImageError("part.png: cannot be decoded"))
-    >>> raise_unless_of_one_image(SettingsError("device = cuda: no GPU"))
+    >>> raise_if_fatal(ImageError("part.png: cannot be decoded"))
+    >>> raise_if_fatal(SettingsError("device = cuda: no GPU"))
     Traceback (most recent call last):
     offnominal.errors.SettingsError: device = cuda: no GPU
     """
@@ -98,7 +98,7 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
 
 
-def nearest(name: str, known: Iterable[str], listed: str | None = None) -> str:
+def suggest(name: str, known: Iterable[str], listed: str | None = None) -> str:
     """Suggest the known name closest to an unknown one; without a close match, list the known names.
 
     Parameters
@@ -112,9 +112,9 @@ def nearest(name: str, known: Iterable[str], listed: str | None = None) -> str:
 
     Examples
     --------
-    >>> nearest("neighbours", ["bank", "neighbors"])
+    >>> suggest("neighbours", ["bank", "neighbors"])
     "did you mean 'neighbors'?"
-    >>> nearest("zoom", ["bank", "neighbors"])
+    >>> suggest("zoom", ["bank", "neighbors"])
     'known: bank, neighbors'
     """
     known = sorted(known)

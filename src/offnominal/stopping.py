@@ -39,13 +39,13 @@ def stoppable() -> Iterator[None]:
 
 
 @contextmanager
-def unstopped() -> Iterator[None]:
+def delay_stop() -> Iterator[None]:
     """Delay stop signals to the end of the block, for work that must not be interrupted halfway.
 
     Examples
     --------
     >>> try:
-    ...     with stoppable(), unstopped():
+    ...     with stoppable(), delay_stop():
     ...         signal.raise_signal(signal.SIGTERM)
     ...         print("finished")
     ... except KeyboardInterrupt:
@@ -69,7 +69,7 @@ def unstopped() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def stopped() -> None:
+def ignore_stop() -> None:
     """Ignore further stop signals, while a stopped process ends."""
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:

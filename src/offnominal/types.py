@@ -118,9 +118,9 @@ class Evidence:
     curve
         `(t, distance)`: mean distance of the patch moved by t along the influence. t = 0 is the patch itself; t < 0 moves it
         towards normal.
-    usual_box
+    typical_box
         Reference patch of the same image, the one with the median distance.
-    usual_curve
+    typical_curve
         The curve of the reference patch, with its own influence and noise.
     """
 
@@ -134,8 +134,8 @@ class Evidence:
     response: float
     p_value: float
     curve: tuple[tuple[float, float], ...]
-    usual_box: tuple[int, int, int, int] | None = None
-    usual_curve: tuple[tuple[float, float], ...] = ()
+    typical_box: tuple[int, int, int, int] | None = None
+    typical_curve: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import pytest
 
 from offnominal.memory import PatchStore
 from offnominal.model import require_writable
-from offnominal.stopping import stoppable, unstopped
-from offnominal.storage import scratch_folder, write_whole
+from offnominal.stopping import delay_stop, stoppable
+from offnominal.storage import scratch_folder, write_atomically
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and locks of POSIX")
 #: A shell lets what it runs in the background ignore Ctrl-C, these tests too.
@@ -117,7 +117,7 @@ import os, sys
 from pathlib import Path
 import offnominal.storage.atomic as storage
 storage.os.{at} = lambda *_: os.kill(os.getpid(), 9)
-storage.write_whole(Path(sys.argv[1]), b"half of a model")
+storage.write_atomically(Path(sys.argv[1]), b"half of a model")
 """
 
 
@@ -133,7 +133,7 @@ def test_the_next_run_removes_what_a_killed_one_left_unfinished(at: str, tmp_pat
     require_writable(target)
     assert sorted(tmp_path.iterdir()) == sorted(mine)
     killed(WRITES.format(at=at), target)
-    write_whole(target, b"whole")
+    write_atomically(target, b"whole")
     assert sorted(tmp_path.iterdir()) == sorted([*mine, target])
 
 
@@ -144,7 +144,7 @@ def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "here\n"
-        write_whole(tmp_path / "m", b"ours")
+        write_atomically(tmp_path / "m", b"ours")
         assert len(list(tmp_path.iterdir())) == 2
         other.communicate("\n", timeout=60)
     assert (tmp_path / "m").read_bytes() == b"half of a model"  # who is last wins, whole
@@ -173,7 +173,7 @@ def test_a_signal_waits_for_what_must_be_done() -> None:
     done = []
 
     def work() -> None:
-        with stoppable(), unstopped():
+        with stoppable(), delay_stop():
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGHUP)
             done.append(True)

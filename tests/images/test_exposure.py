@@ -270,7 +270,7 @@ def test_the_model_file_keeps_it(tmp_path: Path) -> None:
 def test_disturbed_images_are_corrected_like_those_that_come(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the monitor learns of a brighter lamp is what it will see of one: the maps hardly move, the brightness does."""
     seen: list[Exposure | None] = []
-    see = ImageBatch.seen
+    see = ImageBatch.network_input
     monkeypatch.setattr(ImageBatch, "seen", preceded(lambda batch, view: seen.append(batch.exposure), see))
     model = Detector(preset="fast", image_size=64, bank=50).fit(under_lamps(20, darkest=0.95)).model
     assert model.appearance is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from evidence_twin import Twin
 
 from conftest import damaged, texture
 from offnominal import Detector, load
-from offnominal.config import Settings
 from offnominal.errors import InputError
-from offnominal.features import ChannelStandard
-from offnominal.images import Exposure, Geometry, ValueRange, batches, box_of, position_at
+from offnominal.images import box_of, position_at
 from offnominal.inference import Inspector, SignalEngine, member_engines
-from offnominal.inference.evidence import LEADING, SHOWN, STEPS, EvidenceMaker
+from offnominal.inference.evidence import LEADING, SHOWN, EvidenceMaker
 from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
 
@@ -30,94 +27,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "few in the bank": {"bank": 4},
     "one in the bank": {"bank": 1},
 }
-
-
-class Twin:
-    """What a sceptic would write: a member of a model file and an image -> patches, then loops."""
-
-    def __init__(self, path: Path, image: np.ndarray, number: int) -> None:
-        with safe_open(str(path), framework="numpy") as file:
-            self.told = json.loads(file.metadata()["description"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.scores = tensors["calibration.scores"]
-        prefix = f"member.{number}."
-        self.tensors = {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-        self.settings = Settings.model_validate_json(json.dumps(self.told["settings"]))
-        self.member = self.told["members"][number]
-        engine = member_engines(self.settings)[number]
-        shape = self.member["geometry"]
-        geometry = Geometry(tuple(shape["size"]), shape["resize"], shape["multiple"], shape["longest"])
-
-        def fail(index: int, error: Exception) -> None:
-            raise error
-
-        exposure = self.told["values"]["exposure"]
-        values = {**self.told["values"], "exposure": None if exposure is None else Exposure(**exposure)}
-        (batch,) = batches([image], (geometry,), ValueRange(**values), batch_size=1, failed=fail)
-        seen = batch.seen(0)
-        self.network = seen.shape[2], seen.shape[3]
-        standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "scale")))
-        self.patches = engine.standardise(engine.patches(seen), standard, self.network)[0].double().numpy()
-        self.grid = engine.grid(self.network)
-        self.original = image.shape[:2]
-        self.bank = self.tensors["bank.patches"].astype(float)
-        self.engine, self.geometry = engine, geometry
-
-    def on_grid(self) -> np.ndarray:
-        """(h, w, D), the outermost positions as those beside them."""
-        height, width = self.grid
-        return np.pad(self.patches.reshape(height - 2, width - 2, -1), ((1, 1), (1, 1), (0, 0)), mode="edge")
-
-    def nearest(self, x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        away = np.array([np.sqrt(((x - m) ** 2).sum()) for m in self.bank])
-        order = np.argsort(away, kind="stable")[:k]
-        return away[order], order
-
-    def gradient(self, x: np.ndarray) -> np.ndarray:
-        away, order = self.nearest(x, self.settings.neighbors)
-        mean: np.ndarray = sum((x - self.bank[at]) / d for at, d in zip(order, away, strict=True) if d > 0) / len(order)
-        return mean
-
-    def noise(self, x: np.ndarray) -> np.ndarray:
-        scale = self.member["distance_scale"]
-        in_sd = (self.nearest(x, self.settings.neighbors)[0].mean() - scale["mean"]) / scale["deviation"]
-        size = np.abs(self.gradient(x))
-        low, high = self.settings.noise_range
-        noise: np.ndarray = low + (high - low) / (1 + np.exp(-((size - size.mean()) / size.std() + in_sd)))
-        return noise
-
-    def curve(self, x: np.ndarray) -> list[tuple[float, float]]:
-        pull = self.gradient(x)
-        along = self.noise(x) * pull / np.sqrt((pull**2).mean())
-        return [(t, self.nearest(x + t * along, self.settings.neighbors)[0].mean()) for t in STEPS]
-
-    def at(self, pixel: tuple[int, int]) -> np.ndarray:
-        height, width = self.grid
-        row = int((pixel[1] + 0.5) / self.original[0] * height)
-        column = int((pixel[0] + 0.5) / self.original[1] * width)
-        patch: np.ndarray = self.on_grid()[row, column]
-        return patch
-
-    def patch_at(self, pixel: tuple[int, int]) -> tuple[float, float]:
-        """The pixel itself, or the centre of the position beside it if an outermost one, which has no patch, holds it."""
-        found = []
-        for at, side, positions in zip(pixel, self.original[::-1], self.grid[::-1], strict=True):
-            position = int((at + 0.5) / side * positions)
-            inside = min(max(position, 1), positions - 2)
-            found.append(float(at) if inside == position else (inside + 0.5) * side / positions)
-        return found[0], found[1]
-
-    def layer_parts(self) -> np.ndarray:
-        """(L, D): which part of a feature comes from which layer."""
-        counts = self.engine._extractor.layer_channels
-        owner = np.repeat(np.arange(len(counts)), counts)
-        size = self.settings.dimensions or len(owner)
-        parts = np.zeros((len(counts), size))
-        for j in range(size):
-            inside = owner[j * len(owner) // size : -(-(j + 1) * len(owner) // size)]
-            for layer in inside:
-                parts[layer, j] += 1 / len(inside)
-        return parts
 
 
 @pytest.fixture(scope="module", params=list(WAYS))
@@ -204,9 +113,9 @@ def test_the_typical_patch_is_the_one_of_median_distance(case: tuple[dict[str, T
         for column, x in enumerate(line)
         if 0 < row < twin.grid[0] - 1 and 0 < column < twin.grid[1] - 1
     }
-    position = next(at for at in away if box_of(at, twin.grid, twin.original) == evidence.usual_box)
+    position = next(at for at in away if box_of(at, twin.grid, twin.original) == evidence.typical_box)
     assert away[position] == pytest.approx(sorted(away.values())[(len(away) - 1) // 2], rel=1e-4)
-    assert np.array(evidence.usual_curve) == pytest.approx(np.array(twin.curve(twin.on_grid()[position])), rel=1e-4)
+    assert np.array(evidence.typical_curve) == pytest.approx(np.array(twin.curve(twin.on_grid()[position])), rel=1e-4)
 
 
 def test_maps_of_noise_and_layers(case: tuple[dict[str, Twin], Any]) -> None:
@@ -280,7 +189,7 @@ def test_evidence_is_of_the_member_whose_map_is_highest_at_the_peak(detector: De
 def test_the_curve_starts_as_the_influence_says_and_falls_for_a_bad_patch(detector: Detector) -> None:
     found = detector.inspect(damaged(8)[0], evidence=True)
     evidence = found.evidence(found.regions[0])
-    curve, usual = dict(evidence.curve), dict(evidence.usual_curve)
+    curve, usual = dict(evidence.curve), dict(evidence.typical_curve)
     assert curve[-1.0] < curve[0.0] < curve[1.0]
     assert curve[0.0] > usual[0.0]
     assert curve[0.0] - min(curve.values()) > usual[0.0] - min(usual.values())
@@ -406,6 +315,6 @@ def test_what_is_shown_has_a_patch_of_its_own() -> None:
         assert (member.bank.position.max(0) == (height - 2, width - 2)).all()
         if member.name == region.evidence.member:
             position = min(bad.shape[0] // height, bad.shape[1] // width)
-            for box in (region.evidence.box, region.evidence.usual_box):
+            for box in (region.evidence.box, region.evidence.typical_box):
                 assert box is not None
                 assert min(box[:2]) >= position

@@ -136,7 +136,7 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, Any], fi
     (batch,) = batches(
         [texture(0)], [engine.geometry([])], ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
     )
-    pixels = batch.seen(0)
+    pixels = batch.network_input(0)
     network = (pixels.shape[2], pixels.shape[3])
     upsampling = engine.upsampling(network)
     assert (upsampling and upsampling.first) == first

@@ -97,8 +97,8 @@ def test_reliability_against_naive_counts_and_scipy() -> None:
     m, n = 19, 33
     p_values = rng.integers(1, m + 2, n) / (m + 1)
     found = reliability(list(p_values), m)
-    assert found.asked == pytest.approx(np.arange(1, m + 2) / (m + 1))
-    for rate, seen, low, high in zip(found.asked, found.seen, found.low, found.high, strict=True):
+    assert found.requested == pytest.approx(np.arange(1, m + 2) / (m + 1))
+    for rate, seen, low, high in zip(found.requested, found.observed, found.low, found.high, strict=True):
         flagged = sum(p <= rate + 1e-9 for p in p_values)
         assert seen == flagged / n
         interval = binomtest(flagged, n).proportion_ci(0.95, "exact")

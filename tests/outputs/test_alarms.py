@@ -158,15 +158,15 @@ def test_what_is_promised_is_told(detector: Detector) -> None:
     ],
 )
 def test_a_threshold_may_rest_on_few_images(scores: list[float], rate: float, apart: bool) -> None:
-    assert calibrate(np.array(scores, np.float32), rate).apart is apart
+    assert calibrate(np.array(scores, np.float32), rate).threshold_isolated is apart
 
 
 def test_a_threshold_rarely_stands_apart_by_chance() -> None:
-    """As often as the docstring of `apart` says: 2,000 sets each of scores with a normal and with an exponential tail."""
+    """The shares in the docstring of `threshold_isolated`, with normal and exponential scores."""
     rng, sets = np.random.default_rng(0), 2000
     for draw, shares in ((rng.normal, (0.0194, 0.0001)), (rng.exponential, (0.0944, 0.0094))):  # of 200,000 sets each
         for n, share in zip((20, 99), shares, strict=True):
-            found = np.mean([calibrate(draw(size=n).astype(np.float32), 0.01).apart for _ in range(sets)])
+            found = np.mean([calibrate(draw(size=n).astype(np.float32), 0.01).threshold_isolated for _ in range(sets)])
             assert found == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / sets)), (draw.__name__, n)
 
 

@@ -19,7 +19,7 @@ from offnominal.cli.info import info
 from offnominal.cli.inspect import inspect
 from offnominal.cli.update import update
 from offnominal.machine import kernel_lines, kernels
-from offnominal.stopping import stoppable, stopped
+from offnominal.stopping import ignore_stop, stoppable
 
 
 def _show_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -71,7 +71,7 @@ def main() -> None:
 
 def _end_stopped() -> None:
     """End a stopped process at once: all is written, and a native thread still at work would abort the interpreter's exit."""
-    stopped()
+    ignore_stop()
     say("offnominal: stopped")
     sys.stdout.flush()
     sys.stderr.flush()

@@ -16,7 +16,7 @@ from offnominal.errors import InputError, unwritable
 from offnominal.metrics import CONFIDENCE, RESAMPLES, Paired, Verdicts, paired_figures
 from offnominal.outputs.report_files import as_text
 from offnominal.reports import ChangedPictures, comparison_page
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 
 #: Figures of `metrics.json` that are compared without intervals, which would need the maps of both runs.
 PIXEL_FIGURES = ("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.30", "aupro_0.05")
@@ -225,7 +225,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise unwritable(folder, error) from None
     content = comparison.as_json()
-    write_whole(folder / "compare.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(folder / "compare.json", (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     a, b = comparison.a.images, comparison.b.images
     scores = np.array([(a[path].score, b[path].score) for path in comparison.paths])
     good = np.array([a[path].label in ("good", None) for path in comparison.paths])
@@ -242,7 +242,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> dict[str, Any]:
         for change in comparison.changes[:MOST_PICTURES]
     ]
     page = comparison_page(content, scores, good, pictures)
-    write_whole(folder / "compare.html", as_text(page))
+    write_atomically(folder / "compare.html", as_text(page))
     return content
 
 

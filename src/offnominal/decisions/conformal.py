@@ -37,10 +37,10 @@ LEAVE_ONE_OUT: Method = "leave-one-image-out"
 
 #: Share of the images that split conformal holds out for calibration.
 HELD_OUT_SHARE = 0.2
-#: Fewest images for which `Calibration.apart` is meaningful.
-APART_MIN_IMAGES = 20
+#: Fewest images for which `Calibration.threshold_isolated` is meaningful.
+ISOLATED_MIN_IMAGES = 20
 #: The threshold is isolated if the gap below it is this many times the distance from there to the median.
-APART_GAP = 1.5
+ISOLATED_GAP = 1.5
 #: Folds are the default up to this number of images. Few images make the five coresets fast and leave-one-out inaccurate.
 FOLDS_UP_TO = 100
 #: A split is the default if at least this rank (k, see `Calibration.rank`) remains. The 95 % bound of the false-alarm rate is
@@ -56,7 +56,7 @@ class Calibration:
     ----------
     scores
         (n,) float32, ascending; higher is more anomalous.
-    asked
+    requested_rate
         Requested false-alarm rate, in (0, 1).
     method
         How the scores were held out.
@@ -69,14 +69,14 @@ class Calibration:
     """
 
     scores: Float
-    asked: float
+    requested_rate: float
     method: Method = LEAVE_ONE_OUT
 
     def __post_init__(self) -> None:
         require(self.scores.ndim == 1 and len(self.scores) > 0, f"scores must be (n,), n > 0, got {self.scores.shape}")
         require(bool(np.isfinite(self.scores).all()), "scores must be finite")
         require(bool(np.all(np.diff(self.scores) >= 0)), "scores must be ascending")
-        require(0 < self.asked < 1, f"the false-alarm rate must lie between 0 and 1, got {self.asked}")
+        require(0 < self.requested_rate < 1, f"the false-alarm rate must lie between 0 and 1, got {self.requested_rate}")
         require(self.method in get_args(Method), f"the method must be one of {get_args(Method)}, got {self.method!r}")
 
     @property
@@ -92,12 +92,12 @@ class Calibration:
     @property
     def rate(self) -> float:
         """Effective false-alarm rate: the requested rate, but at least `smallest_rate`."""
-        return max(self.asked, self.smallest_rate)
+        return max(self.requested_rate, self.smallest_rate)
 
     @property
     def enough(self) -> bool:
         """Whether the requested rate is attainable with n images."""
-        return self.asked >= self.smallest_rate
+        return self.requested_rate >= self.smallest_rate
 
     @property
     def rank(self) -> int:
@@ -125,16 +125,16 @@ class Calibration:
         return self.method == SPLIT
 
     @property
-    def apart(self) -> bool:
+    def threshold_isolated(self) -> bool:
         """Whether the threshold lies far above all lower scores, so that it depends on a few unusual images.
 
         With exponentially distributed scores this happens by chance in 9 % of sets of 20 and in 1 % of sets of 99; with
         normally distributed scores in 2 % and 0.01 %.
         """
-        if self.count < max(APART_MIN_IMAGES, self.rank + 1):
+        if self.count < max(ISOLATED_MIN_IMAGES, self.rank + 1):
             return False
         below, median = float(self.scores[self.count - self.rank - 1]), float(np.median(self.scores))
-        return self.threshold - below > APART_GAP * max(below - median, 0)
+        return self.threshold - below > ISOLATED_GAP * max(below - median, 0)
 
     def p_value(self, score: float) -> float:
         """Conformal p-value `(1 + #{calibration scores >= score}) / (n + 1)`, in (0, 1]; raises `ValueError` for NaN."""

@@ -39,19 +39,19 @@ class Lot:
         Requested false discovery rate: largest share of good parts among the pulled ones, on average over lots.
     estimated_bad
         Estimated number of bad parts, see `estimated_bad`.
-    fewest
+    smallest_pull
         Smallest number of parts that can be pulled at once, see `fewest_bad`.
 
     Examples
     --------
-    >>> Lot(np.array([True, False]), fdr=0.1, estimated_bad=1.0, fewest=1).pulled.tolist()
+    >>> Lot(np.array([True, False]), fdr=0.1, estimated_bad=1.0, smallest_pull=1).pulled.tolist()
     [True, False]
     """
 
     pulled: Mask
     fdr: float
     estimated_bad: float
-    fewest: int
+    smallest_pull: int
 
 
 def judge_lot(p_values: npt.ArrayLike, calibration_images: int, fdr: float) -> Lot:
@@ -74,7 +74,7 @@ def judge_lot(p_values: npt.ArrayLike, calibration_images: int, fdr: float) -> L
     Examples
     --------
     >>> lot = judge_lot([0.01, 0.4, 0.01, 0.9], calibration_images=99, fdr=0.1)
-    >>> lot.pulled.tolist(), lot.estimated_bad, lot.fewest
+    >>> lot.pulled.tolist(), lot.estimated_bad, lot.smallest_pull
     ([True, False, True, False], 2.0, 1)
     """
     values = _checked(p_values)

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from offnominal.errors import BackboneError, nearest
+from offnominal.errors import BackboneError, suggest
 from offnominal.features.cache import cache_folder, read_checked, write_checked
 from offnominal.features.lean_network import lean
 from offnominal.features.local_maps import REFLECT_PADDING, LocalMaps
@@ -217,7 +217,7 @@ def _build(
     timm_name = embedded.timm_name if embedded else name
     if not timm.is_model(timm_name):
         listed = f"{', '.join(EMBEDDED)}, and what timm.list_models() names"
-        raise BackboneError(f"unknown backbone '{name}': {nearest(name, [*EMBEDDED, *timm.list_models()], listed)}")
+        raise BackboneError(f"unknown backbone '{name}': {suggest(name, [*EMBEDDED, *timm.list_models()], listed)}")
     mean, std = _normalisation(timm, timm_name)
     torch.manual_seed(0)
     patch: int | None = None

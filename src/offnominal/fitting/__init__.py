@@ -3,7 +3,7 @@
 from offnominal.fitting.audit import Audit
 from offnominal.fitting.fit import Stopwatch, audit_images, fit_model
 from offnominal.fitting.sources import TrainingSource, added_sources, training_sources
-from offnominal.fitting.update import Change, updated
+from offnominal.fitting.update import Change, update_model
 
 __all__ = [
     "Audit",
@@ -14,5 +14,5 @@ __all__ = [
     "audit_images",
     "fit_model",
     "training_sources",
-    "updated",
+    "update_model",
 ]

@@ -84,5 +84,5 @@ class AppearanceLearner:
         features = []
         for disturb in DISTURBANCES.values():
             disturbed = replace(batch, views=(np.stack([disturb(image) for image in batch.views[0]]),))
-            features.append(image_features(disturbed, self._maps_of(disturbed.seen(0))))
+            features.append(image_features(disturbed, self._maps_of(disturbed.network_input(0))))
         return np.stack(features)

@@ -25,7 +25,7 @@ from offnominal.inference import (
     single_torch_thread,
     threads_for,
 )
-from offnominal.model import Member, require_numbers
+from offnominal.model import Member, require_finite
 from offnominal.observer import Observer
 from offnominal.types import Float
 
@@ -127,7 +127,7 @@ class Extraction:
     def thumbnails(self, members: Sequence[Member]) -> Thumbnails:
         """A thumbnail of each image; empty for images without a patch in any bank."""
         in_banks = np.unique(np.concatenate([member.bank.image for member in members])).tolist()
-        return self._store.only({self._numbers[image] for image in in_banks}, self._numbers)
+        return self._store.subset({self._numbers[image] for image in in_banks}, self._numbers)
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Report progress, and release the memory that access to spilled patches took."""
@@ -137,9 +137,9 @@ class Extraction:
 
     def _features(self, batch: ImageBatch) -> tuple[ImageBatch, list[torch.Tensor], Float]:
         """The batch, the (B, N, D) raw patches of each member, and the features of whole images."""
-        maps = [member.engine.maps(batch.seen(member.view)) for member in self.members]
+        maps = [member.engine.maps(batch.network_input(member.view)) for member in self.members]
         whole_images = image_features(batch, maps[0])
-        require_numbers(whole_images, *maps)
+        require_finite(whole_images, *maps)
         return batch, [interior_patches(of_member) for of_member in maps], whole_images
 
     def _put(self, image: int, patches: Sequence[torch.Tensor]) -> bool:

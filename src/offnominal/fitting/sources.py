@@ -8,7 +8,7 @@ from pathlib import Path
 
 from offnominal.datasets import MANIFESTS, Pages, normal_images, page_paths
 from offnominal.errors import ImageError
-from offnominal.images import Source, content_digest, several
+from offnominal.images import Source, content_digest, require_sequence
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def training_sources(data: str | Path | Sequence[Source], pages: Pages = "one") 
     if isinstance(data, (str, Path)):
         return [TrainingSource(item.name, item.path, item.group) for item in normal_images(data, pages)]
     sources: list[TrainingSource] = []
-    for number, source in enumerate(several(data)):
+    for number, source in enumerate(require_sequence(data)):
         if not isinstance(source, (str, Path)):
             sources.append(TrainingSource(f"array {number}", source))
         elif pages == "all":
@@ -83,7 +83,7 @@ def added_sources(added: Sequence[Source], first_number: int, pages: Pages = "on
     ['array 12', 'array 13']
     """
     sources: list[TrainingSource] = []
-    for number, source in enumerate(several(added), first_number):
+    for number, source in enumerate(require_sequence(added), first_number):
         if not isinstance(source, (str, Path)):
             sources.append(TrainingSource(f"array {number}", source))
         elif Path(source).is_file() and Path(source).suffix.lower() not in MANIFESTS:

@@ -54,7 +54,7 @@ class Change:
     patches_removed: int
 
 
-def updated(
+def update_model(
     model: Model,
     engines: Sequence[FeatureEngine],
     add: Sequence[TrainingSource],
@@ -86,7 +86,7 @@ def updated(
     >>> from offnominal.inference import engines_of
     >>> from offnominal.observer import SILENT
     >>> engines = engines_of(model, None, "part.safetensors")  # doctest: +SKIP
-    >>> model, change = updated(model, engines, [TrainingSource("new.png", "new.png")], [], SILENT)  # doctest: +SKIP
+    >>> model, change = update_model(model, engines, [TrainingSource("new.png", "new.png")], [], SILENT)  # doctest: +SKIP
     """
     if not add and not remove:
         raise InputError("nothing to update: name images to add or to remove")
@@ -116,7 +116,7 @@ def updated(
     members = tuple(replace(member, normal=normal_signals(member.held_out.signals)) for member in model.members)
     model = replace(model, members=members)
     method = FOLDS if model.calibration.method == FOLDS and not add else LEAVE_ONE_OUT
-    calibration = calibrate(scores_of_model(model), model.calibration.asked, method)
+    calibration = calibrate(scores_of_model(model), model.calibration.requested_rate, method)
     observer.on_progress("calibration", 1, 1)
     return replace(model, calibration=calibration), Change(names, remove, skipped, patches_added, patches_removed)
 

@@ -9,7 +9,7 @@ from offnominal.images.files import MEMORY, count_pages
 from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
-from offnominal.images.sources import Source, content_digest, pixels_of, several
+from offnominal.images.sources import Source, content_digest, pixels_of, require_sequence
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
@@ -50,8 +50,8 @@ __all__ = [
     "raise_unreadable",
     "read_header",
     "read_mask",
+    "require_sequence",
     "resize",
-    "several",
     "thumbnail",
     "to_original",
 ]

@@ -44,7 +44,7 @@ class ImageBatch:
     --------
     >>> view = np.full((1, 3, 64, 64), 0.4, np.float32)
     >>> batch = ImageBatch((view,), (0,), ((600, 800),), (None,), Exposure(level=0.5, spread=0.2))
-    >>> round(float(batch.seen(0).mean()), 3)
+    >>> round(float(batch.network_input(0).mean()), 3)
     0.5
     """
 
@@ -60,7 +60,7 @@ class ImageBatch:
         lengths = {*map(len, self.views), len(self.index), len(self.original), len(self.decoded)}
         require(len(lengths) == 1, "views, index, original and decoded differ in length")
 
-    def seen(self, view: int) -> Float:
+    def network_input(self, view: int) -> Float:
         """Return the network input of a view, (B, 3, height, width) float32, with corrected exposure."""
         return self.views[view] if self.exposure is None else self.exposure.corrected(self.views[view])
 

@@ -105,7 +105,7 @@ def content_digest(source: Source) -> bytes:
         return digest.digest()
 
 
-def several(sources: Iterable[Source]) -> Sequence[Source]:
+def require_sequence(sources: Iterable[Source]) -> Sequence[Source]:
     """Check that several images were given and return them as a sequence.
 
     Raises
@@ -115,9 +115,9 @@ def several(sources: Iterable[Source]) -> Sequence[Source]:
 
     Examples
     --------
-    >>> several(["a.png", "b.png"])
+    >>> require_sequence(["a.png", "b.png"])
     ['a.png', 'b.png']
-    >>> several("a.png")
+    >>> require_sequence("a.png")
     Traceback (most recent call last):
     offnominal.errors.InputError: expected several images, got one: put it in a list, [image]
     """

@@ -124,7 +124,7 @@ class ThumbnailStore:
     >>> with ThumbnailStore() as store:
     ...     for picture in (b"first", b"second", b"third"):
     ...         store.add(picture)
-    ...     thumbnails = store.only({2}, among=[0, 2])
+    ...     thumbnails = store.subset({2}, among=[0, 2])
     >>> [thumbnails.stored(index) for index in range(2)]
     [b'', b'third']
     """
@@ -144,6 +144,6 @@ class ThumbnailStore:
         """Add the thumbnail of the next image. Raises `OutputError` if the temporary file cannot be written."""
         self._pictures.append(self._store.keep(np.frombuffer(picture, np.uint8)))
 
-    def only(self, wanted: Container[int], among: Sequence[int]) -> Thumbnails:
+    def subset(self, wanted: Container[int], among: Sequence[int]) -> Thumbnails:
         """Return the thumbnails of the images `among`, by their numbers; those not in `wanted` are left empty."""
         return Thumbnails.of([self._pictures[index].tobytes() if index in wanted else b"" for index in among])

@@ -119,8 +119,8 @@ class EvidenceMaker:
                 response=float(response[at]),
                 p_value=region.p_value,
                 curve=curves[at],
-                usual_box=grid.box(typical),
-                usual_curve=typical_curve,
+                typical_box=grid.box(typical),
+                typical_curve=typical_curve,
             )
             explained.append(replace(region, evidence=evidence))
         return tuple(explained)

@@ -18,7 +18,7 @@ from offnominal.inference.image_features import image_features
 from offnominal.inference.member_scorer import Explanation, MemberResult, MemberScorer
 from offnominal.inference.parallel import process_images, threads_for
 from offnominal.inference.patches import FeatureEngine
-from offnominal.model import Model, require_numbers
+from offnominal.model import Model, require_finite
 from offnominal.scoring import average_maps, image_score, to_grid
 from offnominal.types import Float, Inspection, Region
 
@@ -116,7 +116,7 @@ class Inspector:
             batch.index, batch.original, batch.decoded, zip(*results, strict=True), statistics, strict=True
         ):
             inspection = self._inspection(original, of_image, evidence, maps)
-            require_numbers(whole)
+            require_finite(whole)
             p_value = None if appearance is None else appearance.p_value(whole)
             yield index, replace(inspection, appearance=whole, whole_p_value=p_value), decoded
 
@@ -134,7 +134,7 @@ class Inspector:
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[Tensor], bytes]]:
             thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
             members = [scorer.patches(batch) for scorer in self.scorers]
-            require_numbers(*members)
+            require_finite(*members)
             patches = [[of_member[at] for of_member in members] for at in range(len(batch.index))]
             return list(zip(batch.index, batch.original, patches, thumbnails, strict=True))
 
@@ -182,7 +182,7 @@ class Inspector:
     def _inspection(self, original: tuple[int, int], results: Sequence[MemberResult], evidence: bool, maps: bool) -> Inspection:
         calibration = self.model.calibration
         anomaly = average_maps([result.anomaly for result in results])
-        require_numbers(anomaly, *(result.on_grid for result in results))
+        require_finite(anomaly, *(result.on_grid for result in results))
         score = image_score(anomaly)
         regions = find_regions(anomaly, calibration, original)
         if evidence:
@@ -228,7 +228,7 @@ class Inspector:
             noise.append(np.ascontiguousarray(to_grid(rms, scorer.engine.grid(result.network))[:, :, 0]))
             for name, shares in scorer.evidence.layer_maps(result.patches, result.signals, result.network).items():
                 layers[f"{scorer.member.name}:{name}" if several else name] = shares / np.float32(len(results))
-        require_numbers(*noise, *layers.values())
+        require_finite(*noise, *layers.values())
         return to_original(average_maps(noise), original), {
             name: to_original(values, original) for name, values in layers.items()
         }

@@ -92,12 +92,12 @@ class MemberScorer:
 
     def patches(self, batch: ImageBatch) -> Tensor:
         """(B, N, D) standardised patches."""
-        images = batch.seen(self.view)
+        images = batch.network_input(self.view)
         return self.engine.standardise(self.engine.patches(images), self.member.standard, (images.shape[2], images.shape[3]))
 
     def score(self, batch: ImageBatch, with_noise: bool) -> tuple[Tensor, list[MemberResult]]:
         """(B, D, h, w) raw maps of a batch, and the result for each image."""
-        images = batch.seen(self.view)
+        images = batch.network_input(self.view)
         network = (images.shape[2], images.shape[3])
         raw = self.engine.maps(images)
         patches = self.engine.standardise(interior_patches(raw), self.member.standard, network)

@@ -48,9 +48,9 @@ class Reliability:
 
     Attributes
     ----------
-    asked
+    requested
         (R,) requested rates, ascending.
-    seen
+    observed
         (R,) observed share of good test images with a p-value of at most the rate.
     low, high
         (R,) 95 % confidence interval of the observed rate.
@@ -58,12 +58,12 @@ class Reliability:
     Examples
     --------
     >>> rates = np.array([0.5, 1.0])
-    >>> Reliability(rates, rates, low=rates / 2, high=np.ones(2)).asked.tolist()
+    >>> Reliability(rates, rates, low=rates / 2, high=np.ones(2)).requested.tolist()
     [0.5, 1.0]
     """
 
-    asked: npt.NDArray[np.float64]
-    seen: npt.NDArray[np.float64]
+    requested: npt.NDArray[np.float64]
+    observed: npt.NDArray[np.float64]
     low: npt.NDArray[np.float64]
     high: npt.NDArray[np.float64]
 
@@ -154,7 +154,7 @@ def reliability(p_values: Sequence[float], calibrated: int) -> Reliability:
     Examples
     --------
     >>> result = reliability([0.25, 0.5, 0.75, 1.0], calibrated=3)
-    >>> result.asked.tolist(), result.seen.tolist()
+    >>> result.requested.tolist(), result.observed.tolist()
     ([0.25, 0.5, 0.75, 1.0], [0.25, 0.5, 0.75, 1.0])
 
     References

@@ -1,6 +1,6 @@
 """The fitted model and its file format."""
 
-from offnominal.model.checks import require_numbers
+from offnominal.model.checks import require_finite
 from offnominal.model.file import load_model, require_writable, save_model
 from offnominal.model.model import BackboneIdentity, DistanceScale, HeldOut, LeftOut, Member, Model, Replacements, as_stored
 
@@ -14,7 +14,7 @@ __all__ = [
     "Replacements",
     "as_stored",
     "load_model",
-    "require_numbers",
+    "require_finite",
     "require_writable",
     "save_model",
 ]

@@ -38,13 +38,13 @@ MAX_EMPTY_SIDE = 2**20
 MAX_SIZE = 2**40
 
 
-def require_numbers(*arrays: npt.NDArray[Any] | torch.Tensor) -> None:
+def require_finite(*arrays: npt.NDArray[Any] | torch.Tensor) -> None:
     """Raise `ValueError` if a value is NaN or infinite, because no verdict could follow from it.
 
     Examples
     --------
-    >>> require_numbers(np.array([1.0, 2.0]), torch.zeros(3))
-    >>> require_numbers(np.array([1.0, np.nan]))
+    >>> require_finite(np.array([1.0, 2.0]), torch.zeros(3))
+    >>> require_finite(np.array([1.0, np.nan]))
     Traceback (most recent call last):
     ValueError: the results contain values that are not finite
     """
@@ -96,21 +96,22 @@ def require_types(value: Any, annotation: Any, name: str) -> None:
         _require_any(value, get_args(annotation), name)
     elif origin is Literal:
         choices = get_args(annotation)
-        require(value in choices, f"{name} is {_shown(value)}, expected one of {', '.join(map(str, choices))}")
+        _require_value(value in choices, value, name, f"expected one of {', '.join(map(str, choices))}")
     elif origin is tuple:
         _require_tuple(value, get_args(annotation), name)
     elif origin is dict:
-        require(isinstance(value, dict), f"{name} is {_shown(value)}, expected an object")
+        _require_value(isinstance(value, dict), value, name, "expected an object")
         for key, entry in value.items():
             require_types(key, get_args(annotation)[0], name)
             require_types(entry, get_args(annotation)[1], f"{name}.{key}")
     elif is_dataclass(annotation):
-        require(isinstance(value, annotation) if isinstance(annotation, type) else False, f"{name} is {_shown(value)}")
+        is_instance = isinstance(value, annotation) if isinstance(annotation, type) else False
+        _require_value(is_instance, value, name, "expected an object")
         hints = get_type_hints(annotation)
         for field in fields(annotation):
             require_types(getattr(value, field.name), hints[field.name], f"{name}.{field.name}")
     elif annotation in _PLAIN:
-        require(_PLAIN[annotation](value), f"{name} is {_shown(value)}, expected {annotation.__name__}")
+        _require_value(_PLAIN[annotation](value), value, name, f"expected {annotation.__name__}")
 
 
 def require_geometry(geometry: Geometry, values: ValueRange) -> None:
@@ -171,7 +172,7 @@ def _require_any(value: Any, annotations: Sequence[Any], name: str) -> None:
 
 
 def _require_tuple(value: Any, annotations: Sequence[Any], name: str) -> None:
-    require(isinstance(value, tuple), f"{name} is {_shown(value)}, expected a list")
+    _require_value(isinstance(value, tuple), value, name, "expected a list")
     if len(annotations) == 2 and annotations[1] is Ellipsis:
         annotations = [annotations[0]] * len(value)
     require(len(value) == len(annotations), f"{name} has {len(value)} entries, expected {len(annotations)}")
@@ -206,5 +207,7 @@ def _finite_float(digits: str) -> float:
     return number
 
 
-def _shown(value: Any) -> str:
-    return repr(value)[:40]
+def _require_value(condition: bool, value: Any, name: str, expected: str) -> None:
+    # The representation of a large value takes long: only the message makes it.
+    if not condition:
+        raise ValueError(f"{name} is {repr(value)[:40]}, {expected}")

@@ -45,7 +45,7 @@ from offnominal.model.model import (
     Replacements,
 )
 from offnominal.scoring import SIGNALS, NormalSignals
-from offnominal.storage import remove_unfinished, write_whole
+from offnominal.storage import remove_unfinished, write_atomically
 from offnominal.types import require
 
 #: Value of the metadata key `format`.
@@ -75,7 +75,7 @@ def save_model(model: Model, path: Path) -> None:
     tensors = _tensors(model)
     description = json.dumps(_description(model), sort_keys=True, ensure_ascii=True, allow_nan=False)
     metadata = {"format": FORMAT, "version": str(VERSION), "description": description, "digest": _digest(description, tensors)}
-    write_whole(path, _ordered(save(tensors, metadata)))
+    write_atomically(path, _ordered(save(tensors, metadata)))
 
 
 def _ordered(content: bytes) -> bytes:
@@ -239,7 +239,7 @@ def _description(model: Model) -> dict[str, Any]:
         ],
         "values": dataclasses.asdict(model.values),
         "sources": [[source.name, *source.size, source.group] for source in model.sources],
-        "calibration": {"asked": model.calibration.asked, "method": model.calibration.method},
+        "calibration": {"asked": model.calibration.requested_rate, "method": model.calibration.method},
         "appearance": None if model.appearance is None else list(model.appearance.names),
         "left_out": [dataclasses.asdict(entry) for entry in model.left_out],
         "skipped": [list(entry) for entry in model.skipped],

@@ -23,7 +23,7 @@ import numpy as np
 from offnominal.decisions import LIKENESS, Appearance, DriftTest
 from offnominal.errors import InputError, OutputError
 from offnominal.model import Model
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import own
 from offnominal.types import Float
 
@@ -122,7 +122,7 @@ class DriftMonitor:
         if self._path is None or self.test.images == 0:
             return
         try:
-            write_whole(self._path, (json.dumps(self._state(), allow_nan=False) + "\n").encode())
+            write_atomically(self._path, (json.dumps(self._state(), allow_nan=False) + "\n").encode())
             self._saved = True
         except OutputError as error:
             self.notes.append(f"the drift state is not saved: {error}, or switch the drift monitor off with --no-drift")
@@ -249,7 +249,7 @@ def report_drift(monitor: DriftMonitor | None, folder: Path) -> list[str]:
         lines = [f"note: {note}" for note in monitor.notes]
         if result["warning"]:
             lines.append(f"warning: {result['message']}")
-    write_whole(own(folder, "drift.json", "inspect"), (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+    write_atomically(own(folder, "drift.json", "inspect"), (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
     return lines
 
 

@@ -26,7 +26,7 @@ from offnominal.reports.plots import (
     roc,
     score_histogram,
 )
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.types import Float
 
 
@@ -62,7 +62,7 @@ def evaluation_charts(calibrated: Calibration, result: Evaluation) -> list[Chart
         charts.append(pixel_precision_recall(curves.pixel_precision_recall, _number(figures["pixel_ap"])))
     p_values = [image.inspection.p_value for image in result.images if image.item.good]
     rates = reliability(p_values, calibrated.count)
-    charts.append(calibration(rates.asked, rates.seen, rates.low, rates.high, calibrated.rate))
+    charts.append(calibration(rates.requested, rates.observed, rates.low, rates.high, calibrated.rate))
     labels = sorted({image.item.label or "defect" for image in result.images if not image.item.good})
     charts.append(class_boxes([(name, _scores(result, name)) for name in ("good", *labels)], threshold))
     return charts
@@ -96,7 +96,7 @@ def write_charts(charts: Sequence[Chart], folder: Path) -> list[Path]:
     make_folder(folder)
     paths = []
     for name, content in files_of(charts).items():
-        write_whole(folder / name, content)
+        write_atomically(folder / name, content)
         paths.append(folder / name)
     return paths
 

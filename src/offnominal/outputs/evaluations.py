@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from offnominal.errors import raise_unless_of_one_image, reason_of
+from offnominal.errors import raise_if_fatal, reason_of
 from offnominal.images import displayed, pixels_of
 from offnominal.inference import Evaluation
 from offnominal.model import Model
@@ -18,7 +18,7 @@ from offnominal.outputs.charts import evaluation_charts, write_charts
 from offnominal.outputs.model_facts import readable_facts, warnings_of
 from offnominal.outputs.report_files import ReportWriter, as_text, make_folder
 from offnominal.reports.plots import Chart
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 
 
 def begin_evaluation(folder: Path, plots: Path | None = None) -> None:
@@ -64,8 +64,8 @@ def write_evaluation(
     """
     begin_evaluation(folder, plots)
     metrics = result.as_json()
-    write_whole(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
-    write_whole(folder / "scores.csv", as_text(_score_table(result)))
+    write_atomically(folder / "metrics.json", (json.dumps(metrics, indent=2) + "\n").encode())
+    write_atomically(folder / "scores.csv", as_text(_score_table(result)))
     charts = evaluation_charts(model.calibration, result)
     if plots is not None:
         write_charts(charts, plots)
@@ -106,7 +106,7 @@ def _write_report(
             needed = page.needs_picture(index, inspection, item.good)
             add(displayed(pixels_of(item.path, model.settings.memory), model.values) if needed else None)
         except Exception as error:  # noqa: BLE001 - any failure costs this image alone
-            raise_unless_of_one_image(error)
+            raise_if_fatal(error)
             failed(f"{item.path}: cannot be drawn ({reason_of(error)})")
             add(None)
     notes = warnings_of(model)

@@ -12,11 +12,11 @@ from typing import Any, get_args
 import numpy as np
 
 from offnominal.decisions import region_masks
-from offnominal.errors import SettingsError, nearest
+from offnominal.errors import SettingsError, suggest
 from offnominal.model import Model
 from offnominal.outputs.report_files import write_file, write_picture
 from offnominal.reports import LEVELS, CocoMasks, MapFormat, Picture, SourcePicture, encode_map, encode_mask, receipt
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import own
 from offnominal.types import Evidence, Float, Inspection, Region
 
@@ -95,7 +95,7 @@ def _checked(option: str, names: Iterable[str], known: tuple[str, ...]) -> tuple
     """The names without duplicates; an unknown one is an error."""
     for name in names:
         if name not in known:
-            raise SettingsError(f"{option} {name or repr(name)}: {nearest(name, known)}")
+            raise SettingsError(f"{option} {name or repr(name)}: {suggest(name, known)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -151,7 +151,7 @@ class ExtraWriter:
     def finish(self) -> None:
         """Write `masks.json` if COCO masks are requested."""
         if "coco" in self._extras.masks:
-            write_whole(own(self._folder, "masks.json", "inspect"), (json.dumps(self._coco.as_json()) + "\n").encode())
+            write_atomically(own(self._folder, "masks.json", "inspect"), (json.dumps(self._coco.as_json()) + "\n").encode())
 
     def _receipt(self, stem: str, inspection: Inspection, picture: Picture) -> str:
         """Write the receipt of the leading region, whose peak is the image score."""
@@ -236,6 +236,6 @@ def evidence_row(evidence: Evidence) -> dict[str, Any]:
         "response": evidence.response,
         "p_value": evidence.p_value,
         "curve": [list(pair) for pair in evidence.curve],
-        "usual_box": None if evidence.usual_box is None else list(evidence.usual_box),
-        "usual_curve": [list(pair) for pair in evidence.usual_curve],
+        "usual_box": None if evidence.typical_box is None else list(evidence.typical_box),
+        "usual_curve": [list(pair) for pair in evidence.typical_curve],
     }

@@ -20,7 +20,7 @@ def calibration_facts(model: Model) -> dict[str, Any]:
     return {
         "method": calibration.method,
         "n": calibration.count,
-        "asked_alpha": calibration.asked,
+        "asked_alpha": calibration.requested_rate,
         "alpha": calibration.rate,
         "threshold": calibration.threshold,
         "smallest_alpha": calibration.smallest_rate,
@@ -39,7 +39,7 @@ def rests_on(model: Model) -> list[str]:
     after a split, whose calibration images the model does not name.
     """
     calibration = model.calibration
-    if calibration.method == SPLIT or not calibration.apart:
+    if calibration.method == SPLIT or not calibration.threshold_isolated:
         return []
     scores = scores_of_model(model)
     return [model.sources[index].name for index in np.argsort(-scores, kind="stable")[: calibration.rank]]
@@ -86,7 +86,8 @@ def calibration_warnings(model: Model) -> list[str]:
     warnings, split = [], calibration.method == SPLIT
     if not calibration.enough:
         warnings.append(
-            f"A false-alarm rate of {calibration.asked:.2%} needs at least {images_needed(calibration.asked)} images"
+            f"A false-alarm rate of {calibration.requested_rate:.2%} needs at least "
+            f"{images_needed(calibration.requested_rate)} images"
             f"{' held out to calibrate' if split else ''}; with {calibration.count} the smallest attainable rate is "
             f"{calibration.rate:.2%}, which is used" + ("; folds and leave-one-out calibrate on every image." if split else ".")
         )

@@ -14,7 +14,7 @@ import numpy as np
 
 from offnominal.datasets import Item
 from offnominal.detector import Detector
-from offnominal.errors import ImageError, raise_unless_of_one_image, reason_of
+from offnominal.errors import ImageError, raise_if_fatal, reason_of
 from offnominal.images import displayed
 from offnominal.images.arrays import Pixels
 from offnominal.monitoring.drift_monitor import DriftMonitor
@@ -24,7 +24,7 @@ from offnominal.outputs.model_facts import readable_facts, warnings_of
 from offnominal.outputs.report_files import ReportWriter, make_folder, picture_name, write_picture
 from offnominal.outputs.result_rows import ResultRows, error_row
 from offnominal.reports import overlay
-from offnominal.stopping import unstopped
+from offnominal.stopping import delay_stop
 from offnominal.storage.owned_files import own, own_folder, remove_inspection, remove_own
 from offnominal.types import Float, Inspection
 
@@ -110,7 +110,7 @@ def write_inspections(
                 page.add(index, items[index].name, inspection, shown, heat=row["map"], receipts=receipts)
             rows.add(index, row)
         except Exception as error:  # noqa: BLE001 - any failure costs this image alone
-            raise_unless_of_one_image(error)
+            raise_if_fatal(error)
             remove_own(folder, lambda name, command: f"/{index:05d}-" in name and command == "inspect")
             writer.forget(index)
             failed(index, ImageError(f"{items[index].path}: cannot be drawn ({reason_of(error)})"))
@@ -136,7 +136,7 @@ def write_inspections(
             while drawing:
                 finish_oldest()
         finally:
-            with unstopped():
+            with delay_stop():
                 painter.shutdown()
                 ordered = rows.finish()
                 writer.finish()

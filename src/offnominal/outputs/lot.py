@@ -9,7 +9,7 @@ from typing import Any
 
 from offnominal.decisions import Calibration, images_needed, judge_lot
 from offnominal.errors import InputError
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import own
 
 
@@ -89,11 +89,11 @@ def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: flo
         lot = judge_lot([row["p_value"] for row in read], calibration.count, fdr)
         pulled = [row for row, is_pulled in zip(read, lot.pulled, strict=True) if is_pulled]
         result["flagged"] = [row["path"] for row in sorted(pulled, key=lambda row: -row["score"])]
-        result["estimated_bad"], result["fewest"] = lot.estimated_bad, lot.fewest
-        if lot.fewest > 1:
+        result["estimated_bad"], result["fewest"] = lot.estimated_bad, lot.smallest_pull
+        if lot.smallest_pull > 1:
             result["note"] = (
                 f"with {calibration.count} calibration images, a lot of {len(read)} and a false discovery rate of {fdr:g}, "
-                f"parts can only be pulled together: at least {lot.fewest} must stand out"
+                f"parts can only be pulled together: at least {lot.smallest_pull} must stand out"
             )
-    write_whole(own(folder, "lot.json", "inspect"), (json.dumps(result, indent=2) + "\n").encode())
+    write_atomically(own(folder, "lot.json", "inspect"), (json.dumps(result, indent=2) + "\n").encode())
     return result

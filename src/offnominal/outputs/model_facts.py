@@ -91,7 +91,7 @@ def readable_facts(model: Model) -> dict[str, str]:
         **members,
         "Input": f"{model.values.depth}, values {model.values.low:g} to {model.values.high:g}, "
         f"{_exposure(model.values.exposure)}",
-        "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.asked:.2%}), "
+        "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.requested_rate:.2%}), "
         f"from {calibration.count} held-out good images ({calibration.method})",
         "Guarantee": promise(model),
         "Threshold": f"{calibration.threshold:.3f}",

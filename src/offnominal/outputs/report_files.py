@@ -17,7 +17,7 @@ from offnominal.errors import ImageError, unwritable
 from offnominal.model import Model
 from offnominal.reports import Entry, SourceFile, attention, pictures_of, report, shrink
 from offnominal.reports.plots import Chart
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import PICTURES, REPORT, own, own_folder, remove_own
 from offnominal.types import Inspection, Mask
 
@@ -154,7 +154,7 @@ class ReportWriter:
             charts=charts,
             sources=self._write_sources(),
         )
-        write_whole(own(self._folder, REPORT, self._command), as_text(page))
+        write_atomically(own(self._folder, REPORT, self._command), as_text(page))
 
     def _write_sources(self) -> dict[str, SourceFile]:
         """Write the thumbnails of the training images that the evidence of shown images names."""
@@ -172,7 +172,7 @@ class ReportWriter:
         for index, source in enumerate(self._model.sources):
             if source.name in named and thumbnails.picture(index) is not None:
                 file = f"{PICTURES}/good-{index:05d}.jpg"
-                write_whole(own(self._folder, file, self._command), thumbnails.stored(index))
+                write_atomically(own(self._folder, file, self._command), thumbnails.stored(index))
                 sources[source.name] = SourceFile(file, source.size)
         return sources
 
@@ -252,7 +252,7 @@ def write_picture(path: Path, picture: Any, quality: int = 90) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file and create its folder. Faster than `write_whole`, but not atomic.
+    """Write a file and create its folder. Faster than `write_atomically`, but not atomic.
 
     Raises
     ------

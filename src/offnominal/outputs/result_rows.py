@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 from offnominal.errors import unwritable
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import RESULTS, own
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ class ResultRows:
     def __init__(self, folder: Path, paths: Sequence[str]) -> None:
         self._path, self._paths, self._lock = own(folder, RESULTS, "inspect"), paths, Lock()
         self.rows: dict[int, Row] = {}
-        write_whole(self._path, b"")
+        write_atomically(self._path, b"")
         try:
             self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
@@ -69,7 +69,7 @@ class ResultRows:
         """Rewrite the file in the order of the images and return the rows. Raises `OutputError`."""
         os.close(self._file)
         ordered = [self.rows[index] for index in sorted(self.rows)]
-        write_whole(self._path, b"".join(map(_line, ordered)))
+        write_atomically(self._path, b"".join(map(_line, ordered)))
         return ordered
 
 

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from offnominal.errors import raise_unless_of_one_image, reason_of
+from offnominal.errors import raise_if_fatal, reason_of
 from offnominal.fitting import Audit
 from offnominal.images import MEMORY, Source, displayed, pixels_of, to_original
 from offnominal.outputs.report_files import as_text, make_folder, picture_name, write_picture
 from offnominal.reports import overlay
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import own, remove_own
 
 #: Folder of the pictures.
@@ -34,7 +34,7 @@ def begin_audit(folder: Path) -> None:
     """
     make_folder(folder)
     remove_own(folder, lambda name, command: command == "audit")
-    write_whole(own(folder, "audit.csv", "audit"), b"")
+    write_atomically(own(folder, "audit.csv", "audit"), b"")
 
 
 def write_audit(
@@ -87,7 +87,7 @@ def write_audit(
                 write_picture(own(folder, name, "audit"), drawn)
                 picture = name
             except Exception as error:  # noqa: BLE001 - any failure costs this picture alone
-                raise_unless_of_one_image(error)
+                raise_if_fatal(error)
                 failed(f"{audit.names[index]}: cannot be drawn ({reason_of(error)})")
         rows.append(
             {
@@ -103,5 +103,5 @@ def write_audit(
     writer.writerow(["path", "score", "p_value", "suspect"])
     for row in rows:
         writer.writerow([row["path"], f"{row['score']:.6g}", f"{row['p_value']:.6g}", int(row["suspect"])])
-    write_whole(folder / "audit.csv", as_text(table.getvalue()))
+    write_atomically(folder / "audit.csv", as_text(table.getvalue()))
     return rows

@@ -285,7 +285,7 @@ def _channels(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
 
 def _curve(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
     sheet.text((x, _CHARTS - 26), "Distance over noise along the influence", 14, _INK, bold=True)
-    lines = [line for line in (evidence.usual_curve, evidence.curve) if line]
+    lines = [line for line in (evidence.typical_curve, evidence.curve) if line]
     values = [distance for line in lines for _, distance in line]
     steps = [step for line in lines for step, _ in line]
     high, low = max(values), min(0.0, *values)
@@ -302,7 +302,7 @@ def _curve(sheet: Sheet, evidence: Evidence, x: int, width: int) -> None:
     sheet.line([at(0, low), at(0, high)], _FAINT)
     for step in sorted({round(step) for step in steps}):
         sheet.text((at(step, low)[0], bottom + 5), "no noise" if step == 0 else f"{step:+d}", 11, _FAINT, anchor="ma")
-    for line, colour in ((evidence.usual_curve, _GOOD), (evidence.curve, _ANOMALOUS)):
+    for line, colour in ((evidence.typical_curve, _GOOD), (evidence.curve, _ANOMALOUS)):
         if line:
             sheet.line([at(*point) for point in line], colour, 2)
             sheet.dot(at(0, dict(line)[0.0]), colour)

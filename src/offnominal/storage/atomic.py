@@ -30,7 +30,7 @@ STALE = 24 * 3600
 LONGEST = 200
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write a file atomically: `path` holds the old content or the new one, never a part.
 
     Parameters
@@ -48,7 +48,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Examples
     --------
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_whole(Path(folder) / "new" / "a.txt", b"content")
+    ...     write_atomically(Path(folder) / "new" / "a.txt", b"content")
     ...     (Path(folder) / "new" / "a.txt").read_text()
     'content'
     """

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from offnominal.errors import unwritable
-from offnominal.storage import write_whole
+from offnominal.storage import write_atomically
 
 RECORD, RESULTS, REPORT = ".offnominal.jsonl", "results.jsonl", "report.html"
 #: Folder of the pictures of a report.
@@ -97,7 +97,7 @@ def remove_own(folder: Path, selected: Callable[[str, str], bool]) -> None:
             _remove(folder, name)
     remaining = {name: command for name, command in recorded.items() if name not in removed or _remains(folder, name)}
     if remaining:
-        write_whole(folder / RECORD, "".join(_line(command, name) for name, command in remaining.items()).encode())
+        write_atomically(folder / RECORD, "".join(_line(command, name) for name, command in remaining.items()).encode())
     else:
         (folder / RECORD).unlink(missing_ok=True)
 
