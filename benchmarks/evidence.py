@@ -20,8 +20,8 @@ from typing import Any
 
 from offnominal import Detector
 from offnominal.datasets import Item, labelled_images
-from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.optional_outputs import Extras
 from offnominal.types import Inspection
 from tables import Timing, arguments, machine, seconds, table, use_threads, write, yes
 

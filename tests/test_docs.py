@@ -14,9 +14,9 @@ from offnominal.cli import app
 from offnominal.config import Settings, settings_from
 from offnominal.datasets import any_images
 from offnominal.outputs.evaluations import write_evaluation
-from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.model_facts import facts
+from offnominal.outputs.optional_outputs import Extras
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

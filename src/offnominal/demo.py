@@ -22,9 +22,9 @@ from offnominal.detector import Detector, load
 from offnominal.errors import InputError, unwritable
 from offnominal.observer import Observer
 from offnominal.outputs.evaluations import write_evaluation
-from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.model_facts import warnings_of
+from offnominal.outputs.optional_outputs import Extras
 
 #: Good cells for the fit; the other good cells are for the test.
 TRAINING_CELLS = 350

@@ -22,7 +22,7 @@ from offnominal.errors import InputError, SettingsError
 from offnominal.fitting.audit import supporters, supporters_needed
 from offnominal.fitting.split import split
 from offnominal.memory import Coreset, HeldOutBanks
-from offnominal.outputs.suspects import write_audit
+from offnominal.outputs.audits import write_audit
 
 SMALL: dict[str, Any] = {"image_size": 96, "bank": 300, "false_alarm_rate": 0.1}
 

@@ -25,8 +25,8 @@ from offnominal.fitting import TrainingSource, held_out_signals
 from offnominal.fitting import fit as fit_module
 from offnominal.fitting.held_out_signals import fold_signals
 from offnominal.fitting.member_patches import MemberPatches, choose_coreset
-from offnominal.fitting.sources import content_key, unit_keys
 from offnominal.fitting.split import split
+from offnominal.fitting.training_sources import content_key, unit_keys
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
 from offnominal.model import DistanceScale, Model
@@ -289,10 +289,10 @@ def test_how_images_are_held_out_depends_on_how_many_there_are() -> None:
     images = [texture(seed, (64, 64)) for seed in range(12)]
     assert Detector(**SMALL).fit(images).model.calibration.method == FOLDS
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("offnominal.decisions.conformal.FOLDS_UP_TO", 11)
+        patch.setattr("offnominal.decisions.calibration.FOLDS_UP_TO", 11)
         assert Detector(**SMALL).fit(images).model.calibration.method == LEAVE_ONE_OUT
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("offnominal.decisions.conformal.SPLIT_MIN_RANK", 0.5)
+        patch.setattr("offnominal.decisions.calibration.SPLIT_MIN_RANK", 0.5)
         assert Detector(**SMALL).fit(images).model.calibration.method == SPLIT
 
 

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from conftest import texture
 from offnominal.errors import ImageError
 from offnominal.images import EIGHT_BIT, Geometry, batches, decode, from_array, from_pillow, pixels_of, read_header
-from offnominal.images.files import LEAST_MEMORY
+from offnominal.images.file_checks import LEAST_MEMORY
 
 COLOUR = np.random.default_rng(0).integers(30, 220, (96, 128, 3), np.uint8)
 

@@ -151,7 +151,7 @@ def test_members_share_the_decoding_of_an_image(pair: Detector, paths: list[Path
     import sys
 
     decoded: list[Path] = []
-    module = sys.modules["offnominal.images.sources"]
+    module = sys.modules["offnominal.images.image_source"]
     decode = module.decode
     monkeypatch.setattr(module, "decode", preceded(lambda path, *more: decoded.append(path), decode))
     assert len(list(pair.inspect_many(paths, failed=lambda at, error: pytest.fail(str(error))))) == len(paths)

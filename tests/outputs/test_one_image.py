@@ -21,11 +21,10 @@ from offnominal.errors import ImageError, OutputError
 from offnominal.fitting import Audit
 from offnominal.inference import FeatureEngine
 from offnominal.inference import parallel as threads
-from offnominal.outputs import extras, inspections, report_files
-from offnominal.outputs import suspects as audited
+from offnominal.outputs import audits, inspections, optional_outputs, report_writer
 from offnominal.outputs.evaluations import write_evaluation
-from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.optional_outputs import Extras
 from offnominal.storage.owned_files import RECORD, own, remove_inspection, remove_own
 
 EVERYTHING = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)
@@ -144,9 +143,9 @@ def test_an_update_leaves_out_what_the_network_fails_with(monkeypatch: pytest.Mo
     [
         (inspections, "overlay", cv2.error("overlay")),
         (inspections, "write_picture", ImageError("not a valid file name")),
-        (extras, "encode_mask", AssertionError()),
-        (extras, "encode_map", ValueError("values must lie between 0 and 1")),
-        (report_files, "pictures_of", ZeroDivisionError()),
+        (optional_outputs, "encode_mask", AssertionError()),
+        (optional_outputs, "encode_map", ValueError("values must lie between 0 and 1")),
+        (report_writer, "pictures_of", ZeroDivisionError()),
         (Path, "write_bytes", OSError(errno.ENAMETOOLONG, "File name too long")),
         (Path, "write_bytes", OSError(errno.EILSEQ, "Invalid or incomplete multibyte character")),
     ],
@@ -183,7 +182,7 @@ def test_images_of_odd_shapes_beside_a_good_one(size: tuple[int, int], detector:
 def test_suspects_and_reports_that_cannot_be_drawn(
     detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, report_files, "pictures_of", cv2.error("thin"), 2)
+    failing(monkeypatch, report_writer, "pictures_of", cv2.error("thin"), 2)
     said: list[str] = []
     result = detector.evaluate(parts)
     write_evaluation(detector.model, result, tmp_path / "e", "Parts", failed=said.append)
@@ -193,8 +192,8 @@ def test_suspects_and_reports_that_cannot_be_drawn(
     assert all(image.item.name in page for image in result.images)
     items = any_images([parts / "train/good"])
     found: Audit = Detector(image_size=96).audit(parts)
-    monkeypatch.setattr(audited, "overlay", lambda *_: 1 / 0)
-    rows = audited.write_audit(found, [item.path for item in items], tmp_path / "a", 0.2, said.append)
+    monkeypatch.setattr(audits, "overlay", lambda *_: 1 / 0)
+    rows = audits.write_audit(found, [item.path for item in items], tmp_path / "a", 0.2, said.append)
     assert len(said) == 1 + sum(row["suspect"] for row in rows)
     assert all(row["picture"] is None for row in rows)
 
@@ -253,7 +252,7 @@ def test_files_of_a_user_stay(command: str, results: str | None, detector: Detec
     if command == "inspect":
         write_inspections(detector, any_images([lot / "0.png"]), out)
     else:
-        audited.begin_audit(out)
+        audits.begin_audit(out)
     assert [path.read_text() for path in kept] == ["somebody's own"] * len(kept)
 
 

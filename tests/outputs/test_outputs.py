@@ -19,10 +19,10 @@ from offnominal.errors import ImageError, OutputError
 from offnominal.images import Geometry, ImageBatch, ValueRange, batches, decode
 from offnominal.memory import PatchStore
 from offnominal.observer import Observer
-from offnominal.outputs.extras import Extras
+from offnominal.outputs.audits import begin_audit
 from offnominal.outputs.inspections import write_inspections
-from offnominal.outputs.report_files import picture_name, write_picture
-from offnominal.outputs.suspects import begin_audit
+from offnominal.outputs.optional_outputs import Extras
+from offnominal.outputs.report_writer import picture_name, write_picture
 from offnominal.reports import overlay
 from offnominal.storage.owned_files import own, remove_inspection
 from offnominal.storage.spill import ArrayStore
@@ -35,7 +35,7 @@ def test_each_image_is_decoded_once(detector: Detector, parts: Path, tmp_path: P
         decoded.append(path)
         return decode(path, memory)
 
-    monkeypatch.setattr("offnominal.images.sources.decode", counted)
+    monkeypatch.setattr("offnominal.images.image_source.decode", counted)
     items = any_images([parts / "test"])
     _, rows = write_inspections(detector, items, tmp_path)
     assert sorted(decoded) == sorted(item.path for item in items)

@@ -17,8 +17,8 @@ from offnominal.datasets import any_images
 from offnominal.errors import ModelFileError
 from offnominal.images import Thumbnails, thumbnail
 from offnominal.model import save_model
-from offnominal.outputs.extras import Extras
 from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.optional_outputs import Extras
 from offnominal.reports import SourcePicture, receipt
 from offnominal.reports.receipt import CROP, crop
 from offnominal.reports.sheet import Sheet

@@ -29,7 +29,7 @@ from offnominal import Detector
 from offnominal.comparison import compare, read_run, write_comparison
 from offnominal.outputs.charts import evaluation_charts
 from offnominal.outputs.evaluations import write_evaluation
-from offnominal.outputs.report_files import ReportWriter
+from offnominal.outputs.report_writer import ReportWriter
 from offnominal.types import Evidence, Inspection, Neighbour, Region
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]

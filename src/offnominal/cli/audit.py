@@ -39,7 +39,7 @@ def audit(
 ) -> None:
     """Find images among the good ones that differ from the others."""
     from offnominal.datasets import find_normal, in_pages
-    from offnominal.outputs.suspects import begin_audit, write_audit
+    from offnominal.outputs.audits import begin_audit, write_audit
 
     options = given_settings(context)
     detector = detector_from(options, config, weights)

@@ -84,9 +84,9 @@ def inspect(
     from offnominal.datasets import RUN_FOLDERS, find_any, in_pages
     from offnominal.detector import load
     from offnominal.monitoring.drift_monitor import DriftMonitor, report_drift, state_path
-    from offnominal.outputs.extras import extras_from
     from offnominal.outputs.inspections import image_level_notes, write_inspections
     from offnominal.outputs.lot import require_lot, write_lot
+    from offnominal.outputs.optional_outputs import extras_from
 
     if fdr is not None and not lot:
         raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")

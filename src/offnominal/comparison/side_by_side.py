@@ -14,7 +14,7 @@ import numpy as np
 from offnominal.comparison.run import Run, RunImage
 from offnominal.errors import InputError, unwritable
 from offnominal.metrics import CONFIDENCE, RESAMPLES, Paired, Verdicts, paired_figures
-from offnominal.outputs.report_files import as_text
+from offnominal.outputs.report_writer import as_text
 from offnominal.reports import ChangedPictures, comparison_page
 from offnominal.storage import write_atomically
 

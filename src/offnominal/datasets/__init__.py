@@ -2,8 +2,7 @@
 
 from offnominal.datasets.folders import RUN_FOLDERS
 from offnominal.datasets.items import GOOD, Item
-from offnominal.datasets.pages import Pages, in_pages, page_paths
-from offnominal.datasets.sources import (
+from offnominal.datasets.listing import (
     Listing,
     any_images,
     count_unlabelled,
@@ -14,6 +13,7 @@ from offnominal.datasets.sources import (
     manifest_notes,
     normal_images,
 )
+from offnominal.datasets.pages import Pages, in_pages, page_paths
 from offnominal.datasets.tables import MANIFESTS
 
 __all__ = [

@@ -9,8 +9,8 @@ from typing import Literal
 
 from offnominal.datasets.items import Item
 from offnominal.errors import ImageError
-from offnominal.images.files import count_pages
-from offnominal.images.frames import page_of
+from offnominal.images.file_checks import count_pages
+from offnominal.images.pages import page_of
 
 #: `one`: a file of several pages is refused as an image; `all`: each page is an image.
 Pages = Literal["one", "all"]

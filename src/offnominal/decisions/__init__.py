@@ -1,7 +1,7 @@
 """Decisions: calibrated thresholds and p-values, defect regions, suspect images, lots and drift."""
 
 from offnominal.decisions.appearance import LIKENESS, Appearance, halves, learn_appearance
-from offnominal.decisions.conformal import (
+from offnominal.decisions.calibration import (
     FOLDS,
     LEAVE_ONE_OUT,
     SPLIT,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from offnominal.decisions.conformal import Calibration
+from offnominal.decisions.calibration import Calibration
 from offnominal.types import Float, Mask, Region
 
 

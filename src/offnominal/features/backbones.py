@@ -26,7 +26,7 @@ from offnominal.features.cache import cache_folder, read_checked, write_checked
 from offnominal.features.lean_network import lean
 from offnominal.features.local_maps import REFLECT_PADDING, LocalMaps
 from offnominal.features.torchvision_schemas import import_timm
-from offnominal.features.transformers import default_side, is_transformer, transformer_maps
+from offnominal.features.vision_transformers import default_side, is_transformer, transformer_maps
 from offnominal.features.weights import digest_of, fill, read_weights, tensors
 from offnominal.weights_file import require_weights
 

@@ -2,7 +2,7 @@
 
 from offnominal.fitting.audit import Audit
 from offnominal.fitting.fit import Stopwatch, audit_images, fit_model
-from offnominal.fitting.sources import TrainingSource, added_sources, training_sources
+from offnominal.fitting.training_sources import TrainingSource, added_sources, training_sources
 from offnominal.fitting.update import Change, update_model
 
 __all__ = [

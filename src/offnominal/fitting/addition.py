@@ -18,7 +18,7 @@ from torch import Tensor
 from offnominal.errors import ImageError, InputError
 from offnominal.fitting.held_out_signals import held_out_signals
 from offnominal.fitting.member_patches import locate
-from offnominal.fitting.sources import TrainingSource
+from offnominal.fitting.training_sources import TrainingSource
 from offnominal.images import Thumbnails
 from offnominal.inference import FeatureEngine, Inspector
 from offnominal.memory import HeldOutBanks, MemoryBank, SourceImage, cover, random_coreset

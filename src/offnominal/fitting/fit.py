@@ -25,9 +25,9 @@ from offnominal.fitting.audit import Audit, audit
 from offnominal.fitting.extraction import Extraction
 from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
 from offnominal.fitting.member_patches import MemberPatches, choose_coreset
-from offnominal.fitting.sources import TrainingSource, content_key, unit_keys
 from offnominal.fitting.split import calibrated_by_split, split, splits
 from offnominal.fitting.training_set import TrainingSet, held_out_units, source_images, training_set
+from offnominal.fitting.training_sources import TrainingSource, content_key, unit_keys
 from offnominal.inference import FeatureEngine, Inspector, held_out_scores, normal_signals
 from offnominal.memory import Coreset, HeldOutBanks
 from offnominal.model import HeldOut, LeftOut, Member, Model, Replacements, as_stored

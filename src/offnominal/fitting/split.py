@@ -10,7 +10,7 @@ import numpy as np
 from offnominal.config import Settings
 from offnominal.decisions import SPLIT, calibrate, choose_method, held_count
 from offnominal.errors import ImageError, InputError
-from offnominal.fitting.sources import TrainingSource
+from offnominal.fitting.training_sources import TrainingSource
 from offnominal.inference import Inspector
 from offnominal.model import Model
 from offnominal.observer import Observer

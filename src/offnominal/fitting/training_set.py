@@ -12,8 +12,8 @@ from offnominal.config import Settings
 from offnominal.errors import InputError
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.plan import plan_fit
-from offnominal.fitting.sources import TrainingSource, content_key, unit_keys
 from offnominal.fitting.survey import common_exposure, survey
+from offnominal.fitting.training_sources import TrainingSource, content_key, unit_keys
 from offnominal.images import Geometry, ValueRange
 from offnominal.inference import FeatureEngine
 from offnominal.memory import SourceImage

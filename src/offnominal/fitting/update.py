@@ -20,8 +20,8 @@ from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, calibrate
 from offnominal.errors import InputError
 from offnominal.fitting.addition import with_images
 from offnominal.fitting.removal import without_images
-from offnominal.fitting.sources import TrainingSource
 from offnominal.fitting.training_set import MIN_IMAGES
+from offnominal.fitting.training_sources import TrainingSource
 from offnominal.inference import FeatureEngine, normal_signals, scores_of_model
 from offnominal.model import Model
 from offnominal.observer import Observer

@@ -5,11 +5,11 @@ from offnominal.images.batches import ImageBatch, Prepared, batches, prepare, ra
 from offnominal.images.decode import Header, decode, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
-from offnominal.images.files import MEMORY, count_pages
+from offnominal.images.file_checks import MEMORY, count_pages
 from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
+from offnominal.images.image_source import Source, content_digest, pixels_of, require_sequence
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
-from offnominal.images.sources import Source, content_digest, pixels_of, require_sequence
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.errors import ImageError
-from offnominal.images.files import MEMORY, require_memory
+from offnominal.images.file_checks import MEMORY, require_memory
 from offnominal.types import Depth
 
 #: Stored values of an image: (H, W, 3), uint8, uint16 or float32.

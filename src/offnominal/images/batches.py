@@ -12,9 +12,9 @@ import numpy as np
 from offnominal.errors import ImageError
 from offnominal.images.arrays import Pixels, planes
 from offnominal.images.exposure import Exposure
-from offnominal.images.files import MEMORY
+from offnominal.images.file_checks import MEMORY
 from offnominal.images.geometry import Geometry, resize
-from offnominal.images.sources import Source, as_image_error, name_of, pixels_of
+from offnominal.images.image_source import Source, as_image_error, name_of, pixels_of
 from offnominal.images.value_range import ValueRange
 from offnominal.types import Float, require
 

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from offnominal.errors import ImageError
 from offnominal.images.arrays import Pixels, broadcast, from_array, from_integers, planes
 from offnominal.images.completeness import strict
-from offnominal.images.files import (
+from offnominal.images.file_checks import (
     MEMORY,
     content_behind,
     damaged,

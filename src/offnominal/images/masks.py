@@ -8,7 +8,7 @@ import numpy as np
 
 from offnominal.errors import ImageError
 from offnominal.images.decode import decode
-from offnominal.images.files import MEMORY
+from offnominal.images.file_checks import MEMORY
 from offnominal.types import Mask
 
 

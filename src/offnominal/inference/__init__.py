@@ -1,19 +1,19 @@
 """Model + image -> inspection: patches, signals, evidence, evaluation."""
 
-from offnominal.inference.evaluation import Evaluated, Evaluation, evaluate
-from offnominal.inference.held_out_scores import (
+from offnominal.inference.calibration_scores import (
     MemberSignals,
     held_out_maps,
     held_out_scores,
     normal_signals,
     scores_of_model,
 )
+from offnominal.inference.evaluation import Evaluated, Evaluation, evaluate
+from offnominal.inference.feature_engine import FeatureEngine, interior_patches, member_engines
 from offnominal.inference.image_features import image_features
 from offnominal.inference.inspector import Inspector
-from offnominal.inference.loading import engines_of
 from offnominal.inference.member_scorer import Explanation
+from offnominal.inference.model_networks import engines_of
 from offnominal.inference.parallel import parallel_map, process_images, single_torch_thread, threads_for
-from offnominal.inference.patches import FeatureEngine, interior_patches, member_engines
 from offnominal.inference.signals import PatchSignals, SignalEngine
 
 __all__ = [

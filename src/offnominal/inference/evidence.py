@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from offnominal.images import box_of, position_at
-from offnominal.inference.patches import FeatureEngine
+from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.signals import PatchSignals, SignalEngine
 from offnominal.model import Member, Model
 from offnominal.scoring import to_grid

@@ -14,10 +14,10 @@ from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
 from offnominal.images import Geometry, ImageBatch, Source, position_at, raise_unreadable, thumbnail, to_original
 from offnominal.images.arrays import Pixels
+from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.image_features import image_features
 from offnominal.inference.member_scorer import Explanation, MemberResult, MemberScorer
 from offnominal.inference.parallel import process_images, threads_for
-from offnominal.inference.patches import FeatureEngine
 from offnominal.model import Model, require_finite
 from offnominal.scoring import average_maps, image_score, to_grid
 from offnominal.types import Float, Inspection, Region

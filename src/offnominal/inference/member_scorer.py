@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offnominal.images import ImageBatch
 from offnominal.inference.evidence import EvidenceMaker
-from offnominal.inference.patches import FeatureEngine, interior_patches
+from offnominal.inference.feature_engine import FeatureEngine, interior_patches
 from offnominal.inference.signals import PatchSignals, SignalEngine
 from offnominal.model import Member, Model
 from offnominal.scoring import member_map, to_grid

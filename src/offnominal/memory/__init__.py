@@ -3,7 +3,7 @@
 from offnominal.memory.bank import MemoryBank, SourceImage
 from offnominal.memory.coreset import Coreset, farthest_from_mean, greedy_kcenter, kcenter, random_coreset
 from offnominal.memory.cover import cover
-from offnominal.memory.held_out import HeldOutBanks
+from offnominal.memory.leave_one_out import HeldOutBanks
 from offnominal.memory.search import NearestPatches
 from offnominal.memory.store import PatchRows, PatchStore, RemainingRows
 from offnominal.memory.upsampled import Upsampling

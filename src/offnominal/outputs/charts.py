@@ -12,7 +12,7 @@ from offnominal.decisions import Calibration
 from offnominal.inference import Evaluation
 from offnominal.metrics import reliability, up_to
 from offnominal.model import Model
-from offnominal.outputs.report_files import make_folder
+from offnominal.outputs.report_writer import make_folder
 from offnominal.reports.plots import (
     Chart,
     bank_coverage,

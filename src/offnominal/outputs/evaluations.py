@@ -16,7 +16,7 @@ from offnominal.inference import Evaluation
 from offnominal.model import Model
 from offnominal.outputs.charts import evaluation_charts, write_charts
 from offnominal.outputs.model_facts import readable_facts, warnings_of
-from offnominal.outputs.report_files import ReportWriter, as_text, make_folder
+from offnominal.outputs.report_writer import ReportWriter, as_text, make_folder
 from offnominal.reports.plots import Chart
 from offnominal.storage import write_atomically
 

@@ -19,9 +19,9 @@ from offnominal.images import displayed
 from offnominal.images.arrays import Pixels
 from offnominal.monitoring.drift_monitor import DriftMonitor
 from offnominal.observer import SILENT, Observer
-from offnominal.outputs.extras import Extras, ExtraWriter, region_row
 from offnominal.outputs.model_facts import readable_facts, warnings_of
-from offnominal.outputs.report_files import ReportWriter, make_folder, picture_name, write_picture
+from offnominal.outputs.optional_outputs import Extras, ExtraWriter, region_row
+from offnominal.outputs.report_writer import ReportWriter, make_folder, picture_name, write_picture
 from offnominal.outputs.result_rows import ResultRows, error_row
 from offnominal.reports import overlay
 from offnominal.stopping import delay_stop

@@ -2,10 +2,10 @@
 
 from offnominal.reports.comparison import ChangedPictures, comparison_page
 from offnominal.reports.entries import Entry, Pictures, SourceFile, pictures_of
-from offnominal.reports.html import MEANING, attention, report, verdict
-from offnominal.reports.maps import LEVELS, CocoMasks, MapFormat, encode_map, encode_mask, run_lengths
+from offnominal.reports.map_files import LEVELS, CocoMasks, MapFormat, encode_map, encode_mask, run_lengths
 from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
 from offnominal.reports.receipt import SourcePicture, receipt
+from offnominal.reports.report_page import MEANING, attention, report, verdict
 
 __all__ = [
     "LEVELS",

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.reports.entries import embedded
-from offnominal.reports.html import MEANING, render
 from offnominal.reports.overlay import Picture, shrink
 from offnominal.reports.plots import score_pairs
+from offnominal.reports.report_page import MEANING, render
 
 #: Longest side of a heat map in the page, in pixels.
 _SIDE = 420

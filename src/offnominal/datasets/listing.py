@@ -13,7 +13,7 @@ from offnominal.datasets.manifests import Manifest, read_manifest, require_no_de
 from offnominal.datasets.pages import Pages, in_pages
 from offnominal.datasets.tables import MANIFESTS
 from offnominal.errors import InputError
-from offnominal.images.frames import is_page
+from offnominal.images.pages import is_page
 
 #: Image formats, for messages.
 _FORMATS = "PNG, JPEG, BMP, TIFF, WebP"

@@ -17,8 +17,8 @@ from offnominal import Detector
 from offnominal.datasets import any_images
 from offnominal.decisions import calibrate, find_regions, region_masks
 from offnominal.errors import SettingsError
-from offnominal.outputs.extras import Extras, evidence_row, extras_from
 from offnominal.outputs.inspections import write_inspections
+from offnominal.outputs.optional_outputs import Extras, evidence_row, extras_from
 from offnominal.reports import LEVELS, CocoMasks, encode_map, encode_mask, run_lengths
 
 ALL = extras_from(True, "anomaly,influence,noise,layers", "tiff", "png,coco", receipts=True)

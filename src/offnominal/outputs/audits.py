@@ -13,7 +13,7 @@ import numpy as np
 from offnominal.errors import raise_if_fatal, reason_of
 from offnominal.fitting import Audit
 from offnominal.images import MEMORY, Source, displayed, pixels_of, to_original
-from offnominal.outputs.report_files import as_text, make_folder, picture_name, write_picture
+from offnominal.outputs.report_writer import as_text, make_folder, picture_name, write_picture
 from offnominal.reports import overlay
 from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import own, remove_own

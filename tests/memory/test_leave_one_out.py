@@ -73,7 +73,7 @@ def test_as_many_replace_as_the_image_had(sizes: list[int], k: int, radius: floa
 
 def test_of_thousands_that_one_image_alone_covers_some_replace(monkeypatch: pytest.MonkeyPatch) -> None:
     """All images are copies and the bank is the first one's: its own copies are what it must meet, not ten thousand of each."""
-    monkeypatch.setattr("offnominal.memory.held_out.MIN_CANDIDATES", 10)
+    monkeypatch.setattr("offnominal.memory.leave_one_out.MIN_CANDIDATES", 10)
     image = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     patches = torch.from_numpy(np.tile(image, (50, 1)))
     banks = HeldOutBanks(patches, np.arange(0, 1000, 20), np.arange(20), 0.1, CPU)
@@ -87,8 +87,8 @@ def test_of_thousands_that_one_image_alone_covers_some_replace(monkeypatch: pyte
 
 
 def test_only_those_left_farthest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("offnominal.memory.held_out.MIN_CANDIDATES", 0)
-    monkeypatch.setattr("offnominal.memory.held_out.CANDIDATES_PER_PATCH", 1)
+    monkeypatch.setattr("offnominal.memory.leave_one_out.MIN_CANDIDATES", 0)
+    monkeypatch.setattr("offnominal.memory.leave_one_out.CANDIDATES_PER_PATCH", 1)
     patches = np.random.default_rng(0).normal(size=(400, 3)).astype(np.float32)
     image, centres = np.arange(400) // 50, np.arange(0, 400, 8)
     banks = HeldOutBanks(torch.from_numpy(patches), np.arange(0, 400, 50), centres, 5.0, CPU)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from offnominal.errors import ImageError
 from offnominal.images.completeness import missing, strict
-from offnominal.images.frames import full_frames, page_of
+from offnominal.images.pages import full_frames, page_of
 from offnominal.quiet import without_warnings
 from offnominal.types import Depth
 

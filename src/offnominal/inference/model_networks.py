@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offnominal.errors import ModelFileError
-from offnominal.inference.patches import FeatureEngine, member_engines
+from offnominal.inference.feature_engine import FeatureEngine, member_engines
 from offnominal.model import Model
 
 

@@ -22,7 +22,7 @@ from offnominal.errors import BackboneError
 from offnominal.features import PatchExtractor, load_backbone, make_runtime, openvino_runtime
 from offnominal.features.openvino_runtime import OpenVinoRuntime
 from offnominal.features.torchvision_schemas import import_timm
-from offnominal.features.transformers import TransformerMaps, default_side, middle_blocks, resampled
+from offnominal.features.vision_transformers import TransformerMaps, default_side, middle_blocks, resampled
 from offnominal.inference import member_engines
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import numpy as np
 from offnominal.decisions import region_masks
 from offnominal.errors import SettingsError, suggest
 from offnominal.model import Model
-from offnominal.outputs.report_files import write_file, write_picture
+from offnominal.outputs.report_writer import write_file, write_picture
 from offnominal.reports import LEVELS, CocoMasks, MapFormat, Picture, SourcePicture, encode_map, encode_mask, receipt
 from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import own
