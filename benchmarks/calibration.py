@@ -21,6 +21,7 @@ from offnominal.fitting.held_out_signals import distance_scale, fold_signals, he
 from offnominal.fitting.member_patches import choose_coreset
 from offnominal.inference import SignalEngine
 from offnominal.memory import HeldOutBanks, PatchRows
+from offnominal.scoring import DISTANCE
 from offnominal.types import Float
 from tables import arguments, machine, table, use_threads, write
 
@@ -32,7 +33,7 @@ CPU = torch.device("cpu")
 
 def scores_of(signals: list[Float]) -> Float:
     """The largest distance of each image's patches."""
-    return np.array([values[:, 0].max() for values in signals], dtype=np.float32)
+    return np.array([values[:, DISTANCE].max() for values in signals], dtype=np.float32)
 
 
 def flagged(images: int, way: Method, seed: int) -> dict[float, float]:

@@ -12,6 +12,7 @@ from test_update import SMALL, number_of, patches_of, scores_of
 
 from conftest import damaged, texture
 from offnominal import Detector
+from offnominal.scoring import DISTANCE
 
 
 def grouped(tmp_path: Path, groups: str) -> Path:
@@ -38,7 +39,7 @@ def test_a_removed_group_has_the_distances_that_it_was_held_out_with(tmp_path: P
         for number, member in enumerate(model.members):
             shown = detector.explain(tmp_path / f"{seed}.png", number)
             distance = shown.distances[:, : model.settings.distance_neighbors].mean(1).reshape(shown.grid)
-            assert distance == pytest.approx(member.held_out.signals[at][:, :, 0], rel=2e-3, abs=1e-3)
+            assert distance == pytest.approx(member.held_out.signals[at][:, :, DISTANCE], rel=2e-3, abs=1e-3)
 
 
 def test_images_of_a_group_do_not_vouch_for_each_other(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from offnominal.errors import BackboneError
 from offnominal.features import MemberName, parse_members
 from offnominal.images import batches, position_at
 from offnominal.inference import held_out_scores, member_engines
-from offnominal.scoring import average_maps
+from offnominal.scoring import DISTANCE, average_maps
 
 LITE = "efficientnet-lite0"
 PAIR = f"{LITE}+{LITE}@1.5"
@@ -182,7 +182,7 @@ def test_evidence_is_that_of_the_member_whose_map_is_highest_at_the_peak(pair: D
             assert evidence.member == member.name
             assert set(evidence.layer_shares) == set(member.backbone.layers)
             first = evidence.nearest[0]
-            in_sd = (first.distance - member.normal.mean[0]) / member.normal.deviation[0]
+            in_sd = (first.distance - member.normal.mean[DISTANCE]) / member.normal.deviation[DISTANCE]
             assert first.distance_in_sd == pytest.approx(float(in_sd), rel=1e-4)
             named.add(evidence.member)
     assert named <= set(PAIR.split("+"))

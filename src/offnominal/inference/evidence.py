@@ -37,7 +37,7 @@ from offnominal.images import box_of, position_at
 from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.signals import PatchSignals, SignalEngine
 from offnominal.model import Member, Model
-from offnominal.scoring import to_grid
+from offnominal.scoring import DISTANCE, to_grid
 from offnominal.types import Evidence, Float, Neighbour, Region, interior, interior_shape
 
 #: Smallest number of nearest normal patches in the evidence: enough for a person to compare.
@@ -158,7 +158,7 @@ class EvidenceMaker:
             source = self._model.sources[int(bank.image[at])]
             row, column = (int(number) for number in bank.position[at])
             grid = self._feature_engine.grid(self._member.geometry.network_size(source.size))
-            in_sd = (distance - float(normal.mean[0])) / float(normal.deviation[0])
+            in_sd = (distance - float(normal.mean[DISTANCE])) / float(normal.deviation[DISTANCE])
             nearest.append(Neighbour(source.name, box_of((row, column), grid, source.size), distance, in_sd))
         return tuple(nearest)
 
@@ -171,7 +171,7 @@ class EvidenceMaker:
 
 def _median_patch(signals: PatchSignals) -> int:
     """Index of the patch with the (lower) median distance."""
-    order = np.argsort(signals.values[:, 0], kind="stable")
+    order = np.argsort(signals.values[:, DISTANCE], kind="stable")
     return int(order[(len(order) - 1) // 2])
 
 

@@ -19,7 +19,7 @@ from offnominal.inference.image_features import image_features
 from offnominal.inference.member_scorer import Explanation, MemberResult, MemberScorer
 from offnominal.inference.parallel import process_images, threads_for
 from offnominal.model import Model, require_finite
-from offnominal.scoring import average_maps, image_score, to_grid
+from offnominal.scoring import INFLUENCE, average_maps, image_score, to_grid
 from offnominal.types import Float, Inspection, Region
 
 Result = TypeVar("Result")
@@ -188,7 +188,7 @@ class Inspector:
         if evidence:
             regions = self._with_evidence(regions, results, original)
         noise_map, layer_maps = self._noise_and_layer_maps(results, original) if maps else (None, None)
-        influence = average_maps([np.ascontiguousarray(result.on_grid[:, :, 1]) for result in results])
+        influence = average_maps([np.ascontiguousarray(result.on_grid[:, :, INFLUENCE]) for result in results])
         return Inspection(
             path=None,
             score=score,

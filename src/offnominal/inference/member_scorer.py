@@ -14,7 +14,7 @@ from offnominal.inference.evidence import EvidenceMaker
 from offnominal.inference.feature_engine import FeatureEngine, interior_patches
 from offnominal.inference.signals import PatchSignals, SignalEngine
 from offnominal.model import Member, Model
-from offnominal.scoring import member_map, to_grid
+from offnominal.scoring import RESPONSE, member_map, to_grid
 from offnominal.types import Float, Index
 
 
@@ -121,7 +121,7 @@ class MemberScorer:
             neighbours=at_all_positions(around.indices.cpu().numpy()),
             influence=at_all_positions(around.gradient.cpu().numpy()),
             noise=at_all_positions(noise.cpu().numpy()),
-            response=at_all_positions(result.signals.values)[:, 2],
+            response=at_all_positions(result.signals.values)[:, RESPONSE],
         )
 
     def _signals(self, patches: Tensor, network: tuple[int, int], with_noise: bool) -> Iterator[PatchSignals]:

@@ -44,7 +44,7 @@ from offnominal.model.model import (
     Model,
     Replacements,
 )
-from offnominal.scoring import SIGNALS, NormalSignals
+from offnominal.scoring import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals
 from offnominal.storage import remove_unfinished, write_atomically
 from offnominal.types import require
 
@@ -220,7 +220,7 @@ def _member_tensors(member: Member, columns: list[int]) -> _Tensors:
 
 def _stored_signals(settings: Settings) -> list[int]:
     """Columns of the stored signals; the response is 0 everywhere, and omitted, if the fusion does not use it."""
-    return [0, 1, *([2] if settings.fusion.response > 0 else [])]
+    return [DISTANCE, INFLUENCE, *([RESPONSE] if settings.fusion.response > 0 else [])]
 
 
 def _description(model: Model) -> dict[str, Any]:

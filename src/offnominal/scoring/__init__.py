@@ -1,9 +1,12 @@
 """Scoring: patch signals are standardised and fused into anomaly maps and image scores."""
 
 from offnominal.scoring.maps import average_maps, fuse, image_score, member_map, suppress_leakage, to_grid
-from offnominal.scoring.signals import SIGNALS, NormalSignals, NormalSignalsBuilder
+from offnominal.scoring.signals import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals, NormalSignalsBuilder
 
 __all__ = [
+    "DISTANCE",
+    "INFLUENCE",
+    "RESPONSE",
     "SIGNALS",
     "NormalSignals",
     "NormalSignalsBuilder",

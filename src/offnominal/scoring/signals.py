@@ -16,6 +16,8 @@ import numpy as np
 from offnominal.types import Float, require
 
 SIGNALS = ("distance", "influence", "response")
+#: Columns of the signals.
+DISTANCE, INFLUENCE, RESPONSE = range(len(SIGNALS))
 
 
 @dataclass(frozen=True)
