@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from offnominal.config import settings_from
-from offnominal.decisions import SPLIT, Method, calibrate, held_count
+from offnominal.decisions import SPLIT, Method, calibrate, split_size
 from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
 from offnominal.fitting.member_patches import choose_coreset
 from offnominal.inference import SignalEngine
@@ -41,7 +41,7 @@ def flagged(images: int, way: Method, seed: int) -> dict[float, float]:
     random = torch.Generator().manual_seed(seed)
     patches = torch.randn((images * PATCHES, FEATURES), generator=random)
     new = torch.randn((NEW * PATCHES, FEATURES), generator=random)
-    held = held_count(images) if way == SPLIT else 0
+    held = split_size(images) if way == SPLIT else 0
     rows = PatchRows(patches[: (images - held) * PATCHES])
     size, settings = round(SHARE * len(rows)), settings_from()
     slices = [slice(at * PATCHES, (at + 1) * PATCHES) for at in range(images - held)]

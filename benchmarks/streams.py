@@ -73,17 +73,17 @@ class Streams:
         clean = self.features["none"]
         for teaching in range(teachings):
             rng = np.random.default_rng([6, teaching])
-            teachers = self.train // 2
+            fitted = self.train // 2
             chosen = rng.permutation(len(self.learners))[:MAX_DISTURBED]
             others = rng.permutation(np.setdiff1d(np.arange(len(clean)), self.learners))
-            taught = np.concatenate([self.learners, others[: teachers - len(self.learners)]])
-            rest = others[teachers - len(self.learners) :]
+            taught = np.concatenate([self.learners, others[: fitted - len(self.learners)]])
+            rest = others[fitted - len(self.learners) :]
             moved = {name: (clean[self.learners[chosen]], after[chosen]) for name, after in self.moved.items()}
-            appearance = learn_appearance(clean[taught], moved, clean[rest[: self.train - teachers]])
+            appearance = learn_appearance(clean[taught], moved, clean[rest[: self.train - fitted]])
             for draw in range(count // teachings):
                 order = np.random.default_rng([7, teaching, draw]).permutation(rest)
-                reference = appearance.statistics(clean[order[: self.train - teachers]])
-                yield replace(appearance, reference=reference), order[self.train - teachers :], rng
+                reference = appearance.statistics(clean[order[: self.train - fitted]])
+                yield replace(appearance, reference=reference), order[self.train - fitted :], rng
 
     def false_warnings(self, bad_share: float, count: int) -> dict[str, Any]:
         warned, length = [], 0

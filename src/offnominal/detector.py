@@ -14,8 +14,8 @@ from offnominal.datasets import Pages, count_unlabelled, labelled_images
 from offnominal.errors import ImageError, InputError, suggest
 from offnominal.fitting import (
     Audit,
-    Change,
     Stopwatch,
+    UpdateResult,
     added_sources,
     audit_images,
     fit_model,
@@ -135,7 +135,7 @@ class Detector:
         remove: Iterable[str | Path] = (),
         observer: Observer = SILENT,
         pages: Pages = "one",
-    ) -> Change:
+    ) -> UpdateResult:
         """Remove images from the fitted model by name, and add others, without a new fit.
 
         The calibration then holds out each image alone, whatever the fit did, and the threshold follows; groups of new images
@@ -211,7 +211,7 @@ class Detector:
         tuple of int and Inspection
             The index among the sources and the inspection. Images of several shapes may come out of order.
         """
-        for index, inspection, _ in self._ready().inspect(require_sequence(sources), failed, evidence=evidence, maps=maps):
+        for index, inspection, _ in self._ready().inspect(require_sequence(sources), failed, evidence=evidence, with_maps=maps):
             yield index, inspection
 
     def inspect_with_pixels(
@@ -223,7 +223,9 @@ class Detector:
         maps: bool = False,
     ) -> Generator[tuple[int, Inspection, Pixels]]:
         """Inspect as `inspect_many` does, and yield the (H, W, 3) stored values too, so that drawing need not decode again."""
-        inspected = self._ready().inspect(require_sequence(sources), failed, keep=True, evidence=evidence, maps=maps)
+        inspected = self._ready().inspect(
+            require_sequence(sources), failed, keep_pixels=True, evidence=evidence, with_maps=maps
+        )
         for index, inspection, pixels in inspected:
             assert pixels is not None
             yield index, inspection, pixels

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 #: Windows has no SIGHUP.
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    defaults = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
+    defaults = {number: signal.getsignal(number) for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
     for number in defaults:
         signal.signal(number, _interrupt)
     try:
@@ -57,7 +57,7 @@ def delay_stop() -> Iterator[None]:
         yield
         return
     received: list[int] = []
-    handlers = {number: handler for number in SIGNALS if callable(handler := signal.getsignal(number))}
+    handlers = {number: handler for number in STOP_SIGNALS if callable(handler := signal.getsignal(number))}
     for number in handlers:
         signal.signal(number, lambda signum, frame: received.append(signum))
     try:
@@ -72,7 +72,7 @@ def delay_stop() -> Iterator[None]:
 def ignore_stop() -> None:
     """Ignore further stop signals, while a stopped process ends."""
     if threading.current_thread() is threading.main_thread():
-        for number in SIGNALS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 

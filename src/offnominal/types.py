@@ -25,10 +25,6 @@ Mask = npt.NDArray[np.bool_]
 Progress = Callable[[str, int, int], None]
 
 
-def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that shows nothing."""
-
-
 def require(condition: bool, message: str) -> None:
     """Raise `ValueError(message)` unless `condition`.
 

@@ -20,7 +20,7 @@ from offnominal.config import settings_from
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
 from offnominal.errors import InputError, SettingsError
 from offnominal.fitting.audit import supporters, supporters_needed
-from offnominal.fitting.split import split
+from offnominal.fitting.split import split_images
 from offnominal.memory import Coreset, HeldOutBanks
 from offnominal.outputs.audits import write_audit
 
@@ -190,8 +190,8 @@ def test_a_share_and_clean_images() -> None:
         Detector(contamination="auto", calibration="split")
     many: dict[str, Any] = {"calibration": "auto", "false_alarm_rate": 0.1}
     groups = [None] * 1000
-    assert len(split(groups, settings_from(**many))[1]) == 200
-    assert len(split(groups, settings_from(**many, contamination="auto"))[1]) == 0  # suspects are found among all images
+    assert len(split_images(groups, settings_from(**many))[1]) == 200
+    assert len(split_images(groups, settings_from(**many, contamination="auto"))[1]) == 0  # suspects are found among all images
     with pytest.raises(InputError, match="needs at least 2"):
         Detector(**SMALL, contamination=0.45).fit(images[:2])
 

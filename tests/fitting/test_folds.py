@@ -25,7 +25,7 @@ from offnominal.fitting import TrainingSource, held_out_signals
 from offnominal.fitting import fit as fit_module
 from offnominal.fitting.held_out_signals import fold_signals
 from offnominal.fitting.member_patches import MemberPatches, choose_coreset
-from offnominal.fitting.split import split
+from offnominal.fitting.split import split_images
 from offnominal.fitting.training_sources import content_key, unit_keys
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
@@ -242,7 +242,7 @@ def test_a_split_divides_no_copies(tmp_path: Path) -> None:
     assert keys[-1] == keys[-2]
     sides = set()
     for seed in range(40):
-        fitted_on, held = split(keys, settings_from(calibration="split", seed=seed))
+        fitted_on, held = split_images(keys, settings_from(calibration="split", seed=seed))
         assert sorted([*fitted_on, *held]) == list(range(10))
         assert (8 in held) == (9 in held)
         sides.add(8 in held)

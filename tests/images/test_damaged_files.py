@@ -20,7 +20,7 @@ from PIL import Image, ImageFile
 from conftest import texture
 from offnominal.errors import ImageError
 from offnominal.images import EIGHT_BIT, Geometry, batches, decode, from_array, from_pillow, pixels_of, read_header
-from offnominal.images.file_checks import LEAST_MEMORY
+from offnominal.images.file_checks import MIN_MEMORY
 
 COLOUR = np.random.default_rng(0).integers(30, 220, (96, 128, 3), np.uint8)
 
@@ -202,7 +202,7 @@ def test_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     assert from_array(texture(0), memory=1000).shape == (96, 120, 3), "small images need no setting"
     sparse = tmp_path / "sparse.png"
     with sparse.open("wb") as file:
-        file.truncate(LEAST_MEMORY * 10)
+        file.truncate(MIN_MEMORY * 10)
     with pytest.raises(ImageError, match="more than the limit"):
         decode(sparse)
 

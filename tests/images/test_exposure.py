@@ -188,8 +188,8 @@ def test_it_is_computed_from_images_evenly_spaced_and_those_that_can_be_read() -
     greys = [50 + at // 2 for at in range(6 * EXPOSURE_IMAGES)]
     images, shape = flat(*(grey % 256 for grey in greys)), Geometry((64, 64), "squash")
     found = common_exposure(images, shape, EIGHT_BIT)
-    teachers, _ = halves(len(images), 0)
-    right = of_greys([greys[at] % 256 for at in teachers[::3]])
+    fitting_half, _ = halves(len(images), 0)
+    right = of_greys([greys[at] % 256 for at in fitting_half[::3]])
     assert found is not None
     assert right is not None
     assert (found.level, found.spread) == pytest.approx((right.level, right.spread), rel=1e-5)
@@ -203,8 +203,8 @@ def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
     """A new good image is like those of the reference only if neither taught what both are seen by."""
     shape, greys = Geometry((32, 32), "squash"), [50 + at for at in range(2 * EXPOSURE_IMAGES)]
     pictures = flat(*greys, side=32)
-    teachers, reference = halves(len(pictures), 3)
-    half = of_greys([greys[at] for at in teachers])
+    fitting_half, reference = halves(len(pictures), 3)
+    half = of_greys([greys[at] for at in fitting_half])
     found = common_exposure(pictures, shape, EIGHT_BIT, seed=3)
     assert found is not None
     assert half is not None

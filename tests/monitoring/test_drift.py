@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from conftest import damaged, texture
 from offnominal import Detector
-from offnominal.decisions import LIKENESS, DriftTest, drift, halves, learn_appearance
+from offnominal.decisions import DEVIATION, DriftTest, drift, halves, learn_appearance
 from offnominal.decisions.appearance import CUT, OTHERS, RIDGE
 from offnominal.errors import InputError
 from offnominal.images import DISTURBANCES, pixel_features
@@ -146,7 +146,7 @@ def test_directions_are_fishers_and_react_to_their_disturbance() -> None:
     steps = {"a": np.array([0.4, 0, 0, 0.1, 0, 0], np.float32), "b": np.array([0.3, 0.4, 0, 0, 0, 0], np.float32)}
     taught = features[:150]
     found = learn_appearance(taught, {name: (taught, taught + step) for name, step in steps.items()}, features[150:])
-    assert found.names == ("a", "b", LIKENESS)
+    assert found.names == ("a", "b", DEVIATION)
     assert found.reference == pytest.approx(found.statistics(features[150:]))
     moved = {
         name: (found.statistics(features[150:] + step) - found.reference).mean(axis=0) / found.reference.std(axis=0)
@@ -173,7 +173,7 @@ def test_the_p_value_of_a_whole_image_counts_who_is_no_more_alike(known: list[in
 
 
 def test_good_images_come_to_a_p_value_as_often_as_it_says() -> None:
-    """Over 2,000 draws of all of it: teachers, reference of 19 and one new image of the same sort, heavy-tailed."""
+    """Over 2,000 draws of all of it: fitting half, reference of 19 and one new image of the same sort, heavy-tailed."""
     rng, draws = np.random.default_rng(5), 2000
     p_values = []
     for _ in range(draws):
@@ -186,9 +186,9 @@ def test_good_images_come_to_a_p_value_as_often_as_it_says() -> None:
 
 def test_halves_are_disjoint_and_whole() -> None:
     for images in (2, 9, 100):
-        teachers, reference = halves(images, 1)
-        assert sorted([*teachers, *reference]) == list(range(images))
-        assert len(reference) - len(teachers) in (0, 1)
+        fitting_half, reference = halves(images, 1)
+        assert sorted([*fitting_half, *reference]) == list(range(images))
+        assert len(reference) - len(fitting_half) in (0, 1)
 
 
 def test_disturbances_keep_shape_and_do_what_they_say() -> None:

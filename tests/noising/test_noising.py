@@ -145,9 +145,9 @@ def test_several_images_at_once_are_as_each_alone(with_noise: bool) -> None:
     for image, found in zip(images, together, strict=True):
         alone = engine(image, with_noise=with_noise)
         assert np.allclose(found.values, alone.values, atol=1e-5)
-        assert torch.equal(found.around.indices, alone.around.indices)
+        assert torch.equal(found.neighbourhood.indices, alone.neighbourhood.indices)
         for name in ("distances", "gradient", "curvature"):
-            a, b = getattr(found.around, name), getattr(alone.around, name)
+            a, b = getattr(found.neighbourhood, name), getattr(alone.neighbourhood, name)
             assert (a is None) == (b is None) == (name == "curvature" and not with_noise)
             assert a is None or torch.allclose(a, b, atol=1e-4)
         assert (found.noise is None) == (alone.noise is None) == (not with_noise)

@@ -16,7 +16,7 @@ from scipy.stats import beta, betabinom
 
 from conftest import damaged, texture
 from offnominal import Detector, load
-from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, fewest_bad, find_regions, judge_lot
+from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT, calibrate, choose_method, find_regions, judge_lot, smallest_pull
 from offnominal.decisions.lots import estimated_bad, pull
 from offnominal.errors import ImageError, InputError, SettingsError
 from offnominal.fitting import TrainingSource
@@ -209,7 +209,7 @@ def test_pulled_parts_are_those_of_the_step_up_procedure(p_values: list[float]) 
 
 @given(st.integers(1, 400), st.integers(1, 300), st.sampled_from([0.01, 0.1, 0.3]))
 def test_no_part_is_pulled_with_fewer_than_the_fewest(n: int, parts: int, fdr: float) -> None:
-    fewest = fewest_bad(n, parts, fdr)
+    fewest = smallest_pull(n, parts, fdr)
     for lowest in (fewest - 1, fewest):
         if 0 < lowest <= parts:
             p_values = [1 / (n + 1)] * lowest + [1.0] * (parts - lowest)

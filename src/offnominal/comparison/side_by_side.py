@@ -25,7 +25,7 @@ MOST_PICTURES = 200
 
 
 @dataclass(frozen=True)
-class Change:
+class VerdictChange:
     """An image whose verdict differs.
 
     Attributes
@@ -42,7 +42,7 @@ class Change:
     Examples
     --------
     >>> a, b = RunImage("crack", 3.0, 0.2, False, None), RunImage("crack", 7.5, 0.01, True, None)
-    >>> Change("a.png", "now found", better=True, a=a, b=b).kind
+    >>> VerdictChange("a.png", "now found", better=True, a=a, b=b).kind
     'now found'
     """
 
@@ -90,7 +90,7 @@ class Comparison:
     figures: dict[str, Paired]
     classes: dict[str, dict[str, Paired]]
     pixels: dict[str, tuple[float | None, float | None]]
-    changes: tuple[Change, ...]
+    changes: tuple[VerdictChange, ...]
     only_a: int
     only_b: int
     seed: int
@@ -174,7 +174,7 @@ def compare(a: Run, b: Run, *, seed: int = 0) -> Comparison:
         figures = paired_figures(_subset(verdicts_a, rows), _subset(verdicts_b, rows), labels[rows] != "good", seed=seed)
         classes[label] = {name: figures[name] for name in ("image_auroc", "detection_rate") if name in figures}
     changes = [
-        Change(path, *_kind(a.images[path], b.images[path]), a.images[path], b.images[path])
+        VerdictChange(path, *_kind(a.images[path], b.images[path]), a.images[path], b.images[path])
         for path in paths
         if a.images[path].anomalous != b.images[path].anomalous
     ]

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from offnominal.types import Float, Index, require
 
 #: Name of the last statistic, the mean squared deviation of the features from their median, whatever the cause.
-LIKENESS = "likeness"
+#: Model files, drift states and `drift.json` call it likeness.
+DEVIATION = "likeness"
 #: Features are clipped at this number of standard deviations from their median, so that no single one dominates.
 CUT = 4.0
 #: Added to the diagonal of the covariance, which keeps it invertible with few images.
@@ -43,7 +44,7 @@ class Appearance:
     Attributes
     ----------
     names
-        S - 1 disturbances, then `LIKENESS`.
+        S - 1 disturbances, then `DEVIATION`.
     center, scale
         (D,) float32 median and standard deviation of the features; scale > 0.
     directions
@@ -54,7 +55,7 @@ class Appearance:
     Examples
     --------
     >>> zeros, reference = np.zeros(2, np.float32), np.array([[0.1], [0.4], [0.2]], np.float32)
-    >>> appearance = Appearance((LIKENESS,), zeros, zeros + 1, np.zeros((0, 2), np.float32), reference)
+    >>> appearance = Appearance((DEVIATION,), zeros, zeros + 1, np.zeros((0, 2), np.float32), reference)
     >>> statistics = appearance.statistics(np.array([1.0, 0.0], np.float32))
     >>> statistics, appearance.p_value(statistics)
     (array([0.5], dtype=float32), 0.25)
@@ -68,7 +69,7 @@ class Appearance:
 
     def __post_init__(self) -> None:
         count = len(self.names)
-        require(count > 0 and self.names[-1] == LIKENESS, f"the last statistic must be {LIKENESS}, got {self.names}")
+        require(count > 0 and self.names[-1] == DEVIATION, f"the last statistic must be {DEVIATION}, got {self.names}")
         require(self.center.ndim == 1 and self.scale.shape == self.center.shape, "center and scale must both be (D,)")
         require(bool((self.scale > 0).all()), "scales must be above 0")
         require(
@@ -87,7 +88,7 @@ class Appearance:
         return _statistics(means, self.center, self.scale, self.directions)
 
     def p_value(self, statistics: Float) -> float:
-        """Image-level conformal p-value of (S,) statistics, `(1 + #{reference likeness >= likeness}) / (n + 1)`, in (0, 1].
+        """Image-level conformal p-value of (S,) statistics, `(1 + #{reference deviation >= deviation}) / (n + 1)`, in (0, 1].
 
         For a new good image, P(p-value <= alpha) <= alpha over draws of the halves (Vovk, Gammerman and Shafer 2005).
         """
@@ -109,12 +110,12 @@ def halves(images: int, seed: int) -> tuple[Index, Index]:
     return np.sort(order[: images // 2]), np.sort(order[images // 2 :])
 
 
-def learn_appearance(teachers: Float, disturbed: dict[str, tuple[Float, Float]], reference: Float) -> Appearance:
+def learn_appearance(fitting_features: Float, disturbed: dict[str, tuple[Float, Float]], reference: Float) -> Appearance:
     """Fit an `Appearance`.
 
     Parameters
     ----------
-    teachers
+    fitting_features
         (a, D) features of the images for the directions.
     disturbed
         For each disturbance, (b, D) features of some images before and after it.
@@ -134,20 +135,20 @@ def learn_appearance(teachers: Float, disturbed: dict[str, tuple[Float, Float]],
     >>> appearance.names, appearance.reference.shape
     (('brightness', 'likeness'), (6, 2))
     """
-    fewest = min(len(teachers), len(reference))
+    fewest = min(len(fitting_features), len(reference))
     require(fewest >= FEWEST, f"each half needs at least {FEWEST} images, got {fewest}")
-    center = np.median(teachers, axis=0).astype(np.float32)
-    deviation = teachers.std(axis=0)
+    center = np.median(fitting_features, axis=0).astype(np.float32)
+    deviation = fitting_features.std(axis=0)
     floor = FLOOR * float(np.median(deviation))
     scale = np.where(deviation > floor, deviation, floor if floor > 0 else 1.0).astype(np.float32)
-    covariance = np.cov(_standard(teachers, center, scale), rowvar=False).reshape(len(center), len(center))
+    covariance = np.cov(_standard(fitting_features, center, scale), rowvar=False).reshape(len(center), len(center))
     shifts = {
         name: (_standard(after, center, scale) - _standard(before, center, scale)).mean(axis=0, dtype=np.float64)
         for name, (before, after) in disturbed.items()
     }
     directions = np.array([_direction(covariance, name, shifts) for name in shifts], dtype=np.float32).reshape(-1, len(center))
     return Appearance(
-        (*shifts, LIKENESS), center, scale, directions, _statistics(reference, center, scale, directions).astype(np.float32)
+        (*shifts, DEVIATION), center, scale, directions, _statistics(reference, center, scale, directions).astype(np.float32)
     )
 
 
@@ -161,8 +162,8 @@ def _statistics(means: Float, center: Float, scale: Float, directions: Float) ->
     projected = (
         np.stack([(standard * direction).sum(axis=-1) for direction in directions], axis=-1) if len(directions) else None
     )
-    likeness = np.square(standard).mean(axis=-1, keepdims=True)
-    return likeness if projected is None else np.concatenate([projected, likeness], axis=-1)
+    deviation = np.square(standard).mean(axis=-1, keepdims=True)
+    return deviation if projected is None else np.concatenate([projected, deviation], axis=-1)
 
 
 def _direction(

@@ -197,18 +197,18 @@ def choose_method(choice: Literal["auto", "folds", "leave-one-out", "split"], im
     ('folds', 'leave-one-image-out', 'split')
     """
     if choice == "auto":
-        if rate * (held_count(images) + 1) >= SPLIT_MIN_RANK - 1e-9:
+        if rate * (split_size(images) + 1) >= SPLIT_MIN_RANK - 1e-9:
             return SPLIT
         return FOLDS if images <= FOLDS_UP_TO else LEAVE_ONE_OUT
     return {"split": SPLIT, "folds": FOLDS, "leave-one-out": LEAVE_ONE_OUT}[choice]
 
 
-def held_count(images: int) -> int:
+def split_size(images: int) -> int:
     """Number of images that a split holds out for calibration: one fifth, at least one.
 
     Examples
     --------
-    >>> held_count(500)
+    >>> split_size(500)
     100
     """
     return max(1, round(HELD_OUT_SHARE * images))

@@ -40,7 +40,7 @@ class Lot:
     estimated_bad
         Estimated number of bad parts, see `estimated_bad`.
     smallest_pull
-        Smallest number of parts that can be pulled at once, see `fewest_bad`.
+        Smallest number of parts that can be pulled at once, see `smallest_pull`.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def judge_lot(p_values: npt.ArrayLike, calibration_images: int, fdr: float) -> L
     """
     values = _checked(p_values)
     require(0 < fdr < 1, f"the false discovery rate must lie between 0 and 1, got {fdr}")
-    return Lot(pull(values, fdr), fdr, estimated_bad(values), fewest_bad(calibration_images, len(values), fdr))
+    return Lot(pull(values, fdr), fdr, estimated_bad(values), smallest_pull(calibration_images, len(values), fdr))
 
 
 def pull(p_values: npt.ArrayLike, fdr: float) -> Mask:
@@ -106,7 +106,7 @@ def estimated_bad(p_values: npt.ArrayLike) -> float:
     return float(max(0.0, len(values) - good))
 
 
-def fewest_bad(calibration_images: int, parts: int, fdr: float) -> int:
+def smallest_pull(calibration_images: int, parts: int, fdr: float) -> int:
     """Smallest number of parts that can be pulled at once.
 
     The smallest p-value is 1 / (n + 1), and the j-th smallest of m must be at most `fdr * j / m`, so j >= m / (fdr (n + 1)). If
@@ -123,7 +123,7 @@ def fewest_bad(calibration_images: int, parts: int, fdr: float) -> int:
 
     Examples
     --------
-    >>> fewest_bad(calibration_images=99, parts=50, fdr=0.1)
+    >>> smallest_pull(calibration_images=99, parts=50, fdr=0.1)
     5
     """
     return max(1, math.ceil(parts / (fdr * (calibration_images + 1)) - 1e-9))

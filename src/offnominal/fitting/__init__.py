@@ -3,13 +3,13 @@
 from offnominal.fitting.audit import Audit
 from offnominal.fitting.fit import Stopwatch, audit_images, fit_model
 from offnominal.fitting.training_sources import TrainingSource, added_sources, training_sources
-from offnominal.fitting.update import Change, update_model
+from offnominal.fitting.update import UpdateResult, update_model
 
 __all__ = [
     "Audit",
-    "Change",
     "Stopwatch",
     "TrainingSource",
+    "UpdateResult",
     "added_sources",
     "audit_images",
     "fit_model",

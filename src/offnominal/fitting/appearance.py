@@ -24,7 +24,7 @@ MAX_DISTURBED_BYTES = 200_000_000
 class AppearanceLearner:
     """Collects features of whole images during the feature extraction: `add` each batch, then `build`.
 
-    The teachers are a random half of the images, chosen by number and seed only, so that the choice does not depend on content.
+    The fitting half is chosen at random by number and seed only, so that the choice does not depend on content.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ class AppearanceLearner:
 
     def __init__(self, images: int, seed: int, maps_of: Callable[[Float], Tensor], device: torch.device) -> None:
         self._maps_of, self._device = maps_of, device
-        teachers, _ = halves(images, seed)
-        self._teachers = frozenset(teachers.tolist())
+        fitting_half, _ = halves(images, seed)
+        self._fitting_half = frozenset(fitting_half.tolist())
         self._features: dict[int, Float] = {}
         self._to_disturb: list[ImageBatch] = []
         self._count = self._bytes = 0
@@ -50,7 +50,7 @@ class AppearanceLearner:
         """Add a batch and its (B, D + 131) `image_features`."""
         self._features.update(zip(batch.index, features, strict=True))
         remaining = MAX_DISTURBED - self._count if self._bytes < MAX_DISTURBED_BYTES else 0
-        selected = [at for at, index in enumerate(batch.index) if index in self._teachers][:remaining]
+        selected = [at for at, index in enumerate(batch.index) if index in self._fitting_half][:remaining]
         if selected:
             pixels = batch.views[0][selected]
             self._to_disturb.append(
@@ -66,18 +66,18 @@ class AppearanceLearner:
             self._bytes += pixels.nbytes
 
     def build(self) -> Appearance | None:
-        """Appearance statistics; None with too few teachers or too few other images for the reference."""
+        """Appearance statistics; None if one of the halves has too few images."""
         features = self._features.items()
-        teachers = np.array([values for index, values in features if index in self._teachers], dtype=np.float32)
-        reference = np.array([values for index, values in features if index not in self._teachers], dtype=np.float32)
-        if min(len(teachers), len(reference)) < FEWEST:
+        fitting_features = np.array([values for index, values in features if index in self._fitting_half], dtype=np.float32)
+        reference = np.array([values for index, values in features if index not in self._fitting_half], dtype=np.float32)
+        if min(len(fitting_features), len(reference)) < FEWEST:
             return None
         before = np.array([self._features[index] for batch in self._to_disturb for index in batch.index])
         threads = threads_for(len(before) * len(DISTURBANCES), self._device)
         # The results are a few numbers per image, so their size does not count.
         after = np.concatenate(list(parallel_map(self._disturb, self._to_disturb, threads, lambda batch: 0)), axis=1)
         disturbed = {name: (before, values) for name, values in zip(DISTURBANCES, after, strict=True)}
-        return learn_appearance(teachers, disturbed, reference)
+        return learn_appearance(fitting_features, disturbed, reference)
 
     def _disturb(self, batch: ImageBatch) -> Float:
         """(disturbances, B, D + 131) features of a batch after each disturbance."""

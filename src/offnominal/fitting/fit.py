@@ -25,7 +25,7 @@ from offnominal.fitting.audit import Audit, audit
 from offnominal.fitting.extraction import Extraction
 from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
 from offnominal.fitting.member_patches import MemberPatches, choose_coreset
-from offnominal.fitting.split import calibrated_by_split, split, splits
+from offnominal.fitting.split import calibrated_by_split, split_images, uses_split
 from offnominal.fitting.training_set import TrainingSet, held_out_units, source_images, training_set
 from offnominal.fitting.training_sources import TrainingSource, content_key, unit_keys
 from offnominal.inference import FeatureEngine, Inspector, held_out_scores, normal_signals
@@ -96,7 +96,7 @@ def fit_model(
     >>> sources, settings = training_sources("parts/train/good"), Settings()  # doctest: +SKIP
     >>> model = fit_model(sources, settings, member_engines(settings), SILENT, Stopwatch())  # doctest: +SKIP
     """
-    fitted_on, held_out = split(_split_groups(sources, settings), settings)
+    fitted_on, held_out = split_images(_split_groups(sources, settings), settings)
     model = Fit([sources[at] for at in fitted_on], settings, engines, observer, stopwatch).run()
     if len(held_out):
         with stopwatch.stage("split calibration"):
@@ -135,7 +135,7 @@ def audit_images(
 
 def _split_groups(sources: Sequence[TrainingSource], settings: Settings) -> Sequence[str | None]:
     """Groups of images that a split keeps together. Files are read only if there is a split."""
-    if not splits(len(sources), settings):
+    if not uses_split(len(sources), settings):
         return [None] * len(sources)
     return unit_keys(sources, [content_key(source.source) for source in sources])
 

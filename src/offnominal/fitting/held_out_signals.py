@@ -29,8 +29,8 @@ def distance_scale(banks: HeldOutBanks, units: int, settings: Settings) -> Dista
     for unit in range(0, units, max(1, units // SCALE_UNITS)):
         squared, rows = banks.neighbours(unit, settings.neighbors)
         if rows.shape[1]:
-            around = engine.of_neighbours(banks.patches(unit), squared, rows, with_noise=False).around
-            means.append(around.distances.mean(1))
+            near = engine.of_neighbours(banks.patches(unit), squared, rows, with_noise=False).neighbourhood
+            means.append(near.distances.mean(1))
     distances = torch.cat(means)
     deviation = float(distances.std(unbiased=False))
     return DistanceScale(float(distances.mean()), deviation if deviation > 0 else 1.0)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from offnominal.config import Settings
-from offnominal.decisions import SPLIT, calibrate, choose_method, held_count
+from offnominal.decisions import SPLIT, calibrate, choose_method, split_size
 from offnominal.errors import ImageError, InputError
 from offnominal.fitting.training_sources import TrainingSource
 from offnominal.inference import Inspector
@@ -17,14 +17,14 @@ from offnominal.observer import Observer
 from offnominal.types import Index
 
 
-def splits(images: int, settings: Settings) -> bool:
+def uses_split(images: int, settings: Settings) -> bool:
     """Whether the calibration of a fit on this many images is a split."""
     if settings.contamination != 0:  # an audit needs all images
         return False
     return choose_method(settings.calibration, images, settings.false_alarm_rate) == SPLIT
 
 
-def split(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Index]:
+def split_images(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Index]:
     """Split images at random into those to fit on and those to calibrate on.
 
     Images of one group stay together, so the calibration share may differ from a fifth.
@@ -46,9 +46,9 @@ def split(groups: Sequence[str | None], settings: Settings) -> tuple[Index, Inde
     """
     images = len(groups)
     everything = np.arange(images)
-    if not splits(images, settings):
+    if not uses_split(images, settings):
         return everything, everything[:0]
-    target = held_count(images)
+    target = split_size(images)
     units = [f"group {group}" if group is not None else f"image {at}" for at, group in enumerate(groups)]
     names = sorted(set(units))
     calibrating: set[str] = set()

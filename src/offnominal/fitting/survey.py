@@ -11,8 +11,8 @@ import numpy as np
 from offnominal.decisions import halves
 from offnominal.errors import ImageError, InputError
 from offnominal.images import (
+    DEFAULT_MEMORY,
     EIGHT_BIT,
-    MEMORY,
     Exposure,
     Geometry,
     Source,
@@ -41,7 +41,7 @@ def survey(
     names: Sequence[str],
     failed: Callable[[int, str], None],
     tick: Callable[[int], None],
-    memory: int = MEMORY,
+    memory: int = DEFAULT_MEMORY,
 ) -> tuple[ValueRange, dict[int, tuple[int, int]]]:
     """Read sizes and depths of all images, and determine the value range.
 
@@ -109,7 +109,7 @@ def common_exposure(
     *,
     seed: int = 0,
     progress: Progress = SILENT.on_progress,
-    memory: int = MEMORY,
+    memory: int = DEFAULT_MEMORY,
 ) -> Exposure | None:
     """Estimate the common exposure from at most `EXPOSURE_IMAGES` evenly spaced images.
 

@@ -28,7 +28,7 @@ from offnominal.observer import Observer
 
 
 @dataclass(frozen=True)
-class Change:
+class UpdateResult:
     """Result of an update.
 
     Attributes
@@ -42,8 +42,8 @@ class Change:
 
     Examples
     --------
-    >>> change = Change(added=("new.png",), removed=(), skipped=(), patches_added=12, patches_removed=0)
-    >>> change.added, change.patches_added
+    >>> result = UpdateResult(added=("new.png",), removed=(), skipped=(), patches_added=12, patches_removed=0)
+    >>> result.added, result.patches_added
     (('new.png',), 12)
     """
 
@@ -60,7 +60,7 @@ def update_model(
     add: Sequence[TrainingSource],
     remove: Sequence[str],
     observer: Observer,
-) -> tuple[Model, Change]:
+) -> tuple[Model, UpdateResult]:
     """Remove images from a copy of the model, then add others.
 
     Parameters
@@ -118,7 +118,7 @@ def update_model(
     method = FOLDS if model.calibration.method == FOLDS and not add else LEAVE_ONE_OUT
     calibration = calibrate(scores_of_model(model), model.calibration.requested_rate, method)
     observer.on_progress("calibration", 1, 1)
-    return replace(model, calibration=calibration), Change(names, remove, skipped, patches_added, patches_removed)
+    return replace(model, calibration=calibration), UpdateResult(names, remove, skipped, patches_added, patches_removed)
 
 
 def _bank_patches(model: Model) -> int:

@@ -5,7 +5,7 @@ from offnominal.images.batches import ImageBatch, Prepared, batches, prepare, ra
 from offnominal.images.decode import Header, decode, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
-from offnominal.images.file_checks import MEMORY, count_pages
+from offnominal.images.file_checks import DEFAULT_MEMORY, count_pages
 from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
 from offnominal.images.image_source import Source, content_digest, pixels_of, require_sequence
 from offnominal.images.masks import read_mask
@@ -14,9 +14,9 @@ from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
 __all__ = [
+    "DEFAULT_MEMORY",
     "DISTURBANCES",
     "EIGHT_BIT",
-    "MEMORY",
     "PIXEL_FEATURES",
     "Exposure",
     "Geometry",

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.errors import ImageError
-from offnominal.images.file_checks import MEMORY, require_memory
+from offnominal.images.file_checks import DEFAULT_MEMORY, require_memory
 from offnominal.types import Depth
 
 #: Stored values of an image: (H, W, 3), uint8, uint16 or float32.
@@ -30,7 +30,7 @@ def depth_of(pixels: Pixels) -> Depth:
     return _DEPTHS[pixels.dtype.name]
 
 
-def from_array(array: Any, name: str = "array", memory: int = MEMORY) -> Pixels:
+def from_array(array: Any, name: str = "array", memory: int = DEFAULT_MEMORY) -> Pixels:
     """Check an array or tensor and bring it to the form of decoded pixels.
 
     Parameters

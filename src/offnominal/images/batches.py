@@ -12,7 +12,7 @@ import numpy as np
 from offnominal.errors import ImageError
 from offnominal.images.arrays import Pixels, planes
 from offnominal.images.exposure import Exposure
-from offnominal.images.file_checks import MEMORY
+from offnominal.images.file_checks import DEFAULT_MEMORY
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.image_source import Source, as_image_error, name_of, pixels_of
 from offnominal.images.value_range import ValueRange
@@ -101,7 +101,7 @@ class Prepared:
 
 
 def prepare(
-    source: Source, geometries: Sequence[Geometry], values: ValueRange, *, keep: bool = False, memory: int = MEMORY
+    source: Source, geometries: Sequence[Geometry], values: ValueRange, *, keep: bool = False, memory: int = DEFAULT_MEMORY
 ) -> Prepared:
     """Decode, clip, resize and scale one image. Every entry point uses this preprocessing.
 
@@ -168,7 +168,7 @@ def batches(
     failed: Callable[[int, ImageError], None],
     workers: int = 2,
     keep: bool = False,
-    memory: int = MEMORY,
+    memory: int = DEFAULT_MEMORY,
 ) -> Iterator[ImageBatch]:
     """Group images into batches of equal shapes. Images are decoded in threads while the caller works.
 

@@ -18,14 +18,14 @@ from offnominal.errors import ImageError
 from offnominal.images.arrays import Pixels, broadcast, from_array, from_integers, planes
 from offnominal.images.completeness import strict
 from offnominal.images.file_checks import (
-    MEMORY,
-    content_behind,
+    DEFAULT_MEMORY,
     damaged,
     frames_of,
     opened_image,
     read_content,
+    read_source_file,
+    require_complete,
     require_memory,
-    require_whole,
     seek_page,
 )
 from offnominal.quiet import without_warnings
@@ -67,7 +67,7 @@ class Header:
     depth: Depth
 
 
-def read_header(path: Path, memory: int = MEMORY) -> Header:
+def read_header(path: Path, memory: int = DEFAULT_MEMORY) -> Header:
     """Read size and depth of a file without decoding it.
 
     Raises
@@ -92,7 +92,7 @@ def read_header(path: Path, memory: int = MEMORY) -> Header:
         return Header((width, height) if swapped else (height, width), depth)
 
 
-def decode(path: Path, memory: int = MEMORY) -> Pixels:
+def decode(path: Path, memory: int = DEFAULT_MEMORY) -> Pixels:
     """Decode an image file.
 
     Parameters
@@ -127,18 +127,18 @@ def decode(path: Path, memory: int = MEMORY) -> Pixels:
         depth, _ = _depth_and_size(image, content, path, memory)
         if depth == "8-bit":
             _load(image, path)
-            require_whole(content, image, path, frame)
+            require_complete(content, image, path, frame)
             return _decode_8bit(image, path)
         # OpenCV rotates TIFF files upright, but not PNG files. It also decodes damaged PNG files, so Pillow loads them first.
         orientation = 1
         if content.startswith(_PNG):
             _load(image, path)
             orientation = _orientation(image, content)
-        require_whole(content, image, path, frame)
+        require_complete(content, image, path, frame)
     return _upright(_decode_wide(content, path, frame, memory), orientation)
 
 
-def from_pillow(image: Image.Image, name: str = "image", memory: int = MEMORY) -> Pixels:
+def from_pillow(image: Image.Image, name: str = "image", memory: int = DEFAULT_MEMORY) -> Pixels:
     """Decode a Pillow image as a file is decoded.
 
     Raises
@@ -164,10 +164,10 @@ def _from_pillow(image: Image.Image, name: str, memory: int) -> Pixels:
         image.seek(current)
         if len(frames) > 1:
             raise ImageError(f"{name}: has several pages or frames; give a copy of each: image.seek(page), then image.copy()")
-    content = content_behind(image)
+    content = read_source_file(image)
     _load(image, name)
     if content:
-        require_whole(content, image, name, image.tell())
+        require_complete(content, image, name, image.tell())
     if depth == "8-bit":
         return _decode_8bit(image, name)
     try:

@@ -18,11 +18,11 @@ from offnominal.types import Depth
 #: Largest number of pixels. Pillow refuses images that are slightly larger.
 MAX_PIXELS = 178_000_000
 #: Bytes that one image may take by default: the default of the setting `memory`.
-MEMORY = 2_000_000_000
+DEFAULT_MEMORY = 2_000_000_000
 #: An image may always take this many bytes, even if the setting `memory` is lower.
-LEAST_MEMORY = 256_000_000
+MIN_MEMORY = 256_000_000
 #: Bytes per pixel for decoding, inspecting and drawing: the maximum measured with images of 100 megapixels.
-BYTES_A_PIXEL: dict[Depth, int] = {"8-bit": 20, "16-bit": 26, "float": 32}
+BYTES_PER_PIXEL: dict[Depth, int] = {"8-bit": 20, "16-bit": 26, "float": 32}
 #: Formats that Pillow may open. Others start external programs or do not limit the memory.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 _REMEDY = "raise --memory (memory), or shrink or crop it first"
@@ -45,7 +45,7 @@ def count_pages(path: Path) -> int:
     ...     count_pages(path)
     3
     """
-    with strict(), opened_image(read_content(path, MEMORY), path) as image:
+    with strict(), opened_image(read_content(path, DEFAULT_MEMORY), path) as image:
         return len(frames_of(image, path))
 
 
@@ -58,7 +58,7 @@ def read_content(path: Path, memory: int) -> bytes:
         # Non-blocking: opening a pipe would wait for a writer.
         descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as opened:
-            status, memory = os.fstat(descriptor), max(memory, LEAST_MEMORY)
+            status, memory = os.fstat(descriptor), max(memory, MIN_MEMORY)
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{path}: is a pipe, a socket or a device; give an image file")
             if status.st_size > memory:
@@ -75,7 +75,7 @@ def read_content(path: Path, memory: int) -> bytes:
     return content
 
 
-def content_behind(image: Image.Image) -> bytes:
+def read_source_file(image: Image.Image) -> bytes:
     """Read the file of a Pillow image that is not loaded yet and restore its position; empty if there is no file."""
     file = getattr(image, "fp", None)
     if file is None or not getattr(image, "tile", None):
@@ -128,7 +128,7 @@ def seek_page(image: Image.Image, path: Path) -> int:
     return frame
 
 
-def require_whole(content: bytes, image: Image.Image, name: Path | str, frame: int) -> None:
+def require_complete(content: bytes, image: Image.Image, name: Path | str, frame: int) -> None:
     """Raise `ImageError` if pixels are missing, which a decoder would fill in."""
     try:
         with without_warnings():
@@ -151,7 +151,7 @@ def require_memory(name: Path | str, width: int, height: int, depth: Depth, memo
         raise ImageError(
             f"{name}: {width} x {height} is more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first"
         )
-    needed, memory = width * height * BYTES_A_PIXEL[depth], max(memory, LEAST_MEMORY)
+    needed, memory = width * height * BYTES_PER_PIXEL[depth], max(memory, MIN_MEMORY)
     if needed > memory:
         limit = f"more than the limit of {_gigabytes(memory)}"
         raise ImageError(f"{name}: {width} x {height} takes about {_gigabytes(needed)}, {limit}; {_REMEDY}")

@@ -15,14 +15,14 @@ from PIL import Image
 from offnominal.errors import ImageError, InputError
 from offnominal.images.arrays import Pixels, from_array, planes
 from offnominal.images.decode import decode, from_pillow
-from offnominal.images.file_checks import MEMORY
+from offnominal.images.file_checks import DEFAULT_MEMORY
 from offnominal.images.pages import page_of
 
 #: An image: a path, a Pillow image, or an array or tensor of pixels.
 Source = Path | str | Image.Image | Any
 
 
-def pixels_of(source: Source, memory: int = MEMORY) -> Pixels:
+def pixels_of(source: Source, memory: int = DEFAULT_MEMORY) -> Pixels:
     """Decode a path, a Pillow image or an array.
 
     Parameters

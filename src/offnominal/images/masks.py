@@ -8,11 +8,11 @@ import numpy as np
 
 from offnominal.errors import ImageError
 from offnominal.images.decode import decode
-from offnominal.images.file_checks import MEMORY
+from offnominal.images.file_checks import DEFAULT_MEMORY
 from offnominal.types import Mask
 
 
-def read_mask(path: Path, size: tuple[int, int], memory: int = MEMORY) -> Mask:
+def read_mask(path: Path, size: tuple[int, int], memory: int = DEFAULT_MEMORY) -> Mask:
     """Read a mask file: pixels above half of the largest possible value are True.
 
     If no pixel is that bright, the values are class numbers, and every value but 0 is True.

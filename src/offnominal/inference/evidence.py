@@ -101,20 +101,20 @@ class EvidenceMaker:
         grid = _Grid(self._feature_engine.grid(network), original)
         peaks, typical = [grid.patch_at(region.peak_at) for region in regions], _median_patch(signals)
         selected = [*peaks, typical]
-        around = self._signal_engine.curved(patches[selected], signals.around.indices[selected])
-        noise, response = self._signal_engine.noising(around)
-        *curves, typical_curve = self._curves(patches[selected], around.gradient, noise)
-        neighbours = self._neighbours(patches[peaks], around.distances, around.indices)
+        neighbourhood = self._signal_engine.with_curvature(patches[selected], signals.neighbourhood.indices[selected])
+        noise, response = self._signal_engine.noise_and_response(neighbourhood)
+        *curves, typical_curve = self._curves(patches[selected], neighbourhood.gradient, noise)
+        neighbours = self._neighbours(patches[peaks], neighbourhood.distances, neighbourhood.indices)
         explained = []
         for at, region in enumerate(regions):
-            squares = (patches[peaks[at]] - self._bank[signals.around.indices[peaks[at], 0]]).square().double()
+            squares = (patches[peaks[at]] - self._bank[signals.neighbourhood.indices[peaks[at], 0]]).square().double()
             evidence = Evidence(
                 member=self._member.name,
                 box=grid.box(peaks[at]),
                 nearest=self._nearest(*neighbours[at]),
                 layer_shares=self._layer_shares(squares),
                 channel_shares=_leading((squares / squares.sum()).cpu().numpy()) if squares.sum() > 0 else (),
-                influence=_leading(around.gradient[at].cpu().numpy()),
+                influence=_leading(neighbourhood.gradient[at].cpu().numpy()),
                 noise_std=float(noise[at].square().mean().sqrt()),
                 response=float(response[at]),
                 p_value=region.p_value,
@@ -127,7 +127,7 @@ class EvidenceMaker:
 
     def layer_maps(self, patches: Tensor, signals: PatchSignals, network: tuple[int, int]) -> dict[str, Float]:
         """(h, w) share of each layer in the squared distance to the nearest bank patch; 0 where this distance is 0."""
-        squares = (patches - self._bank[signals.around.indices[:, 0]]).square()
+        squares = (patches - self._bank[signals.neighbourhood.indices[:, 0]]).square()
         by_layer = (squares @ self._feature_engine.layer_weights.T).cpu().numpy()
         on_grid = to_grid(by_layer, self._feature_engine.grid(network))
         total = on_grid.sum(2, keepdims=True)
@@ -139,15 +139,15 @@ class EvidenceMaker:
         rms = gradient.square().mean(1, keepdim=True).sqrt()
         along = noise * torch.where(rms > 0, gradient / rms, 0)
         moved = patches[:, None] + steps[None, :, None] * along[:, None]
-        distances = self._signal_engine.around(moved.flatten(0, 1)).distances.mean(1).reshape(len(patches), len(STEPS))
+        distances = self._signal_engine.neighbourhood(moved.flatten(0, 1)).distances.mean(1).reshape(len(patches), len(STEPS))
         return [tuple(zip(STEPS, row, strict=True)) for row in distances.tolist()]
 
     def _neighbours(self, patches: Tensor, distances: Tensor, indices: Tensor) -> list[tuple[list[float], list[int]]]:
         """Distances and bank rows of the nearest patches: `SHOWN`, or all that the distance signal uses."""
         count = max(SHOWN, self._model.settings.distance_neighbors)
         if count > distances.shape[1] and distances.shape[1] < len(self._bank):
-            around = self._signal_engine.around(patches, count)
-            distances, indices = around.distances, around.indices
+            neighbourhood = self._signal_engine.neighbourhood(patches, count)
+            distances, indices = neighbourhood.distances, neighbourhood.indices
         part = slice(0, len(patches)), slice(0, count)
         return list(zip(distances[part].tolist(), indices[part].tolist(), strict=True))
 

@@ -65,9 +65,9 @@ class Inspector:
         sources: Sequence[Source],
         failed: Callable[[int, ImageError], None],
         *,
-        keep: bool = False,
+        keep_pixels: bool = False,
         evidence: bool = False,
-        maps: bool = False,
+        with_maps: bool = False,
     ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
         """Inspect images, in the order in which batches are complete. On a CPU, many images are inspected in parallel.
 
@@ -77,45 +77,49 @@ class Inspector:
             Paths or arrays.
         failed
             Called with index and error of each image that cannot be read or scored.
-        keep
+        keep_pixels
             Whether to return the decoded pixels.
         evidence
             Whether to compute evidence for each region.
-        maps
+        with_maps
             Whether to compute maps of the noise and the layers.
 
         Yields
         ------
         index, inspection, decoded
-            Index in `sources`; the result; (H, W, 3) stored values if `keep`, otherwise None.
+            Index in `sources`; the result; (H, W, 3) stored values if `keep_pixels`, otherwise None.
         """
         for scorer in self.scorers:
             scorer.signals.prepare()
         layers = sum(len(member.backbone.layers) for member in self.model.members)
-        maps_per_image = 2 + (1 + layers if maps else 0)
+        maps_per_image = 2 + (1 + layers if with_maps else 0)
 
         def size(batch: ImageBatch) -> int:
             decoded = sum(pixels.nbytes for pixels in batch.decoded if pixels is not None)
             return decoded + 4 * maps_per_image * sum(height * width for height, width in batch.original)
 
-        inspections = self._process(sources, lambda batch: self._inspect_batch(batch, evidence, maps), size, failed, keep=keep)
+        inspections = self._process(
+            sources, lambda batch: self._inspect_batch(batch, evidence, with_maps), size, failed, keep_pixels=keep_pixels
+        )
         for index, inspection, pixels in inspections:
             source = sources[index]
             yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
 
-    def _inspect_batch(self, batch: ImageBatch, evidence: bool, maps: bool) -> Iterator[tuple[int, Inspection, Pixels | None]]:
+    def _inspect_batch(
+        self, batch: ImageBatch, evidence: bool, with_maps: bool
+    ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
         appearance = self.model.appearance
         results: list[list[MemberResult]] = []
         statistics = np.empty((len(batch.index), 0), np.float32)
         for at, scorer in enumerate(self.scorers):
-            raw, of_member = scorer.score(batch, maps)
+            raw, of_member = scorer.score(batch, with_maps)
             if at == 0 and appearance is not None:
                 statistics = appearance.statistics(image_features(batch, raw))
             results.append(of_member)
         for index, original, decoded, of_image, whole in zip(
             batch.index, batch.original, batch.decoded, zip(*results, strict=True), statistics, strict=True
         ):
-            inspection = self._inspection(original, of_image, evidence, maps)
+            inspection = self._inspection(original, of_image, evidence, with_maps)
             require_finite(whole)
             p_value = None if appearance is None else appearance.p_value(whole)
             yield index, replace(inspection, appearance=whole, whole_p_value=p_value), decoded
@@ -164,7 +168,7 @@ class Inspector:
         size: Callable[[ImageBatch], int],
         failed: Callable[[int, ImageError], None],
         *,
-        keep: bool = False,
+        keep_pixels: bool = False,
     ) -> Iterator[Result]:
         return process_images(
             sources,
@@ -175,11 +179,13 @@ class Inspector:
             threads=threads_for(len(sources), self.engines[0].device),
             batch_size=self.model.settings.batch_size,
             failed=failed,
-            keep=keep,
+            keep=keep_pixels,
             memory=self.model.settings.memory,
         )
 
-    def _inspection(self, original: tuple[int, int], results: Sequence[MemberResult], evidence: bool, maps: bool) -> Inspection:
+    def _inspection(
+        self, original: tuple[int, int], results: Sequence[MemberResult], evidence: bool, with_maps: bool
+    ) -> Inspection:
         calibration = self.model.calibration
         anomaly = average_maps([result.anomaly for result in results])
         require_finite(anomaly, *(result.on_grid for result in results))
@@ -187,7 +193,7 @@ class Inspector:
         regions = find_regions(anomaly, calibration, original)
         if evidence:
             regions = self._with_evidence(regions, results, original)
-        noise_map, layer_maps = self._noise_and_layer_maps(results, original) if maps else (None, None)
+        noise_map, layer_maps = self._noise_and_layer_maps(results, original) if with_maps else (None, None)
         influence = average_maps([np.ascontiguousarray(result.on_grid[:, :, INFLUENCE]) for result in results])
         return Inspection(
             path=None,

@@ -108,7 +108,7 @@ class MemberScorer:
         """The quantities of a batch of one image."""
         _, (result,) = self.score(batch, True)
         grid = self.engine.grid(result.network)
-        around, noise = result.signals.around, result.signals.noise
+        neighbourhood, noise = result.signals.neighbourhood, result.signals.noise
         assert noise is not None
 
         def at_all_positions(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -117,9 +117,9 @@ class MemberScorer:
         return Explanation(
             member=self.member.name,
             grid=grid,
-            distances=at_all_positions(around.distances.cpu().numpy()),
-            neighbours=at_all_positions(around.indices.cpu().numpy()),
-            influence=at_all_positions(around.gradient.cpu().numpy()),
+            distances=at_all_positions(neighbourhood.distances.cpu().numpy()),
+            neighbours=at_all_positions(neighbourhood.indices.cpu().numpy()),
+            influence=at_all_positions(neighbourhood.gradient.cpu().numpy()),
             noise=at_all_positions(noise.cpu().numpy()),
             response=at_all_positions(result.signals.values)[:, RESPONSE],
         )

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
-from offnominal.images import MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
+from offnominal.images import DEFAULT_MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
 
 #: Fewer images are processed one after another: they finish before a network is prepared for parallel use.
 MIN_PARALLEL = 24
@@ -42,7 +42,7 @@ def process_images(
     batch_size: int,
     failed: Callable[[int, ImageError], None],
     keep: bool = False,
-    memory: int = MEMORY,
+    memory: int = DEFAULT_MEMORY,
 ) -> Iterator[Result]:
     """Read images and apply `work` to them, in the order of `images.batches`.
 

@@ -24,7 +24,7 @@ class PatchSignals:
     ----------
     values
         (N, S) float32 in the order of `scoring.SIGNALS`; higher is more anomalous.
-    around
+    neighbourhood
         Distances, indices, gradient and (on demand) curvature of each patch.
     noise
         (N, D) proposed noise; None if it was not computed.
@@ -39,7 +39,7 @@ class PatchSignals:
     """
 
     values: Float
-    around: Neighbourhood
+    neighbourhood: Neighbourhood
     noise: Tensor | None
 
     def split(self, images: int) -> list[PatchSignals]:
@@ -48,7 +48,8 @@ class PatchSignals:
             return [self]
         noise = (None,) * images if self.noise is None else self.noise.chunk(images)
         return [
-            PatchSignals(*parts) for parts in zip(np.split(self.values, images), self.around.split(images), noise, strict=True)
+            PatchSignals(*parts)
+            for parts in zip(np.split(self.values, images), self.neighbourhood.split(images), noise, strict=True)
         ]
 
 
@@ -76,7 +77,7 @@ class SignalEngine:
     >>> distance, influence_length, response = signals.values[0]
     >>> float(distance), float(influence_length)
     (3.0, 1.0)
-    >>> signals.around.gradient
+    >>> signals.neighbourhood.gradient
     tensor([[-1.,  0.]])
     """
 
@@ -142,28 +143,28 @@ class SignalEngine:
         if with_noise is None:
             with_noise = settings.fusion.response > 0
         k, distance_k = settings.neighbors, settings.distance_neighbors
-        around = neighbourhood(patches, bank, squared[:, :k], indices[:, :k], curvature=with_noise)
-        distances = around.distances if distance_k <= k else neighbourhood(patches, bank, squared, indices).distances
+        near = neighbourhood(patches, bank, squared[:, :k], indices[:, :k], curvature=with_noise)
+        distances = near.distances if distance_k <= k else neighbourhood(patches, bank, squared, indices).distances
         distance = distances[:, :distance_k].mean(1)
-        length = torch.linalg.vector_norm(around.gradient, dim=1)
+        length = torch.linalg.vector_norm(near.gradient, dim=1)
         noise, response = None, torch.zeros_like(distance)
         if with_noise and self._scale is not None:
-            noise, response = self.noising(around)
-        return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), around, noise)
+            noise, response = self.noise_and_response(near)
+        return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), near, noise)
 
-    def around(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
+    def neighbourhood(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
         """Distances, indices and gradient of (N, D) patches for the `k` nearest bank patches; by default `neighbors`."""
         return neighbourhood(patches, self._bank, *self._search(patches, k or self._settings.neighbors))
 
-    def curved(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
+    def with_curvature(self, patches: Tensor, indices: Tensor) -> Neighbourhood:
         """Neighbourhood with curvature of (N, D) patches whose (N, K) neighbours are known."""
         return from_differences(patches, self._bank, indices, curvature=True)
 
-    def noising(self, around: Neighbourhood) -> tuple[Tensor, Tensor]:
+    def noise_and_response(self, neighbourhood: Neighbourhood) -> tuple[Tensor, Tensor]:
         """(N, D) proposed noise and (N,) response of patches whose neighbourhood includes the curvature."""
         assert self._scale is not None
-        assert around.curvature is not None
+        assert neighbourhood.curvature is not None
         low, high = self._settings.noise_range
-        in_sd = (around.distances.mean(1) - self._scale.mean) / self._scale.deviation
-        noise = propose_noise(around.gradient, in_sd, low=low, high=high)
-        return noise, noise_response(around.curvature, noise)
+        in_sd = (neighbourhood.distances.mean(1) - self._scale.mean) / self._scale.deviation
+        noise = propose_noise(neighbourhood.gradient, in_sd, low=low, high=high)
+        return noise, noise_response(neighbourhood.curvature, noise)

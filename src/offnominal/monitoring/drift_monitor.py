@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from offnominal.decisions import LIKENESS, Appearance, DriftTest
+from offnominal.decisions import DEVIATION, Appearance, DriftTest
 from offnominal.errors import InputError, OutputError
 from offnominal.model import Model
 from offnominal.storage import write_atomically
@@ -36,7 +36,7 @@ CHANGES = {
     "blur": ("blurrier", "sharper or noisier"),
     "sideways": ("shifted sideways", "shifted sideways"),
     "upward": ("shifted up or down", "shifted up or down"),
-    LIKENESS: ("different as a whole", "closer to the average image"),
+    DEVIATION: ("different as a whole", "closer to the average image"),
 }
 REMEDY = (
     "The false-alarm rate is no longer guaranteed. Check light, lens, camera and product; correct the cause and run with "
@@ -158,7 +158,7 @@ class DriftMonitor:
         }
 
     def _leading(self, evidence: np.ndarray[Any, np.dtype[np.float64]]) -> int:
-        """The statistic with the most evidence; `likeness`, which names no cause, only if no other suffices."""
+        """The statistic with the most evidence; `DEVIATION`, which names no cause, only if no other suffices."""
         named = evidence[:-1]
         return int(named.argmax()) if len(named) and named.max() >= -np.log(self.rate) else int(evidence.argmax())
 

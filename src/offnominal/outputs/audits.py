@@ -12,7 +12,7 @@ import numpy as np
 
 from offnominal.errors import raise_if_fatal, reason_of
 from offnominal.fitting import Audit
-from offnominal.images import MEMORY, Source, displayed, pixels_of, to_original
+from offnominal.images import DEFAULT_MEMORY, Source, displayed, pixels_of, to_original
 from offnominal.outputs.report_writer import as_text, make_folder, picture_name, write_picture
 from offnominal.reports import overlay
 from offnominal.storage import write_atomically
@@ -43,7 +43,7 @@ def write_audit(
     folder: Path,
     contamination: float | Literal["auto"],
     failed: Callable[[str], None] = lambda reason: None,
-    memory: int = MEMORY,
+    memory: int = DEFAULT_MEMORY,
 ) -> list[dict[str, Any]]:
     """Write `audit.csv`, and `suspects/` with overlays in which the lowest score of a suspect is the threshold.
 

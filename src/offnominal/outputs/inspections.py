@@ -123,7 +123,7 @@ def write_inspections(
     painter = ThreadPoolExecutor(1)  # draws while the next images are scored
     with closing(
         detector.inspect_with_pixels(
-            [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.further_maps
+            [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.needs_noise_or_layer_maps
         )
     ) as inspected:
         try:

@@ -37,7 +37,7 @@ class Extras:
     receipts: bool = False
 
     @property
-    def further_maps(self) -> bool:
+    def needs_noise_or_layer_maps(self) -> bool:
         """Whether maps are requested that an inspection computes only on demand."""
         return bool({"noise", "layers"} & set(self.maps))
 

@@ -15,11 +15,11 @@ from offnominal.types import Float, interior, interior_shape, require
 #: Network pixels per cell of a working map, the map that is smoothed and thresholded.
 WORKING_STRIDE = 4
 #: Leakage is suppressed above this value, in standard deviations; normal images reach it at their most unusual positions.
-LEVEL = 4.0
+LEAKAGE_LEVEL = 4.0
 #: Share of the highest value nearby from which a position counts as a peak of its own.
-PEAK_SHARE = 0.9
+LEAKAGE_PEAK_SHARE = 0.9
 #: Exponent of the suppression below that share.
-POWER = 3
+LEAKAGE_POWER = 3
 
 
 def fuse(standardised: Float, weights: Sequence[float]) -> Float:
@@ -116,10 +116,10 @@ def suppress_leakage(values: Float, radius: int) -> Float:
     """Suppress spatial leakage: lower values that a higher value nearby explains.
 
     A patch feature averages 3 x 3 positions, and the receptive field of each exceeds its cell. A defect therefore raises the
-    positions around it as well. With t the highest value within `radius`, a value v above `LEVEL` is multiplied by
-    `min(1, (v + LEVEL) / (PEAK_SHARE (t + LEVEL))) ** POWER`, but not lowered below `LEVEL`. Peaks, normal positions and gentle
-    slopes such as stains stay, so the image score does not change. The formula is specific to this project;
-    `docs/decisions/spatial-leakage.md` says why.
+    positions around it as well. With L = `LEAKAGE_LEVEL` and t the highest value within `radius`, a value v above L is
+    multiplied by `min(1, (v + L) / (LEAKAGE_PEAK_SHARE (t + L))) ** LEAKAGE_POWER`, but not lowered below L. Peaks, normal
+    positions and gentle slopes such as stains stay, so the image score does not change. The formula is specific to this
+    project; `docs/decisions/spatial-leakage.md` says why.
 
     Parameters
     ----------
@@ -138,12 +138,12 @@ def suppress_leakage(values: Float, radius: int) -> Float:
     >>> suppress_leakage(np.array([[1.0, 8.0, 20.0, 8.0, 1.0]], np.float32), radius=1).round(1)
     array([[ 1.,  4., 20.,  4.,  1.]], dtype=float32)
     """
-    if radius < 1 or values.max() <= LEVEL:
+    if radius < 1 or values.max() <= LEAKAGE_LEVEL:
         return values
-    raised = np.maximum(values, 0) + np.float32(LEVEL)
+    raised = np.maximum(values, 0) + np.float32(LEAKAGE_LEVEL)
     highest = cv2.dilate(raised, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1)))
-    lowered = values * np.minimum(raised / (np.float32(PEAK_SHARE) * highest), 1) ** POWER
-    suppressed: Float = np.where(values > LEVEL, np.maximum(lowered, np.float32(LEVEL)), values)
+    lowered = values * np.minimum(raised / (np.float32(LEAKAGE_PEAK_SHARE) * highest), 1) ** LEAKAGE_POWER
+    suppressed: Float = np.where(values > LEAKAGE_LEVEL, np.maximum(lowered, np.float32(LEAKAGE_LEVEL)), values)
     return suppressed
 
 
