@@ -10,7 +10,7 @@ import pytest
 
 from conftest import Notes, texture
 from offnominal import Detector, load
-from offnominal.errors import ImageError, InputError, OffnominalError, SettingsError
+from offnominal.errors import ImageError, InputError, SettingsError
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +86,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
 
 def test_a_misspelt_way_to_run_is_told_from_a_fixed_one(images: list[np.ndarray], tmp_path: Path) -> None:
     small().fit(images).save(tmp_path / "m")
-    with pytest.raises(OffnominalError, match="unknown setting 'runtim': did you mean 'runtime'"):
+    with pytest.raises(SettingsError, match="unknown setting 'runtim': did you mean 'runtime'"):
         load(tmp_path / "m", runtim="torch")
-    with pytest.raises(OffnominalError, match="neighbors is fixed in the model"):
+    with pytest.raises(SettingsError, match="neighbors is fixed in the model"):
         load(tmp_path / "m", neighbors=3)
 
 

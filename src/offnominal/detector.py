@@ -11,7 +11,7 @@ import numpy as np
 
 from offnominal.config import Settings, settings_from
 from offnominal.datasets import Pages, count_unlabelled, labelled_images
-from offnominal.errors import ImageError, InputError, suggest
+from offnominal.errors import ImageError, InputError, SettingsError, suggest
 from offnominal.fitting import (
     Audit,
     Stopwatch,
@@ -49,7 +49,7 @@ class Detector:
     SettingsError
         A setting is unknown (the nearest name is suggested) or out of range.
     BackboneError
-        The weights file does not exist or is none.
+        The weights file does not exist or is not a weights file.
 
     Examples
     --------
@@ -101,7 +101,7 @@ class Detector:
         InputError
             Fewer than two images can be read, or they show nothing to learn from.
         BackboneError
-            The backbone, a layer or the weights cannot be had.
+            The backbone, a layer or the weights are not available.
         """
         sources = training_sources(data, pages)
         engines = member_engines(self.settings, self._weights)
@@ -120,7 +120,7 @@ class Detector:
         InputError
             Fewer than two images can be read.
         BackboneError
-            The backbone, a layer or the weights cannot be had.
+            The backbone, a layer or the weights are not available.
         """
         stopwatch = Stopwatch()
         engines = member_engines(self.settings, self._weights)
@@ -138,8 +138,8 @@ class Detector:
     ) -> UpdateResult:
         """Remove images from the fitted model by name, and add others, without a new fit.
 
-        The calibration then holds out each image alone, whatever the fit did, and the threshold follows; groups of new images
-        are not kept. If this raises, the model stays as it was. `offnominal.fitting.update` says what is exact.
+        Added images are calibrated one by one; their groups are ignored. The threshold is recomputed. If this raises, the model
+        stays as it was. `offnominal.fitting.update` says what is exact.
 
         Parameters
         ----------
@@ -314,14 +314,14 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     weights
         The weights file, if the backbone was fitted with one.
     **run
-        `runtime`, `precision`, `device`, `batch_size` or `memory`, if they shall differ from those of the fit. None is ignored.
+        `runtime`, `precision`, `device`, `batch_size` or `memory`, to override those of the fit. None is ignored.
 
     Raises
     ------
     ModelFileError
-        The file cannot be trusted, or the backbone's weights are not those of the fit.
-    InputError
-        Another setting was given; it is fixed in the model.
+        The file is missing, damaged or incompatible, or the backbone's weights are not those of the fit.
+    SettingsError
+        A setting is unknown, or fixed in the model.
 
     Examples
     --------
@@ -330,9 +330,9 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     run = {name: value for name, value in run.items() if value is not None}
     for name in run:
         if name not in Settings.model_fields:
-            raise InputError(f"unknown setting '{name}': {suggest(name, RUN_SETTINGS)}")
+            raise SettingsError(f"unknown setting '{name}': {suggest(name, RUN_SETTINGS)}")
         if name not in RUN_SETTINGS:
-            raise InputError(f"{name} is fixed in the model; only {', '.join(RUN_SETTINGS)} may change")
+            raise SettingsError(f"{name} is fixed in the model; only {', '.join(RUN_SETTINGS)} may change")
     return Detector._load(Path(path), weights, run)
 
 

@@ -48,11 +48,11 @@ def main() -> None:
     """Run the command line; every known error becomes one line and its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what no encoding has
+            stream.reconfigure(errors="backslashreplace")  # file names may contain undecodable bytes
     try:
         with stoppable():
             sys.exit(app.main(standalone_mode=False) or 0)
-    except click.Abort:  # click has made that of Ctrl-C
+    except click.Abort:  # click turns Ctrl-C into Abort
         _end_stopped()
     except click.ClickException as error:
         error.show()
@@ -65,7 +65,7 @@ def main() -> None:
             raise
         say(f"offnominal: {error.filename}: cannot be used ({error.strerror}); check the path and your access to it")
         sys.exit(errors.WRONG_INPUT)
-    except KeyboardInterrupt:  # a second one, while the first was seen to
+    except KeyboardInterrupt:  # a second Ctrl-C during cleanup
         _end_stopped()
 
 

@@ -3,13 +3,11 @@
 Each image has S statistics (`decisions.appearance`). For each statistic separately:
 
 1. Online conformal p-values: the rank of the new value among the reference and **all previous values of the stream**, ties
-broken
-   at random. If reference and stream are exchangeable, these p-values are exactly independent and uniform. Ranks in a fixed
-   reference would all depend on the same sample, which raises false warnings in the long run.
+   broken at random. If reference and stream are exchangeable, these p-values are exactly independent and uniform. Ranks in a
+   fixed reference would all depend on the same sample, which raises false warnings in the long run.
 2. Bets: each bet multiplies its capital by a function of p with mean 1 under uniformity: `exp(b z) / mean`, the likelihood
-ratio
-   of a shift by b standard deviations, where z is the normal quantile of 1 - p, clipped at +-1.5. Clipping makes the test
-   robust: a single unusual part has little effect, and a warning takes many images that deviate in the same direction.
+   ratio of a shift by b standard deviations, where z is the normal quantile of 1 - p, clipped at +-1.5. Clipping makes the
+   test robust: a single unusual part has little effect, and a warning takes many images that deviate in the same direction.
 3. Starts: a change may come at any time, so at every image t a new bet starts with the share
    `(1 + (t-1)/100)^-1/2 - (1 + t/100)^-1/2` of the capital. The total capital is a martingale that begins at 1.
 

@@ -110,7 +110,10 @@ def frames_of(image: Image.Image, path: Path | str, most: int | None = None) -> 
 
 
 def seek_page(image: Image.Image, path: Path) -> int:
-    """Seek the page that the path names and return its frame. Raises `ImageError` if the path leaves the page open."""
+    """Seek the page that the path names and return its frame.
+
+    Raises `ImageError` if the file has several pages and the path names none.
+    """
     file, page = page_of(path)
     frames = frames_of(image, path, page or 2)
     if page is None and len(frames) > 1:

@@ -92,8 +92,8 @@ class HeldOutBanks:
         self._search = NearestPatches(patches[torch.from_numpy(centres)].to(device))
         # Without a second image in the bank, no radius limits what counts as covered.
         self._radius = radius if bool((self._owner != self._owner[0]).any()) else math.nan
-        #: For each patch: the other image whose bank patch is nearest and covers it; the bank row of the nearest patch of any
-        #: further image, and its squared distance.
+        #: Per patch: `_coverer`, the image whose bank patch covers it, or -1; `_second`, the nearest bank row not owned by the
+        #: image of its nearest neighbour; `_second_squared`, its squared distance.
         self._coverer = np.full(len(patches), _NOT_COVERED, np.int32)
         self._second = np.zeros(len(patches), np.int32)
         self._second_squared = np.zeros(len(patches), np.float32)

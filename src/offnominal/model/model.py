@@ -98,7 +98,7 @@ class Replacements:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Data of a member that only an update needs.
+    """Held-out signals and replacement patches, for updates and warnings.
 
     Attributes
     ----------

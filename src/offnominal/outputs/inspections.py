@@ -28,8 +28,8 @@ from offnominal.stopping import delay_stop
 from offnominal.storage.owned_files import own, own_folder, remove_inspection, remove_own
 from offnominal.types import Float, Inspection
 
-#: Inspected images that wait to be drawn, with their pixels; one that exceeds 1 / LARGE of the memory is drawn at once.
-MOST_WAITING, LARGE = 4, 16
+#: At most MAX_WAITING images wait to be drawn; an image larger than 1/16 of `memory` is drawn before the next is taken.
+MAX_WAITING, LARGE = 4, 16
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def write_inspections(
                 appearances[index] = inspection.appearance
                 drawing.append(painter.submit(draw, index, inspection, pixels))
                 large = pixels.nbytes + inspection.anomaly_map.nbytes > detector.settings.memory // LARGE
-                while len(drawing) > (0 if large else MOST_WAITING):
+                while len(drawing) > (0 if large else MAX_WAITING):
                     finish_oldest()
             while drawing:
                 finish_oldest()
