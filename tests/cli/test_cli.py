@@ -297,7 +297,7 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
         (["fit", ".", "--out", "m", "--layers", "nope"], "no image|no good image"),
         (["info", "nowhere"], "no such model file"),
         (["info", "."], "is a folder; name the model file in it"),
-        (["inspect", "m", ".", "--out", "o", "--fdr", "0.2"], "--fdr 0.2 without --lot"),
+        (["inspect", "m", ".", "--out", "o", "--fdr", "0.2"], "--fdr needs --lot; add --lot or remove --fdr"),
         (["inspect", "m", ".", "--out", "o", "--receipts", "--no-evidence"], "--receipts shows the evidence"),
         (["inspect", "nowhere", ".", "--out", "o"], "contains no image"),
     ],

@@ -17,6 +17,8 @@ from offnominal.cli.evaluate import evaluate
 from offnominal.cli.fit import fit
 from offnominal.cli.info import info
 from offnominal.cli.inspect import inspect
+from offnominal.cli.serve import serve
+from offnominal.cli.station import station
 from offnominal.cli.update import update
 from offnominal.machine import kernel_lines, kernels
 from offnominal.stopping import ignore_stop, stoppable
@@ -29,7 +31,9 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
 
 
 @click.group(
-    commands={command.name or "": command for command in (fit, inspect, evaluate, compare, audit, update, info, demo)},
+    commands={
+        command.name or "": command for command in (fit, inspect, evaluate, compare, audit, update, info, demo, serve, station)
+    },
     help="Learns from images of good parts alone; detects, localises and explains anomalies in new images.",
 )
 @click.option(

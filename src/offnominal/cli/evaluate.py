@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from offnominal.datasets import Pages
 
 
-@click.command(cls=Command, settings=RUN_SETTINGS, of_the_fit=True)
+@click.command(cls=Command, settings=RUN_SETTINGS, defaults_from_model=True)
 @model_argument
 @click.argument("data", help="MVTec root with test/, or a manifest with label (and mask).")
 @path_option("--out", "Folder for metrics.json, scores.csv and report.html.", required=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from offnominal.datasets import Pages
 
 
-@click.command(cls=Command, settings=RUN_SETTINGS, of_the_fit=True)
+@click.command(cls=Command, settings=RUN_SETTINGS, defaults_from_model=True)
 @model_argument
 @click.argument(
     "inputs", help="Images, folders, globs in quotes, manifests, or an MVTec root (its test images).", nargs=-1, required=True
@@ -89,7 +89,7 @@ def inspect(
     from offnominal.outputs.optional_outputs import extras_from
 
     if fdr is not None and not lot:
-        raise errors.SettingsError(f"--fdr {fdr:g} without --lot: give that too, to judge the images as one lot")
+        raise errors.SettingsError("--fdr needs --lot; add --lot or remove --fdr")
     fdr = 0.1 if fdr is None else fdr
     evidence = True if evidence is None and report else evidence
     extras = extras_from(evidence, maps, map_format, masks, receipts)

@@ -57,13 +57,13 @@ class Command(click.Command):
     ----------
     settings
         Names of the settings. `given_settings` returns the values that the user gave.
-    of_the_fit
-        Whether the defaults of the settings are those of the fit.
+    defaults_from_model
+        Whether the defaults of the settings are those that the model was fitted with.
     """
 
-    def __init__(self, *args: Any, settings: tuple[str, ...] = (), of_the_fit: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, settings: tuple[str, ...] = (), defaults_from_model: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._settings, self._of_the_fit = settings, of_the_fit
+        self._settings, self._defaults_from_model = settings, defaults_from_model
 
     @cached_property
     def _options(self) -> list[click.Option]:
@@ -71,7 +71,7 @@ class Command(click.Command):
             return []
         from offnominal.config import Settings
 
-        return [_option(name, Settings.model_fields[name], self._of_the_fit) for name in self._settings]
+        return [_option(name, Settings.model_fields[name], self._defaults_from_model) for name in self._settings]
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """The command's own parameters, the settings, and `--help`."""
@@ -136,13 +136,13 @@ def detector_from(options: dict[str, Any], config: Path | None, weights: Path | 
     return Detector(weights=weights or from_file, **settings)
 
 
-def _option(name: str, field: FieldInfo, of_the_fit: bool) -> click.Option:
+def _option(name: str, field: FieldInfo, defaults_from_model: bool) -> click.Option:
     def store(context: click.Context, parameter: click.Parameter, value: Any) -> None:
         if value is not None:
             context.meta.setdefault(_GIVEN, {})[name] = value
 
     flag = name.replace("_", "-")
-    default = "that of the fit" if of_the_fit else _default(name, field)
+    default = "as fitted" if defaults_from_model else _default(name, field)
     help = f"{field.description} [default: {default}]" if default else field.description
     if field.annotation is bool:
         return click.Option([f"--{flag}/--no-{flag}"], default=None, help=help, expose_value=False, callback=store)

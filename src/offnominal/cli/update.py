@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from offnominal.datasets import Pages
 
 
-@click.command(cls=Command, settings=RUN_SETTINGS, of_the_fit=True)
+@click.command(cls=Command, settings=RUN_SETTINGS, defaults_from_model=True)
 @model_argument
 @click.option("--add", multiple=True, help="Good images to add: a folder, image, glob or manifest; may be repeated.")
 @click.option("--remove", multiple=True, help="Name of an image to remove; may be repeated.")

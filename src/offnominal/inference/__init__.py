@@ -13,7 +13,7 @@ from offnominal.inference.image_features import image_features
 from offnominal.inference.inspector import Inspector
 from offnominal.inference.member_scorer import Explanation
 from offnominal.inference.model_networks import engines_of
-from offnominal.inference.parallel import parallel_map, process_images, single_torch_thread, threads_for
+from offnominal.inference.parallel import parallel_map, process_images, single_torch_thread, threads_for, worker_pool
 from offnominal.inference.signals import PatchSignals, SignalEngine
 
 __all__ = [
@@ -38,4 +38,5 @@ __all__ = [
     "scores_of_model",
     "single_torch_thread",
     "threads_for",
+    "worker_pool",
 ]

@@ -182,7 +182,7 @@ def parallel_map(
         yield from map(work, items)
         return
     pending: deque[tuple[int, Future[Result]]] = deque()
-    with _pool(threads) as pool:
+    with worker_pool(threads) as pool:
         try:
             for item in items:
                 pending.append((size(item), pool.submit(work, item)))
@@ -224,8 +224,15 @@ def single_torch_thread(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch uses one thread each; everywhere else torch keeps its number."""
+def worker_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads in which torch uses one thread each; everywhere else torch keeps its number.
+
+    Examples
+    --------
+    >>> with worker_pool(2) as pool:
+    ...     pool.submit(torch.get_num_threads).result()
+    1
+    """
     before, ready = torch.get_num_threads(), Barrier(threads + 1)
 
     def start() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -105,8 +104,6 @@ class ExtraWriter:
     def __init__(self, folder: Path, model: Model, extras: Extras) -> None:
         self._folder, self._model, self._extras = folder, model, extras
         self._coco = CocoMasks()
-        self._index = {source.name: index for index, source in enumerate(model.sources)}
-        self._source = lru_cache(maxsize=512)(self._read_source)
 
     def add(self, index: int, stem: str, path: str, inspection: Inspection, picture: Picture) -> dict[str, Any]:
         """Write the outputs of one image.
@@ -154,17 +151,10 @@ class ExtraWriter:
             write_atomically(own(self._folder, "masks.json", "inspect"), (json.dumps(self._coco.as_json()) + "\n").encode())
 
     def _receipt(self, stem: str, inspection: Inspection, picture: Picture) -> str:
-        """Write the receipt of the leading region, whose peak is the image score."""
-        evidence = inspection.evidence(inspection.regions[0])
-        sources = {near.image: self._source(near.image) for near in evidence.nearest}
         name = f"receipts/{stem}.jpg"
-        content = receipt(picture, inspection, 0, sources)
+        content = receipt_picture(self._model, inspection, picture)
         write_picture(own(self._folder, name, "inspect"), content, _QUALITY)
         return name
-
-    def _read_source(self, name: str) -> SourcePicture:
-        index, thumbnails = self._index[name], self._model.thumbnails
-        return SourcePicture(None if thumbnails is None else thumbnails.picture(index), self._model.sources[index].size)
 
     def _maps(self, stem: str, inspection: Inspection) -> dict[str, Any]:
         """Write the requested maps; returns their entries for `results.jsonl`."""
@@ -200,6 +190,27 @@ class ExtraWriter:
     def _write(self, name: str, content: bytes) -> str:
         write_file(own(self._folder, name, "inspect"), content)
         return name
+
+
+def receipt_picture(model: Model, inspection: Inspection, picture: Picture) -> Picture:
+    """Draw the receipt of the leading region, whose peak is the image score.
+
+    Parameters
+    ----------
+    model
+        The model that inspected the image.
+    inspection
+        Its result, with evidence and at least one region.
+    picture
+        (H, W, 3) uint8 for display.
+    """
+    named = {near.image for near in inspection.evidence(inspection.regions[0]).nearest}
+    sources = {
+        source.name: SourcePicture(None if model.thumbnails is None else model.thumbnails.picture(index), source.size)
+        for index, source in enumerate(model.sources)
+        if source.name in named
+    }
+    return receipt(picture, inspection, 0, sources)
 
 
 def region_row(region: Region) -> dict[str, Any]:

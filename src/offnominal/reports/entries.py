@@ -156,19 +156,41 @@ def pictures_of(picture: Picture, inspection: Inspection, mask: Mask | None) -> 
     ((40, 80, 3), (40, 80))
     """
     full = shrink(picture, FULL)
-    full_heat = overlay(
-        full, _fit(inspection.anomaly_map, full.shape[:2]), inspection.threshold, _fit_mask(mask, full.shape[:2])
-    )
-    small = shrink(picture, THUMBNAIL)
-    size = (int(small.shape[0]), int(small.shape[1]))
-    small_heat = overlay(small, _fit(inspection.anomaly_map, size), inspection.threshold, _fit_mask(mask, size))
+    heat, small_heat = heat_pictures(picture, inspection, mask)
     return Pictures(
         outline(full, _fit_mask(mask, full.shape[:2])),
-        full_heat,
+        heat,
         influence_picture(_fit(inspection.influence_map, full.shape[:2])),
         embedded(small_heat),
-        size,
+        (int(small_heat.shape[0]), int(small_heat.shape[1])),
     )
+
+
+def heat_pictures(picture: Picture, inspection: Inspection, mask: Mask | None = None) -> tuple[Picture, Picture]:
+    """Draw the heat map over an image, at full size and as a thumbnail.
+
+    Parameters
+    ----------
+    picture, inspection, mask
+        As in `pictures_of`.
+
+    Returns
+    -------
+    full, thumbnail
+        (h, w, 3) pictures of at most `FULL` and `THUMBNAIL` pixels a side.
+
+    Examples
+    --------
+    >>> flat = np.zeros((400, 800), np.float32)
+    >>> inspection = Inspection(None, 0.0, 1.0, False, 3.0, anomaly_map=flat, influence_map=flat, regions=())
+    >>> [drawn.shape for drawn in heat_pictures(np.zeros((400, 800, 3), np.uint8), inspection)]
+    [(400, 800, 3), (100, 200, 3)]
+    """
+    full, small = (
+        overlay(shown, _fit(inspection.anomaly_map, shown.shape[:2]), inspection.threshold, _fit_mask(mask, shown.shape[:2]))
+        for shown in (shrink(picture, FULL), shrink(picture, THUMBNAIL))
+    )
+    return full, small
 
 
 def _fit(values: Float, size: tuple[int, ...]) -> Float:
