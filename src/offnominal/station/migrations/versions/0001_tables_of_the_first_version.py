@@ -94,8 +94,8 @@ def upgrade() -> None:
         sa.Column("added_by", sa.String(length=64), nullable=False),
         sa.ForeignKeyConstraint(["line_id"], ["line.id"], name=op.f("fk_model_version_line_id_line")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_model_version")),
-        sa.UniqueConstraint("line_id", "digest", name=op.f("uq_model_version_line_id")),
-        sa.UniqueConstraint("line_id", "number", name=op.f("uq_model_version_line_id")),
+        sa.UniqueConstraint("line_id", "digest", name=op.f("uq_model_version_line_id_digest")),
+        sa.UniqueConstraint("line_id", "number", name=op.f("uq_model_version_line_id_number")),
     )
     op.create_table(
         "activation",
@@ -166,7 +166,7 @@ def upgrade() -> None:
             ["model_version_id"], ["model_version.id"], name=op.f("fk_inspection_model_version_id_model_version")
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_inspection")),
-        sa.UniqueConstraint("line_id", "idempotency_key", name=op.f("uq_inspection_line_id")),
+        sa.UniqueConstraint("line_id", "idempotency_key", name=op.f("uq_inspection_line_id_idempotency_key")),
     )
     with op.batch_alter_table("inspection", schema=None) as batch_op:
         batch_op.create_index("ix_inspection_judged_at", ["line_id", "judged_at"], unique=False)

@@ -1,0 +1,1 @@
+"""Tests of the station. A package, so that its `conftest` does not hide the one of all tests."""
