@@ -1,7 +1,7 @@
 """Overlays, receipts, plots and HTML pages for people, and maps and masks for other tools."""
 
 from offnominal.reports.comparison import ChangedPictures, comparison_page
-from offnominal.reports.entries import Entry, Pictures, SourceFile, heat_pictures, pictures_of
+from offnominal.reports.entries import Entry, Pictures, SourceFile, embedded, heat_pictures, pictures_of
 from offnominal.reports.map_files import LEVELS, CocoMasks, MapFormat, encode_map, encode_mask, run_lengths
 from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
 from offnominal.reports.receipt import SourcePicture, receipt
@@ -20,6 +20,7 @@ __all__ = [
     "SourcePicture",
     "attention",
     "comparison_page",
+    "embedded",
     "encode_map",
     "encode_mask",
     "heat_pictures",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,7 @@ def public(row: Inspection, line: str, digest: str, reviews: Sequence[Review] | 
         "review": row.review,
         "files": {
             "image": f"{base}/image" if kept else None,
+            "picture": f"{base}/picture" if drawn else None,
             "heat": f"{base}/heat" if drawn else None,
             "thumbnail": f"{base}/thumbnail" if drawn else None,
             "receipt": f"{base}/receipt" if drawn and row.regions else None,
@@ -146,6 +147,10 @@ class Filter:
     until: datetime | None = None
     after: str | None = None
     oldest_first: bool = False
+
+    def following(self, id: str) -> Filter:
+        """The filter of what comes after an inspection."""
+        return replace(self, after=id)
 
     def applied(self, rows: Select[Inspection, str, str]) -> Select[Inspection, str, str]:
         """The statement with the conditions and the order."""

@@ -27,7 +27,7 @@ from offnominal.station.settings import Keep
 from offnominal.station.tables import NG, Inspection
 from offnominal.types import Inspection as Result
 
-HEAT, THUMB, RECEIPT = "heat.jpg", "thumb.jpg", "receipt.jpg"
+HEAT, THUMB, RECEIPT, PICTURE = "heat.jpg", "thumb.jpg", "receipt.jpg", "picture.jpg"
 #: JPEG quality of heat maps and thumbnails.
 QUALITY = 85
 #: Inspections whose files are removed in one transaction.

@@ -24,6 +24,7 @@ from offnominal.station.judge import Judge, Judged, LoadedVersion, Part
 from offnominal.station.metrics import Metrics
 from offnominal.station.settings import StationSettings, read_station_settings
 from offnominal.station.tables import Inspection, Line, ModelVersion
+from offnominal.station.teach import Teacher
 
 log = logging.getLogger(__name__)
 #: Seconds between two looks at the database, the disk and lines without a model, and between two prunings.
@@ -69,6 +70,7 @@ class Station:
         self.folder.clear_incoming()
         limits = self.settings.limits
         self.judge = Judge(self._store, limits.waiting, limits.batch_wait_ms / 1000)
+        self.teacher = Teacher(self.database, self.folder, self.settings.replay, self.feed.notify)
         self._start_if_possible()
         self._keeper = threading.Thread(target=self._look_after, name="keeper")
         self._keeper.start()
@@ -77,6 +79,7 @@ class Station:
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._keeper.join()
+        self.teacher.close()
         self.judge.close()
         self.database.close()
         self._closing.close()
@@ -273,6 +276,7 @@ class Station:
             with self.database.read() as session:
                 for id in media.remove_orphans(session, self.folder):
                     log.info("removed the files of %s, which had not been answered", id)
+            self.teacher.fail_interrupted()
             self.load_lines()
             self._started = True
         except UnavailableError as error:

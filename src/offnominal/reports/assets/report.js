@@ -190,9 +190,12 @@
     if (next) open(next);
   }
 
+  /* A report may lack a kind of picture; its button is hidden then. */
   function showView(name) {
-    view = name;
     const { image } = current;
+    for (const button of document.querySelectorAll("[data-view]")) button.hidden = !image.files[button.dataset.view];
+    if (!image.files[name]) return name === "heat" ? undefined : showView("heat");
+    view = name;
     full.src = image.files[name];
     full.alt = `${{ image: "Picture", heat: "Heat map", influence: "Influence map" }[name]} of ${image.name}`;
     // Small pictures are enlarged at most four times.

@@ -9,7 +9,18 @@ from fastapi.openapi.utils import get_openapi
 
 from offnominal import __version__
 from offnominal.station.station import Station
-from offnominal.station.web import accounts, events, health, inspections, lines, open_inference, pages
+from offnominal.station.web import (
+    accounts,
+    events,
+    exports,
+    health,
+    inspections,
+    lines,
+    open_inference,
+    pages,
+    statistics,
+    teach,
+)
 from offnominal.station.web.guard import COOKIE, Guard, Rate
 from offnominal.station.web.problems import handle_errors
 
@@ -26,7 +37,7 @@ def create_app(station: Station) -> FastAPI:
     per_minute = station.settings.limits.logins_per_minute
     app.state.logins = Rate(per_minute / 60, per_minute)
     handle_errors(app)
-    for module in (health, accounts, lines, inspections, events, open_inference, pages):
+    for module in (health, accounts, lines, inspections, events, teach, statistics, exports, open_inference, pages):
         app.include_router(module.router)
     pages.mount_static(app)
     app.add_middleware(Guard, station=station)

@@ -15,7 +15,7 @@ from offnominal.station import inspections
 from offnominal.station.accounts import Identity
 from offnominal.station.inspections import MOST, Filter
 from offnominal.station.judge import Part
-from offnominal.station.receipts import receipt_file
+from offnominal.station.pictures import picture_file, receipt_file
 from offnominal.station.settings import LineSettings
 from offnominal.station.station import Station
 from offnominal.station.web import uploads
@@ -117,6 +117,14 @@ def receipt(id: str, request: Request, caller: Caller) -> FileResponse:
     """The evidence of the leading region as a picture, drawn on first request."""
     station: Station = request.app.state.station
     return FileResponse(receipt_file(station, id), media_type="image/jpeg", headers=_CACHED)
+
+
+@router.get("/inspections/{id}/picture", response_class=FileResponse)
+def picture(id: str, request: Request, caller: Caller) -> FileResponse:
+    """The image in a format that browsers show; other formats are converted on first request."""
+    station: Station = request.app.state.station
+    path = picture_file(station, id)
+    return FileResponse(path, media_type=IMAGE_TYPES[path.suffix], headers=_CACHED)
 
 
 @router.get("/inspections/{id}/{kind}", response_class=FileResponse)

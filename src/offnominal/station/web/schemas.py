@@ -32,6 +32,7 @@ class Files(BaseModel):
     """Addresses of the files of an inspection; null if not kept."""
 
     image: str | None = Field(examples=["/api/inspections/019…/image"])
+    picture: str | None = Field(description="The image as browsers show it.", examples=["/api/inspections/019…/picture"])
     heat: str | None = Field(examples=["/api/inspections/019…/heat"])
     thumbnail: str | None = Field(examples=["/api/inspections/019…/thumbnail"])
     receipt: str | None = Field(examples=[None])
@@ -220,3 +221,127 @@ class Health(BaseModel):
 
 
 Json = dict[str, Any]
+
+
+class NewCandidate(Received):
+    """Parts to learn."""
+
+    inspections: list[str] = Field(min_length=1, max_length=500, description="Parts whose latest review is OK.")
+
+
+class Verdicts(BaseModel):
+    """A verdict with its score."""
+
+    verdict: ReviewVerdict
+    score: float
+    p_value: float | None = None
+
+
+class Change(BaseModel):
+    """A part whose verdict a candidate changes."""
+
+    inspection: Inspection
+    before: Verdicts
+    after: Verdicts
+
+
+class Replay(BaseModel):
+    """What a candidate changes among the latest parts."""
+
+    replayed: int
+    changed: int
+    unchanged: int
+    not_replayed: int = Field(description="Images that could not be read again.")
+    wrong_before: int = Field(description="Reviewed parts whose verdict differed from the review.")
+    wrong_after: int = Field(description="The same with the candidate.")
+    changes: list[Change]
+    threshold_before: float
+    threshold_after: float
+    promise: str = Field(description="The guarantee of the candidate on false alarms.")
+    learned: int
+    unreadable: int
+
+
+class Candidate(BaseModel):
+    """A proposed model version."""
+
+    id: int
+    line: str
+    state: Literal["updating", "replaying", "ready", "failed", "activated", "dismissed"]
+    progress: float = Field(description="0 to 1, within the state.")
+    error: str | None
+    inspections: list[str]
+    base: ModelVersion | None
+    model: ModelVersion | None
+    result: Replay | None
+    at: datetime
+    by: str
+
+
+class Teaching(BaseModel):
+    """What a line could learn, and what it missed."""
+
+    proposed: list[Inspection]
+    missed: list[Inspection]
+    candidates: list[Candidate]
+
+
+class Counts(BaseModel):
+    """Parts by verdict."""
+
+    ok: int
+    ng: int
+    unreadable: int
+
+
+class Group(BaseModel):
+    """An hour or a lot in the control chart."""
+
+    name: str = Field(description="The lot, or the start of the hour.")
+    start: datetime
+    n: int
+    ng: int
+    share: float
+    lower: float = Field(description="Lower control limit.")
+    upper: float = Field(description="Upper control limit.")
+    out: bool = Field(description="Whether the share lies outside its limits.")
+
+
+class ControlChart(BaseModel):
+    """Share of NG per group."""
+
+    by: Literal["hour", "lot"]
+    centre: float
+    groups: list[Group]
+
+
+class Score(BaseModel):
+    """A score with the threshold that applied."""
+
+    id: str
+    at: datetime
+    score: float
+    threshold: float
+    verdict: Verdict
+
+
+class FalseAlarms(BaseModel):
+    """False alarms as reviewed."""
+
+    false_alarms: int = Field(description="Flagged parts that were reviewed OK.")
+    good: int = Field(description="Parts that count as good.")
+    unreviewed: int = Field(description="Flagged parts without a review.")
+    rate: float | None
+    low: float
+    high: float
+    stated: float | None
+    sentence: str
+
+
+class Statistics(BaseModel):
+    """Figures of a line."""
+
+    counts: Counts
+    chart: ControlChart
+    scores: list[Score]
+    false_alarms: FalseAlarms
