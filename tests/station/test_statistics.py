@@ -12,7 +12,6 @@ from scipy.stats import binom, binomtest
 
 from offnominal.station import lines, setup
 from offnominal.station.database import Database
-from offnominal.station.folder import new_id
 from offnominal.station.statistics import (
     TAIL,
     Period,
@@ -34,14 +33,22 @@ def row(number: int, version: int, rng: np.random.Generator) -> Inspection:
     """A part, judged four minutes after the one before."""
     at, verdict = START + timedelta(minutes=4 * number), str(rng.choice([OK, OK, OK, NG, UNREADABLE]))
     return Inspection(
-        id=new_id(at.timestamp()), line_id=1, model_version_id=version, serial=str(number),
+        id=f"{number:032x}", line_id=1, model_version_id=version, serial=str(number),
         lot=f"L{number // 25}" if number > 9 else None,
-        taken_at=None, judged_at=at, verdict=verdict, threshold=3.0, score=None if verdict == UNREADABLE else float(number), p_value=0.5,
-        whole_p_value=None, regions=[], appearance=None, error=None, width=1, height=1, duration_ms=1.0,
+        taken_at=None, judged_at=at, verdict=verdict, threshold=3.0,
+        score=None if verdict == UNREADABLE else float(number), p_value=0.5, whole_p_value=None, regions=[], appearance=None, error=None, width=1, height=1, duration_ms=1.0,
         source="http", by="test", image_name="a.png", image_file="image.png", image_sha256="0" * 64, media_bytes=0,
         media_kept=False, idempotency_key=None, request_sha256=None,
         review=None if verdict == UNREADABLE or rng.random() < 0.5 else str(rng.choice([OK, NG])),
     )  # fmt: skip
+
+
+def hour_of(part: Inspection) -> str:
+    return part.judged_at.replace(minute=0, second=0, microsecond=0).isoformat()
+
+
+def lot_of(part: Inspection) -> str:
+    return part.lot or "no lot"
 
 
 @pytest.fixture
@@ -67,10 +74,7 @@ def test_counts_charts_and_scores_are_those_of_the_rows(filled: tuple[Database, 
         assert [score["score"] for score in scores(session, period)] == [one.score for one in inside if one.score is not None]
         by_hour, by_lot = control_chart(session, period, "hour"), control_chart(session, period, "lot")
     judged = [one for one in inside if one.verdict != UNREADABLE]
-    for chart, key in (
-        (by_hour, lambda one: one.judged_at.replace(minute=0, second=0, microsecond=0).isoformat()),
-        (by_lot, lambda one: one.lot or "no lot"),
-    ):
+    for chart, key in ((by_hour, hour_of), (by_lot, lot_of)):
         total, bad = Counter(map(key, judged)), Counter(key(one) for one in judged if one.verdict == NG)
         assert list(total) == [group["name"] for group in chart["groups"]]  # in the order of time
         assert total == {group["name"]: group["n"] for group in chart["groups"]}
