@@ -20,11 +20,15 @@ def serve(station: Path, host: str, port: int) -> None:
 
     require_extra()
     from offnominal.station import setup
+    from offnominal.station.errors import UnavailableError
     from offnominal.station.serve import run
 
     if not setup.exists(station):
         setup.create(station)
         say(f"{station}: new station")
-    if (link := setup.first_link(station, host, port)) is not None:
-        say(f"create the first user (valid once, for {setup.LINK_HOURS} hours): {link}")
+    try:
+        if (link := setup.first_link(station, host, port)) is not None:
+            say(f"create the first user (valid once, for {setup.LINK_HOURS} hours): {link}")
+    except UnavailableError as error:
+        say(f"{error}; the station waits for it")
     run(station, host, port)

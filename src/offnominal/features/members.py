@@ -1,7 +1,7 @@
 """Names of the members of a model: `a+b@1.5` is backbone `a` at the image size and backbone `b` at 1.5 times that size.
 
 Each member has its own memory bank. Features of several networks in one patch measured worse than the average of the members'
-standardised anomaly maps (`docs/presets.md`).
+standardised anomaly maps (`docs/explanation/members.md`).
 """
 
 from __future__ import annotations

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from offnominal.errors import SettingsError
+from offnominal.errors import InputError, SettingsError
 from offnominal.station.errors import UnavailableError
 
 #: Seconds to wait for a lock of SQLite, and for a connection to PostgreSQL.
 LOCK_SECONDS, CONNECT_SECONDS = 30, 3
 #: Seconds after which a statement of PostgreSQL is cancelled, so that a server that hangs does not block the station.
 STATEMENT_SECONDS = 20
+#: How libpq notices a server that is gone without a word: after some seconds, not after the hours of the operating system.
+KEEPALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
 #: Key of PostgreSQL's advisory lock, which serialises writers of all processes as SQLite does by itself.
 ADVISORY_LOCK = 0x6F66666E
 
@@ -101,6 +103,8 @@ class Database:
             yield
         except (OperationalError, InterfaceError, PoolTimeout) as error:
             raise self._unavailable(error) from None
+        except (DataError, OverflowError, UnicodeEncodeError):
+            raise InputError("a value cannot be stored: a number is out of range, or a character is no text") from None
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise self._unavailable(error) from None
@@ -128,7 +132,7 @@ def _engine(url: str) -> Engine:
                 parsed,
                 pool_pre_ping=True,
                 pool_timeout=CONNECT_SECONDS,
-                connect_args={"connect_timeout": CONNECT_SECONDS, "options": options},
+                connect_args={"connect_timeout": CONNECT_SECONDS, "options": options, **KEEPALIVE},
             )
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise SettingsError(f"database: cannot use this URL ({error}); give postgresql+psycopg://USER@HOST/NAME") from None

@@ -12,7 +12,7 @@ class Feed:
     """Notifies waiting coroutines from any thread. The streams read what is new from the event log themselves."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler notifies, perhaps while its thread is in `listen`
         self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def notify(self) -> None:

@@ -16,6 +16,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -31,6 +32,7 @@ except ImportError:  # Windows
 
 #: Bytes per read when files are hashed or copied.
 CHUNK = 1 << 20
+_last_id, _id_lock = 0, threading.Lock()
 
 
 class StationFolder:
@@ -94,15 +96,21 @@ class StationFolder:
             os.close(handle)
 
 
-def new_id(now: float | None = None) -> str:
+def new_id() -> str:
     """32 hexadecimal digits that sort by time: milliseconds since 1970, then random bits.
+
+    Each is greater than the one before, even if the clock is set back, so that a list that follows new inspections misses none.
 
     Examples
     --------
-    >>> new_id(1.0)[:12]
-    '0000000003e8'
+    >>> first, second = new_id(), new_id()
+    >>> len(first), first < second
+    (32, True)
     """
-    return f"{int((time.time() if now is None else now) * 1000):012x}{secrets.token_hex(10)}"
+    global _last_id
+    with _id_lock:
+        _last_id = max(int(time.time() * 1000) << 80 | secrets.randbits(80), _last_id + 1)
+        return f"{_last_id:032x}"
 
 
 def file_digest(path: Path) -> str:

@@ -30,8 +30,18 @@ LONGEST_CLASS, LONGEST_COMMENT = 64, 2000
 MOST = 500
 
 
-def store(database: Database, folder: StationFolder, group: Sequence[Judged]) -> list[Any]:
+def store(database: Database, folder: StationFolder, group: Sequence[Judged], unsettled: list[Inspection]) -> list[Any]:
     """Store inspected parts: files first, then all rows in one transaction.
+
+    Parameters
+    ----------
+    database, folder
+        Of the station.
+    group
+        The parts.
+    unsettled
+        Takes the rows of a transaction that failed. A commit whose answer was lost may have succeeded, so the files stay until
+        `settle` has asked the database.
 
     Returns
     -------
@@ -64,12 +74,23 @@ def store(database: Database, folder: StationFolder, group: Sequence[Judged]) ->
                 session.flush()
                 events.append(session, "inspection", row.id, row.by, _evidence(row), judged.part.line)
     except BaseException:
-        for _, row, _ in stored:
-            remove(folder.inspection(row.id, row.judged_at))
+        unsettled.extend(row for _, row, _ in stored)
         raise
     for number, row, judged in stored:
         answers[number] = public(row, judged.part.line, judged.loaded.digest)
     return answers
+
+
+def settle(database: Database, folder: StationFolder, unsettled: list[Inspection]) -> None:
+    """Remove the files of rows that are not stored, and empty `unsettled`. Raises `UnavailableError`."""
+    if not (rows := list(unsettled)):
+        return
+    with database.write() as session:  # waits until the transaction that failed has ended in the database too
+        known = set(session.scalars(select(Inspection.id).where(Inspection.id.in_([row.id for row in rows]))))
+    for row in rows:
+        if row.id not in known:
+            remove(folder.inspection(row.id, row.judged_at))
+    del unsettled[: len(rows)]
 
 
 def facts(row: Inspection) -> dict[str, Any]:

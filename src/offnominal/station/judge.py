@@ -26,6 +26,7 @@ from offnominal.images.arrays import Pixels
 from offnominal.inference import worker_pool
 from offnominal.monitoring.drift_monitor import DriftMonitor
 from offnominal.station.errors import UnavailableError
+from offnominal.station.folder import remove
 from offnominal.types import Inspection as Result
 
 #: Results per worker that wait for the finisher, and results that it stores in one transaction.
@@ -71,6 +72,19 @@ class Judged:
     error: ImageError | None
     duration_ms: float
     future: Future[Any] = field(default_factory=Future)
+
+
+def accepted() -> Future[Any]:
+    """The future of accepted work. It cannot be cancelled: a client that goes away does not stop what others wait for.
+
+    Examples
+    --------
+    >>> accepted().cancel()
+    False
+    """
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    return future
 
 
 @dataclass(frozen=True)
@@ -133,11 +147,11 @@ class Judge:
 
     def submit(self, part: Part) -> Future[Any]:
         """Queue a part; the future has the answer of `store`. Raises `UnavailableError` if the queue is full."""
-        return self._submit(_Waiting(part.line, Future(), part=part))
+        return self._submit(_Waiting(part.line, accepted(), part=part))
 
     def call(self, line: str, work: Callable[[Detector], Any]) -> Future[Any]:
         """Queue work with the detector of a line, such as a receipt. Raises `UnavailableError` if the queue is full."""
-        return self._submit(_Waiting(line, Future(), work=work))
+        return self._submit(_Waiting(line, accepted(), work=work))
 
     def close(self) -> None:
         """Finish what was accepted, then end the threads."""
@@ -183,34 +197,37 @@ class Judge:
     def _work(self, number: int) -> None:
         while batch := self._take(number):
             loaded = self._loaded.get(batch[0].line)
+            left = dict(enumerate(batch))
             try:
                 if loaded is None:
                     raise UnavailableError(f"line {batch[0].line} has no model that is ready", retry_after=5)
                 if batch[0].work is not None:
-                    self._answer(batch[0].future, batch[0].work(loaded.detector))
+                    answer = batch[0].work(loaded.detector)
+                    self._answer(left.pop(0).future, answer)
                 else:
-                    self._inspect(batch, loaded)
-            except BaseException as error:  # noqa: BLE001 - belongs to the client that waits; the worker goes on
-                for one in batch:
-                    if not one.future.done():
-                        self._answer(one.future, error)
+                    self._inspect(left, loaded)
+            except BaseException as error:  # noqa: BLE001 - belongs to the clients that wait; the worker goes on
+                for one in left.values():
+                    if one.part is not None:
+                        remove(one.part.image)
+                    self._answer(one.future, error)
 
-    def _inspect(self, batch: Sequence[_Waiting], loaded: LoadedVersion) -> None:
-        parts = [one.part for one in batch if one.part is not None]
+    def _inspect(self, left: dict[int, _Waiting], loaded: LoadedVersion) -> None:
+        """Inspect a batch; what is handed to the finisher leaves `left`."""
+        parts = {index: one.part for index, one in left.items() if one.part is not None}
         unread: dict[int, ImageError] = {}
-        started, remaining = perf_counter(), set(range(len(parts)))
+        started = perf_counter()
 
         def put(index: int, result: Result | None, pixels: Pixels | None, error: ImageError | None) -> None:
-            remaining.discard(index)
-            duration = (perf_counter() - started) * 1000
-            self._judged.put(Judged(parts[index], loaded, result, pixels, error, duration, batch[index].future))
+            duration, future = (perf_counter() - started) * 1000, left.pop(index).future
+            self._judged.put(Judged(parts[index], loaded, result, pixels, error, duration, future))
 
-        images = [part.image for part in parts]
+        images = [part.image for part in parts.values()]
         for index, result, pixels in loaded.detector.inspect_with_pixels(images, failed=unread.__setitem__):
             put(index, result, pixels, None)
         for index, error in unread.items():
             put(index, None, None, error)
-        assert not remaining
+        assert not left
 
     def _finish(self) -> None:
         while (first := self._judged.get()) is not None:

@@ -152,10 +152,12 @@ def add_version(
 
 
 def activate(session: Session, line: Line, version: ModelVersion, by: str, *, rollback: bool = False) -> Activation:
-    """Make a version the active one. A rollback continues the history before the version that it returns to."""
+    """Make a version the active one, if it is not. A rollback continues the history before the version that it returns to."""
     previous = line.activation
+    current = None if line.activation is None else session.get(Activation, line.activation)
+    if current is not None and current.model_version_id == version.id and not rollback:
+        return current  # so that a rollback returns to another version
     if rollback:
-        current = session.get(Activation, line.activation)
         back = session.get(Activation, current.previous) if current is not None and current.previous is not None else None
         previous = None if back is None else back.previous
     activation = Activation(line_id=line.id, model_version_id=version.id, previous=previous, at=datetime.now(UTC), by=by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,10 +25,12 @@ from offnominal.station.database import Database
 from offnominal.station.errors import UnavailableError
 from offnominal.station.folder import StationFolder, remove, sync_folder, write_synced
 from offnominal.station.settings import Keep
-from offnominal.station.tables import NG, Inspection
+from offnominal.station.tables import NG, Event, Inspection
 from offnominal.types import Inspection as Result
 
 HEAT, THUMB, RECEIPT, PICTURE = "heat.jpg", "thumb.jpg", "receipt.jpg", "picture.jpg"
+#: Event of inspections whose files were removed.
+PRUNED = "media.pruned"
 #: JPEG quality of heat maps and thumbnails.
 QUALITY = 85
 #: Inspections whose files are removed in one transaction.
@@ -127,7 +130,7 @@ def prune(database: Database, folder: StationFolder, keep: Keep, *, now: datetim
                 return Pruned(inspections, freed)
             ids = [row.id for row in batch]
             session.execute(update(Inspection).where(Inspection.id.in_(ids)).values(media_kept=False))
-            events.append(session, "media.pruned", ids[-1], "station", {"inspections": ids})
+            events.append(session, PRUNED, ids[-1], "station", {"inspections": ids})
         for row in batch:
             remove(folder.inspection(row.id, row.judged_at))
         inspections, freed = inspections + len(batch), freed + size
@@ -136,11 +139,14 @@ def prune(database: Database, folder: StationFolder, keep: Keep, *, now: datetim
 def remove_orphans(session: Session, folder: StationFolder) -> list[str]:
     """Remove files without a row, which a crash between the files and the row leaves; return their identifiers.
 
-    A crash can only leave files of the days from the last row on, so only these days are looked through.
+    A crash can only leave files of the days from the last row on, so only these days are looked through. A crash of `prune` can
+    only leave files of its last event.
     """
     last = session.scalar(select(func.max(Inspection.judged_at)))
-    first_day = (last - timedelta(days=1)).strftime("%Y-%m-%d") if last else ""
+    first_day = (min(last, datetime.now(UTC)) - timedelta(days=1)).strftime("%Y-%m-%d") if last else ""
     removed = []
+    for row in _last_pruned(session):
+        remove(folder.inspection(row.id, row.judged_at))
     for day in sorted(path for path in folder.media.iterdir() if path.is_dir() and path.name >= first_day):
         for ids in _chunks(sorted(entry.name for entry in day.iterdir())):
             known = set(session.scalars(select(Inspection.id).where(Inspection.id.in_(ids), Inspection.media_kept)))
@@ -149,6 +155,12 @@ def remove_orphans(session: Session, folder: StationFolder) -> list[str]:
                     remove(day / id)
                     removed.append(id)
     return removed
+
+
+def _last_pruned(session: Session) -> list[Inspection]:
+    data = session.scalar(select(Event.data).where(Event.kind == PRUNED).order_by(Event.id.desc()).limit(1))
+    ids = [] if data is None else json.loads(data)["inspections"]
+    return list(session.scalars(select(Inspection).where(Inspection.id.in_(ids), Inspection.media_kept.is_(False))))
 
 
 def _oldest(keep: Keep) -> Select[Inspection]:

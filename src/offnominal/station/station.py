@@ -20,11 +20,12 @@ from offnominal.station.database import Database, sqlite_url
 from offnominal.station.errors import NotFoundError, UnavailableError
 from offnominal.station.feed import Feed
 from offnominal.station.folder import StationFolder, remove
-from offnominal.station.judge import Judge, Judged, LoadedVersion, Part
+from offnominal.station.judge import Judge, Judged, LoadedVersion, Part, accepted
 from offnominal.station.metrics import Metrics
 from offnominal.station.settings import StationSettings, read_station_settings
 from offnominal.station.tables import Inspection, Line, ModelVersion
 from offnominal.station.teach import Teacher
+from offnominal.station.watch import Watch
 
 log = logging.getLogger(__name__)
 #: Seconds between two looks at the database, the disk and lines without a model, and between two prunings.
@@ -60,28 +61,33 @@ class Station:
         self.database = Database(self.settings.database or sqlite_url(self.folder.root))
         self.feed, self.metrics = Feed(), Metrics()
         self._line_problems: dict[str, str] = {}
+        self._unsettled: list[Inspection] = []
         self._started, self._stop = False, threading.Event()
         self._in_flight: dict[tuple[str, str], tuple[str | None, Future[Any]]] = {}
         self._in_flight_lock, self._activating = threading.Lock(), threading.RLock()
-        self._closing = ExitStack()
+        self._closing, self._watch = ExitStack(), Watch(self)
 
     def __enter__(self) -> Station:
-        self._closing.enter_context(self.folder.locked())
-        self.folder.clear_incoming()
         limits = self.settings.limits
-        self.judge = Judge(self._store, limits.waiting, limits.batch_wait_ms / 1000)
-        self.teacher = Teacher(self.database, self.folder, self.settings.replay, self.feed.notify)
-        self._start_if_possible()
+        with ExitStack() as opened:  # closes what was opened if a step fails
+            opened.enter_context(self.folder.locked())
+            self.folder.clear_incoming()
+            opened.callback(self.database.close)
+            self.judge = Judge(self._store, limits.waiting, limits.batch_wait_ms / 1000)
+            opened.callback(self.judge.close)
+            self.teacher = Teacher(self.database, self.folder, self.settings.replay, self.feed.notify)
+            opened.callback(self.teacher.close)
+            self._start_if_possible()
+            self._closing = opened.pop_all()
         self._keeper = threading.Thread(target=self._look_after, name="keeper")
         self._keeper.start()
+        self._watch.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
+        self._watch.stop()
         self._keeper.join()
-        self.teacher.close()
-        self.judge.close()
-        self.database.close()
         self._closing.close()
 
     def problems(self) -> list[str]:
@@ -91,7 +97,13 @@ class Station:
             problems.append(full)
         if not self._started and not problems:
             problems.append("the station is starting")
-        return problems + [f"line {line}: {problem}" for line, problem in sorted(self._line_problems.items())]
+        problems += [f"line {line}: {problem}" for line, problem in sorted(self._line_problems.items())]
+        return problems + self._watch.problems()
+
+    @property
+    def started(self) -> bool:
+        """Whether the database has been ready since the station runs."""
+        return self._started
 
     @property
     def stopping(self) -> bool:
@@ -104,8 +116,8 @@ class Station:
         self.feed.notify()
 
     def line_problem(self, line: str) -> str | None:
-        """Why a line cannot inspect although a model is active; None if it can."""
-        return self._line_problems.get(line)
+        """Why a line cannot inspect although a model is active, or what is wrong with its folders; None if all is well."""
+        return self._line_problems.get(line) or self._watch.problem(line)
 
     def inspect(self, part: Part) -> Future[dict[str, Any]]:
         """Inspect a part and store it. The future has its public form, or the error.
@@ -188,7 +200,7 @@ class Station:
         raise UnavailableError(f"line {name}: {problem}", retry_after=5)
 
     def _inspect_once(self, part: Part, key: str) -> tuple[Future[dict[str, Any]], bool]:
-        mine: Future[dict[str, Any]] = Future()
+        mine: Future[dict[str, Any]] = accepted()
         with self._in_flight_lock:
             digest, future = self._in_flight.setdefault((part.line, key), (part.request_sha256, mine))
         if future is not mine:
@@ -228,7 +240,7 @@ class Station:
             self._in_flight.pop((line, key), None)
 
     def _store(self, group: Sequence[Judged]) -> Sequence[Any]:
-        answers = inspections.store(self.database, self.folder, group)
+        answers = inspections.store(self.database, self.folder, group, self._unsettled)
         for judged, answer in zip(group, answers, strict=True):
             if isinstance(answer, BaseException):
                 self.metrics.refused.labels(type(answer).__name__).inc()
@@ -290,6 +302,7 @@ class Station:
                 if not self._started:
                     self._start_if_possible()
                 else:
+                    inspections.settle(self.database, self.folder, self._unsettled)
                     self.load_lines()
                     waited += LOOK_AFTER
                     if waited >= PRUNE or media.disk_problem(self.folder, self.settings.keep) is not None:

@@ -40,8 +40,9 @@ def log_in(credentials: Credentials, request: Request, response: Response) -> Me
     if not logins.allows(client, take=False):
         raise TooManyRequestsError("too many failed logins; wait a minute")
     try:
-        with station.database.write() as session:
+        with station.database.read() as session:  # a password takes its time; writers must not wait for it
             user = accounts.log_in(session, credentials.name, credentials.password)
+        with station.database.write() as session:
             secret = accounts.start_session(session, user, station.settings.session_hours)
     except UnauthenticatedError:
         logins.allows(client)

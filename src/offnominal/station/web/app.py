@@ -29,10 +29,20 @@ DESCRIPTION = """Inspects parts, keeps every inspection, and takes reviews.
 Send a machine token with every request: `Authorization: Bearer TOKEN`. Browsers log in and send the CSRF token of `/api/me` as
 `X-CSRF-Token` with every change. Errors are `application/problem+json`."""
 
+#: Fields and files of a form, and bytes of a field: fields are kept in memory.
+FORM_LIMITS: Any = {"max_fields": 20, "max_files": 1, "max_part_size": 16_384}
+
 
 def create_app(station: Station) -> FastAPI:
     """The application of a running station; an ASGI server serves it."""
-    app = FastAPI(title="offnominal station", version=__version__, description=DESCRIPTION, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="offnominal station",
+        version=__version__,
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        form_limits=FORM_LIMITS,
+    )
     app.state.station = station
     per_minute = station.settings.limits.logins_per_minute
     app.state.logins = Rate(per_minute / 60, per_minute)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -33,13 +34,13 @@ async def events(
     line: str,
     request: Request,
     caller: Annotated[Identity, Depends(identity_of)],
-    after: Annotated[int | None, Query(ge=0, description="Number of the last event already seen.")] = None,
+    after: Annotated[int | None, Query(ge=0, lt=2**63, description="Number of the last event already seen.")] = None,
     last_event_id: Annotated[str | None, Header(description="Sent by browsers that reconnect.")] = None,
 ) -> StreamingResponse:
     """Events as `text/event-stream`: the `id` is the number of the event, the data has `kind`, `at`, `by`, `subject`, and for
     inspections and reviews the `inspection`. Without `after` only new events are sent."""
     station: Station = request.app.state.station
-    start = int(last_event_id) if last_event_id is not None and last_event_id.isdecimal() else after
+    start = int(last_event_id) if last_event_id and re.fullmatch("[0-9]{1,18}", last_event_id) else after
     start = await run_in_threadpool(_start, station, line, start)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(_stream(station, line, start, request), media_type="text/event-stream", headers=headers)

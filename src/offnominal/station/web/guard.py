@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -16,9 +19,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from offnominal.errors import InputError
 from offnominal.station import accounts
 from offnominal.station.accounts import Identity
-from offnominal.station.errors import ForbiddenError, StationError, TooLargeError, TooManyRequestsError, UnauthenticatedError
+from offnominal.station.errors import (
+    ForbiddenError,
+    TooLargeError,
+    TooManyRequestsError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from offnominal.station.station import Station
 from offnominal.station.web.problems import problem_of
 
@@ -34,6 +44,10 @@ PUBLIC = frozenset(
 PUBLIC_PREFIXES = ("/static/", "/line/")
 #: Bytes of a request that is neither an image nor a model, and of the form around an image.
 SMALL = 1_000_000
+#: Longest silence in seconds while a body is received.
+SILENCE = 30.0
+#: Bytes of memory for the bodies of images and models that are not yet answered; larger ones are on the disk by then.
+MEMORY = 1_000_000_000
 #: Clients whose rate is remembered.
 CLIENTS = 10_000
 
@@ -83,6 +97,7 @@ class Guard:
         self._app, self._station = app, station
         limits = station.settings.limits
         self._rate = Rate(limits.requests_per_second, 2 * limits.requests_per_second)
+        self._receiving = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request, then pass it on."""
@@ -90,8 +105,12 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        started = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers[name] = value
@@ -100,35 +119,58 @@ class Guard:
             await send(message)
 
         try:
-            headers = Headers(scope=scope)
-            most = self._most_bytes(scope["path"])
-            self._check_size(headers, most)
-            if not self._rate.allows(_client(scope)):
-                raise TooManyRequestsError("too many requests; slow down")
-            state = scope.setdefault("state", {})
-            state["identity"] = None
-            if not _public(scope["path"]):
-                identity = await run_in_threadpool(self._identify, headers)
-                _check_csrf(identity, scope["method"], headers)
-                state["identity"] = identity
-        except StationError as error:
+            most = self._most_bytes(scope["method"], scope["path"])
+            await self._admit(scope, most)
+            with self._received(scope, most):
+                await self._app(scope, _limited(receive, most), send_with_headers)
+        except Exception as error:  # an unexpected one too gets the headers
+            if started:
+                raise
             await problem_of(error)(scope, receive, send_with_headers)
-            return
-        await self._app(scope, _limited(receive, most), send_with_headers)
 
-    def _most_bytes(self, path: str) -> int:
+    async def _admit(self, scope: Scope, most: int) -> None:
+        """Set `identity` in the state of the request. Raises `StationError` if the request is refused."""
+        headers = Headers(scope=scope)
+        self._check_size(headers, most)
+        if not self._rate.allows(_client(scope)):
+            raise TooManyRequestsError("too many requests; slow down")
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            raise InputError("the address has a NUL character")
+        identity = None if _public(scope["path"]) else await run_in_threadpool(self._identify, headers)
+        _check_csrf(identity, scope["method"], headers)
+        if most > SMALL and identity is not None:
+            identity.require("operator")  # before the body, which is large
+        scope.setdefault("state", {})["identity"] = identity
+
+    @contextmanager
+    def _received(self, scope: Scope, most: int) -> Iterator[None]:
+        """Count the memory of a large body. Raises `UnavailableError` if there are too many at the same time."""
+        size = 0
+        if most > SMALL:  # the framework keeps the start of a file in memory
+            size = int(Headers(scope=scope).get("content-length", most)) if scope["path"].startswith("/v2/") else SMALL
+        if size and self._receiving and self._receiving + size > MEMORY:
+            raise UnavailableError("too many uploads at the same time; try again later", retry_after=1)
+        self._receiving += size
+        try:
+            yield
+        finally:
+            self._receiving -= size
+
+    def _most_bytes(self, method: str, path: str) -> int:
         limits = self._station.settings.limits
+        if method != "POST":
+            return SMALL
         if path.startswith("/api/lines/") and path.endswith("/models"):
             return int(limits.model_megabytes * 1e6) + SMALL
         if path.endswith("/inspections"):
             return int(limits.upload_megabytes * 1e6) + SMALL
         if path.startswith("/v2/") and path.endswith("/infer"):
-            return int(4 * limits.upload_megabytes * 1e6) + SMALL
+            return int(limits.upload_megabytes * 1e6) + SMALL
         return SMALL
 
     def _check_size(self, headers: Headers, most: int) -> None:
         length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > most:
+        if not re.fullmatch("[0-9]{1,18}", length) or int(length) > most:
             raise TooLargeError(f"the request has {length[:20]} bytes; at most {most} are accepted here")
 
     def _identify(self, headers: Mapping[str, str]) -> Identity:
@@ -157,26 +199,37 @@ def _client(scope: Scope) -> str:
     return scope["client"][0] if scope.get("client") else ""
 
 
-def _check_csrf(identity: Identity, method: str, headers: Headers) -> None:
-    """A browser sends its cookie with every request, so a change must also carry a token that only our pages can read."""
-    if identity.csrf is None or method in SAFE:
+def _check_csrf(identity: Identity | None, method: str, headers: Headers) -> None:
+    """A browser sends its cookie with every request, so a change must also carry a token that only our pages can read.
+
+    A login has no token yet; another site must not log a browser in either.
+    """
+    if method in SAFE or (identity is not None and identity.csrf is None):
         return
     origin = headers.get("origin")
     if origin is not None and urlsplit(origin).netloc != headers.get("host"):
         raise ForbiddenError("the request comes from another site")
+    if identity is None or identity.csrf is None:
+        return
     if not hmac.compare_digest(headers.get(CSRF_HEADER, "").encode(), identity.csrf.encode()):
         raise ForbiddenError("the header X-CSRF-Token is missing or wrong; GET /api/me has it")
 
 
 def _limited(receive: Receive, most: int) -> Receive:
-    """`receive`, which refuses a body that is longer than its header says or that has no length."""
-    received = 0
+    """`receive`, which refuses a body of more bytes, of any length its header states, and one that stalls."""
+    received, complete = 0, False
 
     async def limited() -> Message:
-        nonlocal received
-        message = await receive()
+        nonlocal received, complete
+        if complete:
+            return await receive()  # waits for the client to leave, without a limit
+        try:
+            async with asyncio.timeout(SILENCE):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"no byte of the body for {SILENCE:g} seconds") from None
         if message["type"] == "http.request":
-            received += len(message.get("body", b""))
+            received, complete = received + len(message.get("body", b"")), not message.get("more_body", False)
             if received > most:
                 raise HTTPException(413, f"the request has more than {most} bytes")
         return message

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from offnominal.station import lines
 from offnominal.station.accounts import Identity
+from offnominal.station.errors import NotFoundError
 from offnominal.station.folder import remove
 from offnominal.station.settings import LineSettings
 from offnominal.station.station import Station
@@ -88,8 +89,10 @@ def download(line: str, digest: str, request: Request, caller: Caller) -> FileRe
     station: Station = request.app.state.station
     with station.database.read() as session:
         version = lines.version_of(session, lines.line_named(session, line), digest)
-    name = f"{line}-{version.number}.safetensors"
-    return FileResponse(station.folder.model(version.digest), media_type="application/octet-stream", filename=name)
+    name, file = f"{line}-{version.number}.safetensors", station.folder.model(version.digest)
+    if not file.is_file():
+        raise NotFoundError(f"line {line}: the file of model {version.digest[:12]} is missing")
+    return FileResponse(file, media_type="application/octet-stream", filename=name)
 
 
 @router.post("/lines/{line}/models/{digest}/activate", response_model=ModelVersion)

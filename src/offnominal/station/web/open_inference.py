@@ -7,11 +7,15 @@ import base64
 import binascii
 import json
 import math
+import re
+import threading
+from contextlib import nullcontext
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 
 from offnominal import __version__
 from offnominal.detector import Detector
@@ -21,13 +25,15 @@ from offnominal.station.errors import NotFoundError, TooLargeError
 from offnominal.station.folder import remove
 from offnominal.station.judge import LoadedVersion
 from offnominal.station.station import Station
-from offnominal.station.web.guard import identity_of
+from offnominal.station.web.guard import SMALL, identity_of
 from offnominal.station.web.problems import RESPONSES
 from offnominal.station.web.uploads import require_pixels
 from offnominal.types import Inspection as Result
 
 router = APIRouter(prefix="/v2", tags=["open inference"], responses=RESPONSES)
 Caller = Annotated[Identity, Depends(identity_of)]
+Picture = np.ndarray[Any, np.dtype[np.uint8]]
+_large = threading.Lock()
 #: Header of the binary tensor extension: bytes of the JSON before the tensors.
 LENGTH = "Inference-Header-Content-Length"
 INPUTS = [{"name": "image", "datatype": "UINT8", "shape": [1, -1, -1, 3]}]
@@ -85,10 +91,9 @@ async def infer(name: str, request: Request, caller: Caller) -> Response:
     loaded = _loaded(request, name)
     station.require_space()
     body = await request.body()
-    header, tensors = _split(body, request.headers.get(LENGTH))
-    image = _image(header, tensors, station)
+    header, image, outputs = await run_in_threadpool(_parsed, station, body, request.headers.get(LENGTH))
     result: Result = await asyncio.wrap_future(station.judge.call(name, lambda detector: _inspect(station, detector, image)))
-    return _response(header, name, loaded.digest, result)
+    return await run_in_threadpool(_response, header, outputs, name, loaded.digest, result)
 
 
 def _loaded(request: Request, name: str) -> LoadedVersion:
@@ -99,8 +104,15 @@ def _loaded(request: Request, name: str) -> LoadedVersion:
     return loaded
 
 
+def _parsed(station: Station, body: bytes, length: str | None) -> tuple[dict[str, Any], Picture | bytes, list[dict[str, Any]]]:
+    """The header, the image and the outputs that are asked for. Large bodies take turns: numbers in JSON take much memory."""
+    with _large if len(body) > SMALL else nullcontext():
+        header, tensors = _split(body, length)
+        return header, _image(header, tensors, station), _asked(header)
+
+
 def _split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
-    if length is not None and (not length.isdecimal() or int(length) > len(body)):
+    if length is not None and (not re.fullmatch("[0-9]{1,18}", length) or int(length) > len(body)):
         raise InputError(f"{LENGTH} = {length[:20]!r}: is not a length within the body")
     size = len(body) if length is None else int(length)
     try:
@@ -112,7 +124,7 @@ def _split(body: bytes, length: str | None) -> tuple[dict[str, Any], bytes]:
     return header, body[size:]
 
 
-def _image(header: dict[str, Any], tensors: bytes, station: Station) -> np.ndarray[Any, np.dtype[np.uint8]] | bytes:
+def _image(header: dict[str, Any], tensors: bytes, station: Station) -> Picture | bytes:
     inputs = header.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict) or inputs[0].get("name") != "image":
         raise InputError("inputs: give exactly one, named image")
@@ -137,13 +149,21 @@ def _image(header: dict[str, Any], tensors: bytes, station: Station) -> np.ndarr
         raise InputError("image: shape must be [1, H, W, 3] or [1, H, W]")
     if plain[0] * plain[1] > station.settings.limits.megapixels * 1e6:
         raise TooLargeError(f"image: at most {station.settings.limits.megapixels:g} megapixels are accepted")
-    try:
-        values = np.frombuffer(raw, np.uint8) if isinstance(raw, bytes) else np.array(raw, dtype=np.uint8).ravel()
-    except (ValueError, TypeError, OverflowError):
-        raise InputError("image: data must be integers from 0 to 255") from None
+    values = np.frombuffer(raw, np.uint8) if isinstance(raw, bytes) else _integers(raw)
     if values.size != math.prod(plain):
         raise InputError(f"image: has {values.size} values, its shape needs {math.prod(plain)}")
     return values.reshape(plain)
+
+
+def _integers(data: Any) -> Picture:
+    """A list of integers, perhaps nested. NumPy alone would also take fractions and digits in quotes."""
+    try:
+        values = np.array(data)
+    except (ValueError, OverflowError):
+        values = np.array(None)
+    if values.dtype.kind not in "iu" or not values.size or values.min() < 0 or values.max() > 255:
+        raise InputError("image: data must be integers from 0 to 255")
+    return values.astype(np.uint8).ravel()
 
 
 def _encoded(raw: Any, shape: list[int]) -> bytes:
@@ -176,16 +196,20 @@ def _inspect(station: Station, detector: Detector, image: Any) -> Result:
         remove(path)
 
 
-def _response(header: dict[str, Any], name: str, digest: str, result: Result) -> Response:
+def _asked(header: dict[str, Any]) -> list[dict[str, Any]]:
+    asked = header.get("outputs") or [{"name": output} for output in OUTPUTS]
+    if not isinstance(asked, list) or not all(isinstance(one, dict) and one.get("name") in list(OUTPUTS) for one in asked):
+        raise InputError(f"outputs: known are {', '.join(OUTPUTS)}")
+    return asked
+
+
+def _response(header: dict[str, Any], asked: list[dict[str, Any]], name: str, digest: str, result: Result) -> Response:
     values = {
         "score": np.array([result.score], np.float32),
         "p_value": np.array([result.p_value], np.float32),
         "anomalous": np.array([result.anomalous], np.bool_),
         "anomaly_map": result.anomaly_map[None],
     }
-    asked = header.get("outputs") or [{"name": output} for output in OUTPUTS]
-    if not isinstance(asked, list) or not all(isinstance(one, dict) and one.get("name") in OUTPUTS for one in asked):
-        raise InputError(f"outputs: known are {', '.join(OUTPUTS)}")
     parameters = header.get("parameters")
     binary = bool(parameters.get("binary_data_output")) if isinstance(parameters, dict) else False
     outputs, tail = [], []

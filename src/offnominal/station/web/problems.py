@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from offnominal.errors import InputError, ModelFileError, OffnominalError, OutputError, SettingsError
 from offnominal.station import errors
+from offnominal.station.media import write_problem
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
@@ -91,6 +92,8 @@ def handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:
+        if isinstance(error.__cause__, OSError):  # the framework takes a full disk for a wrong body
+            return problem_of(write_problem(error.__cause__))
         return problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)

@@ -54,7 +54,7 @@ def receive(station: Station, upload: UploadFile | None, path: str | None, allow
         if real is None:
             raise ForbiddenError("path: is not a file in an allowed folder of this line (config.toml, allowed_folders)")
         with real.open("rb") as source:
-            received = _copy(station, source.read, real.name, most)
+            received = _copy(station, source.read, safe_name(real.name), most)
     else:
         assert upload is not None
         received = _copy(station, upload.file.read, safe_name(upload.filename), most)
