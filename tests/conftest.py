@@ -24,21 +24,21 @@ REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture
-def at_work(monkeypatch: pytest.MonkeyPatch) -> threading.local:
-    """`index`: the numbers of the images that this thread gave to a network last."""
-    at_work, network_input = threading.local(), ImageBatch.network_input
+def network_batch(monkeypatch: pytest.MonkeyPatch) -> threading.local:
+    """`index`: the indices of the images that the current thread last passed to a network."""
+    network_batch, network_input = threading.local(), ImageBatch.network_input
 
-    def noted(self: ImageBatch, view: int) -> np.ndarray:
-        at_work.index = self.index
+    def recording(self: ImageBatch, view: int) -> np.ndarray:
+        network_batch.index = self.index
         return network_input(self, view)
 
-    monkeypatch.setattr(ImageBatch, "network_input", noted)
-    return at_work
+    monkeypatch.setattr(ImageBatch, "network_input", recording)
+    return network_batch
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Converted networks are made anew once a session, and the user's cache is left alone."""
+    """Use an empty cache in each session. The user's own cache is not touched."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -48,11 +48,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not REAL_DATA.is_dir():
         for item in items:
             if "realdata" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason="the image sets are not beside the checkout"))
+                item.add_marker(pytest.mark.skip(reason="the image sets are missing beside the checkout"))
 
 
 class Notes(Observer):
-    """Keeps the notes of a detector."""
+    """An observer that stores the notes of a detector."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -62,24 +62,24 @@ class Notes(Observer):
 
 
 def with_model(detector: Detector, model: Model) -> Detector:
-    """A detector with the networks of another one, and a model that no fit would give."""
+    """A copy of `detector` with the same networks and another model."""
     other = copy.copy(detector)
     other._use(Inspector(model, detector._ready().engines))
     return other
 
 
-def preceded(first: Callable[..., object], function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, with `first` called before it with the same arguments."""
+def with_spy(spy: Callable[..., object], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which passes its arguments to `spy` before it runs."""
 
-    def both(*args: Any, **kwargs: Any) -> Any:
-        first(*args, **kwargs)
+    def spied(*args: Any, **kwargs: Any) -> Any:
+        spy(*args, **kwargs)
         return function(*args, **kwargs)
 
-    return both
+    return spied
 
 
 def texture(seed: int, size: tuple[int, int] = (96, 120)) -> np.ndarray:
-    """A striped part with noise, (H, W, 3) uint8."""
+    """A striped, noisy part, (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     stripes = 120 + 40 * np.sin(np.arange(size[1]) / 5 + rng.uniform(0, 6))
     image = stripes[None, :, None] + rng.normal(0, 8, (*size, 3))
@@ -87,7 +87,7 @@ def texture(seed: int, size: tuple[int, int] = (96, 120)) -> np.ndarray:
 
 
 def damaged(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A part with a bright blotch, and its mask."""
+    """A part with a blotch of random colours, and the mask of the blotch."""
     image = texture(seed)
     mask = np.zeros(image.shape[:2], bool)
     mask[30:60, 40:75] = True
@@ -97,14 +97,14 @@ def damaged(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MVTec root of generated parts: 12 to fit on, 5 good and 5 damaged to test."""
+    """An MVTec root of generated parts: 12 training images, 5 good and 5 damaged test images."""
     root = tmp_path_factory.mktemp("parts")
-    for place, seeds in (("train/good", range(12)), ("test/good", range(100, 105))):
-        (root / place).mkdir(parents=True)
+    for folder, seeds in (("train/good", range(12)), ("test/good", range(100, 105))):
+        (root / folder).mkdir(parents=True)
         for seed in seeds:
-            cv2.imwrite(str(root / place / f"{seed:03d}.png"), texture(seed))
-    for place in ("test/blotch", "ground_truth/blotch"):
-        (root / place).mkdir(parents=True)
+            cv2.imwrite(str(root / folder / f"{seed:03d}.png"), texture(seed))
+    for folder in ("test/blotch", "ground_truth/blotch"):
+        (root / folder).mkdir(parents=True)
     for seed in range(200, 205):
         image, mask = damaged(seed)
         cv2.imwrite(str(root / "test/blotch" / f"{seed}.png"), image)
@@ -129,7 +129,7 @@ os.environ.setdefault("COLUMNS", "120")
 
 @pytest.fixture(scope="session")
 def real() -> tuple[np.ndarray, np.ndarray]:
-    """Standardised patches of two photographs, and a bank from five others."""
+    """Standardised patches of two photographs, and a memory bank from five others."""
     from offnominal.config import Settings
     from offnominal.datasets import normal_images
     from offnominal.features import channel_standard
@@ -142,12 +142,12 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     (engine,) = member_engines(Settings(backbone="efficientnet-lite0", image_size=(128, 128)))
     paths = [item.path for item in normal_images(REAL_DATA / "aws_cookies")[:7]]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    found = {
+    by_index = {
         index: image
         for batch in batches(paths, [geometry], EIGHT_BIT, batch_size=16, failed=fail)
         for index, image in zip(batch.index, engine.patches(batch.network_input(0)), strict=True)
     }
-    patches = [found[index] for index in range(len(paths))]
+    patches = [by_index[index] for index in range(len(paths))]
     standard = channel_standard(torch.cat(patches))
     patches = [standard(image) for image in patches]
     return torch.cat(patches[:2]).numpy(), torch.cat(patches[2:]).numpy()

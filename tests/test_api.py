@@ -1,4 +1,4 @@
-"""The Python door: what is given is taken as a caller means it, or refused in one line."""
+"""The Python interface: it accepts every reasonable form of input, and reports a wrong one in a single line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def small(**settings: Any) -> Detector:
     return Detector(image_size=96, bank=100, false_alarm_rate=0.2, **settings)
 
 
-def test_copies_are_told(images: list[np.ndarray]) -> None:
+def test_duplicates_are_reported_by_fit_and_audit(images: list[np.ndarray]) -> None:
     notes = Notes()
     small().fit([*images, images[3], images[0]], observer=notes)
     (line,) = notes.texts
@@ -37,23 +37,23 @@ def test_copies_are_told(images: list[np.ndarray]) -> None:
     assert not notes.texts
 
 
-def test_names_to_remove_come_in_any_shape_but_alone(images: list[np.ndarray]) -> None:
+def test_names_to_remove_are_any_iterable_but_not_a_single_name(images: list[np.ndarray]) -> None:
     detector = small().fit(images)
     assert detector.update(remove=(f"array {number}" for number in (1, 2))).removed == ("array 1", "array 2")
     assert detector.update(remove=[Path("array 3")]).removed == ("array 3",)
-    for alone in ("array 4", Path("array 4")):
+    for name in ("array 4", Path("array 4")):
         with pytest.raises(InputError, match="put the names in a list"):
-            detector.update(remove=alone)  # type: ignore[arg-type]
+            detector.update(remove=name)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("data", ["", " ", None, 3, [None, None]])
-def test_no_place_is_no_data(data: Any) -> None:
+def test_empty_or_missing_data_is_refused(data: Any) -> None:
     with pytest.raises(InputError) as caught:
         small().fit(data)
     assert "\n" not in str(caught.value)
 
 
-def test_more_that_is_no_data(images: list[np.ndarray], tmp_path: Path) -> None:
+def test_wrong_kinds_of_data_are_refused(images: list[np.ndarray], tmp_path: Path) -> None:
     detector = small().fit(images)
     with pytest.raises(InputError, match="is a folder; list its images"):
         detector.predict(str(tmp_path))
@@ -66,25 +66,25 @@ def test_more_that_is_no_data(images: list[np.ndarray], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"bank": float("inf")}, {"bank": float("nan")}, {"bank": np.nan}])
-def test_no_number_is_no_setting(settings: dict[str, Any]) -> None:
+def test_non_finite_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match="bank must be"):
         Detector(**settings)
 
 
-def test_numbers_of_numpy_are_numbers() -> None:
-    given: dict[str, Any] = {
+def test_numpy_numbers_are_accepted_as_settings() -> None:
+    of_numpy: dict[str, Any] = {
         "image_size": np.int64(128),
         "neighbors": np.int32(5),
         "bank": np.float64(0.1),
         "contamination": np.float64(0.1),
     }
     plain: dict[str, Any] = {"image_size": 128, "neighbors": 5, "bank": 0.1, "contamination": 0.1}
-    assert Detector(**given).settings == Detector(**plain).settings
+    assert Detector(**of_numpy).settings == Detector(**plain).settings
     assert Detector(image_size=(np.int64(96), np.int64(128))).settings == Detector(image_size=(96, 128)).settings
     assert Detector(bank=np.int64(100)).settings.bank_size(5000) == 100
 
 
-def test_a_misspelt_way_to_run_is_told_from_a_fixed_one(images: list[np.ndarray], tmp_path: Path) -> None:
+def test_load_distinguishes_misspelt_and_fixed_settings(images: list[np.ndarray], tmp_path: Path) -> None:
     small().fit(images).save(tmp_path / "m")
     with pytest.raises(SettingsError, match="unknown setting 'runtim': did you mean 'runtime'"):
         load(tmp_path / "m", runtim="torch")
@@ -92,7 +92,7 @@ def test_a_misspelt_way_to_run_is_told_from_a_fixed_one(images: list[np.ndarray]
         load(tmp_path / "m", neighbors=3)
 
 
-def test_weights_that_a_model_was_loaded_with_serve_its_audit(images: list[np.ndarray], tmp_path: Path) -> None:
+def test_audit_uses_the_weights_that_the_model_was_loaded_with(images: list[np.ndarray], tmp_path: Path) -> None:
     import timm
     import torch
 

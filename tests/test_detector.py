@@ -1,4 +1,4 @@
-"""End to end on generated parts, and the model file under attack."""
+"""The detector end to end on generated parts, and damaged model files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from offnominal.inference import Inspector
 
 
 @pytest.mark.parametrize(
-    ("fusion", "said"),
+    ("fusion", "message"),
     [
         ({"distance": -1}, r"fusion.distance = -1: Input should be greater"),
         ({"distance": 0, "influence": 0}, "fusion = .*: at least one signal"),
@@ -31,28 +31,28 @@ from offnominal.inference import Inspector
         ({"distanse": 1}, "did you mean 'distance'"),
     ],
 )
-def test_a_wrong_fusion_is_refused(fusion: object, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_wrong_fusion_weights_are_refused(fusion: object, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         Detector(fusion=fusion)
 
 
-def test_a_damaged_part_is_found_where_it_is(detector: Detector) -> None:
+def test_a_defect_is_localised(detector: Detector) -> None:
     image, mask = damaged(300)
-    found = detector.inspect(image)
-    assert found.anomalous
-    assert found.p_value == pytest.approx(1 / 13)
-    row, column = np.unravel_index(int(found.anomaly_map.argmax()), found.anomaly_map.shape)
+    inspection = detector.inspect(image)
+    assert inspection.anomalous
+    assert inspection.p_value == pytest.approx(1 / 13)
+    row, column = np.unravel_index(int(inspection.anomaly_map.argmax()), inspection.anomaly_map.shape)
     assert mask[row, column]
-    left, top, right, bottom = found.regions[0].box
+    left, top, right, bottom = inspection.regions[0].box
     assert left < 75
     assert right > 40
     assert top < 60
     assert bottom > 30
-    assert found.anomaly_map.shape == found.influence_map.shape == image.shape[:2]
-    assert 0 <= found.influence_map.min() <= found.influence_map.max() <= 1.001
+    assert inspection.anomaly_map.shape == inspection.influence_map.shape == image.shape[:2]
+    assert 0 <= inspection.influence_map.min() <= inspection.influence_map.max() <= 1.001
 
 
-def test_evaluation_and_scikit_learn_forms(detector: Detector, parts: Path) -> None:
+def test_evaluation_and_the_scikit_learn_methods(detector: Detector, parts: Path) -> None:
     result = detector.evaluate(parts)
     assert result.figures["image_auroc"] == 1.0
     assert result.figures["pixel_auroc"] is not None
@@ -64,16 +64,16 @@ def test_evaluation_and_scikit_learn_forms(detector: Detector, parts: Path) -> N
     assert (detector.decision_function(images) > 0).tolist() == (detector.predict(images) == -1).tolist()
 
 
-@pytest.mark.parametrize("one", [np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8), "part.png", Path("part.png")])
-def test_one_image_in_place_of_several_is_refused(detector: Detector, one: Any) -> None:
+@pytest.mark.parametrize("image", [np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8), "part.png", Path("part.png")])
+def test_a_single_image_instead_of_a_list_is_refused(detector: Detector, image: Any) -> None:
     for call in (detector.score_samples, detector.predict, detector.decision_function):
         with pytest.raises(InputError, match="in a list"):
-            call(one)
-    if isinstance(one, np.ndarray):
+            call(image)
+    if isinstance(image, np.ndarray):
         with pytest.raises(InputError, match="in a list"):
-            Detector().fit(one)  # type: ignore[arg-type]
-    stack = np.stack([texture(1), texture(2)])
-    assert detector.score_samples(stack).tolist() == detector.score_samples(list(stack)).tolist()
+            Detector().fit(image)  # type: ignore[arg-type]
+    batch = np.stack([texture(1), texture(2)])
+    assert detector.score_samples(batch).tolist() == detector.score_samples(list(batch)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_one_image_in_place_of_several_is_refused(detector: Detector, one: Any) 
         {"noise_range": [0.1, float("nan")]},
     ],
 )
-def test_numbers_without_bounds_are_refused(settings: dict[str, Any]) -> None:
+def test_unbounded_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
         Detector(**settings)
 
@@ -97,7 +97,7 @@ def test_more_dimensions_than_channels_are_refused(parts: Path) -> None:
         Detector(dimensions=153, image_size=96).fit(parts)
 
 
-def test_all_entry_points_score_alike(detector: Detector, parts: Path, model_file: Path) -> None:
+def test_all_kinds_of_input_score_alike(detector: Detector, parts: Path, model_file: Path) -> None:
     path = next((parts / "test" / "blotch").glob("*.png"))
     stored = cv2.imread(str(path))
     assert stored is not None
@@ -108,16 +108,16 @@ def test_all_entry_points_score_alike(detector: Detector, parts: Path, model_fil
     assert load(model_file, runtime="torch").inspect(path).score == pytest.approx(scores[0], rel=0.02)
 
 
-def test_explanation_has_the_methods_quantities(detector: Detector) -> None:
+def test_explanation_has_the_quantities_of_the_method(detector: Detector) -> None:
     assert [member.name for member in detector.model.members] == ["efficientnet-lite0", "efficientnet-lite0@1.5"]
     for number, member in enumerate(detector.model.members):
-        shown = detector.explain(damaged(1)[0], number)
-        assert shown.member == member.name
-        patches = shown.grid[0] * shown.grid[1]
-        assert shown.influence.shape == shown.noise.shape == (patches, member.bank.patches.shape[1])
-        assert shown.distances.shape == (patches, 9)
-        assert ((shown.noise >= 0.01) & (shown.noise <= 0.5)).all()
-        assert (shown.response >= 0).all()
+        explanation = detector.explain(damaged(1)[0], number)
+        assert explanation.member == member.name
+        patches = explanation.grid[0] * explanation.grid[1]
+        assert explanation.influence.shape == explanation.noise.shape == (patches, member.bank.patches.shape[1])
+        assert explanation.distances.shape == (patches, 9)
+        assert ((explanation.noise >= 0.01) & (explanation.noise <= 0.5)).all()
+        assert (explanation.response >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_explanation_has_the_methods_quantities(detector: Detector) -> None:
         {"dimensions": 64, "image_size": "128x192"},
     ],
 )
-def test_settings_that_change_the_way_still_find_the_damage(settings: dict[str, Any]) -> None:
+def test_defects_are_detected_with_every_setting(settings: dict[str, Any]) -> None:
     fitted = Detector(**{"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, **settings}).fit(
         [texture(i) for i in range(10)]
     )
@@ -145,7 +145,7 @@ def test_images_of_several_shapes_in_one_fit() -> None:
     assert fitted.inspect(texture(9, (150, 150))).anomaly_map.shape == (150, 150)
 
 
-def test_a_narrow_image_takes_as_many_patches_as_the_others(tmp_path: Path) -> None:
+def test_area_gives_narrow_images_about_as_many_patches(tmp_path: Path) -> None:
     shapes = [(96, 120), (120, 96), (240, 300), (30, 384), (96, 120)]
     fitted = Detector(image_size=192, bank=200).fit([texture(at, shape) for at, shape in enumerate(shapes)])
     geometries = [member.geometry for member in fitted.model.members]
@@ -153,50 +153,50 @@ def test_a_narrow_image_takes_as_many_patches_as_the_others(tmp_path: Path) -> N
     fitted.save(tmp_path / "m")
     loaded = load(tmp_path / "m")
     assert [member.geometry for member in loaded.model.members] == geometries
-    usual = len(fitted.explain(texture(9, (96, 120))).distances)
+    expected = len(fitted.explain(texture(9, (96, 120))).distances)
     for shape in ((192, 240), (30, 384), (500, 40)):
-        assert len(loaded.explain(texture(9, shape)).distances) == pytest.approx(usual, rel=0.35)
+        assert len(loaded.explain(texture(9, shape)).distances) == pytest.approx(expected, rel=0.35)
         assert loaded.inspect(texture(9, shape)).anomaly_map.shape == shape
     kept = Detector(image_size=192, bank=200, resize="keep").fit([texture(at, shape) for at, shape in enumerate(shapes)])
-    assert len(kept.explain(texture(9, (30, 384))).distances) > 5 * usual
+    assert len(kept.explain(texture(9, (30, 384))).distances) > 5 * expected
 
 
-def test_provenance_points_at_the_patch(detector: Detector) -> None:
-    """The patch of the bank is the patch of the image that it names."""
+def test_provenance_names_the_source_image_and_position(detector: Detector) -> None:
+    """A bank patch has distance 0 at the position of the training image that its provenance names."""
     sources = detector.model.sources
     assert len(sources) == 12
     for number, member in enumerate(detector.model.members):
         bank = member.bank
         for at in (0, len(bank.patches) // 2):
-            shown = detector.explain(texture(int(sources[bank.image[at]].name.split("/")[-1][:3]))[:, :, ::-1], number)
+            explanation = detector.explain(texture(int(sources[bank.image[at]].name.split("/")[-1][:3]))[:, :, ::-1], number)
             row, column = bank.position[at]
-            assert shown.distances[row * shown.grid[1] + column, 0] < 0.05
-            assert shown.neighbours[row * shown.grid[1] + column, 0] == at
+            assert explanation.distances[row * explanation.grid[1] + column, 0] < 0.05
+            assert explanation.neighbours[row * explanation.grid[1] + column, 0] == at
 
 
-def test_the_order_of_the_images_does_not_matter(tmp_path: Path) -> None:
+def test_the_order_of_images_does_not_change_the_model_file(tmp_path: Path) -> None:
     images = [texture(seed) for seed in range(8)]
     paths = []
     for seed, image in enumerate(images):
         paths.append(tmp_path / f"{seed}.png")
         cv2.imwrite(str(paths[-1]), image)
-    for name, given in (("a", paths), ("b", paths[::-1])):
-        Detector(image_size=96, bank=100).fit(given).save(tmp_path / name)
+    for name, ordered in (("a", paths), ("b", paths[::-1])):
+        Detector(image_size=96, bank=100).fit(ordered).save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_the_map_is_the_mean_of_the_members_maps(detector: Detector) -> None:
-    """Each member's map by that member's own model, averaged on the finest."""
+def test_the_map_is_the_mean_of_the_maps_of_the_members(detector: Detector) -> None:
+    """Compute the map of each member with a model of this member alone, then average the maps."""
     model, image = detector.model, damaged(7)[0]
-    alone = []
+    maps = []
     for member, engine in zip(model.members, detector._ready().engines, strict=True):
-        ((_, found, _),) = Inspector(replace(model, members=(member,), appearance=None), (engine,)).inspect([image], never)
-        alone.append(found.anomaly_map)
-    found = detector.inspect(image)
-    assert found.anomaly_map == pytest.approx(np.mean(alone, axis=0), abs=0.05 * found.score)
+        ((_, inspection, _),) = Inspector(replace(model, members=(member,), appearance=None), (engine,)).inspect([image], fail)
+        maps.append(inspection.anomaly_map)
+    inspection = detector.inspect(image)
+    assert inspection.anomaly_map == pytest.approx(np.mean(maps, axis=0), abs=0.05 * inspection.score)
 
 
-def never(index: int, error: ImageError) -> None:
+def fail(index: int, error: ImageError) -> None:
     raise error
 
 
@@ -206,7 +206,7 @@ def test_the_same_fit_gives_the_same_bytes(parts: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_bad_training_data_says_what_to_do(tmp_path: Path) -> None:
+def test_errors_about_training_data_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="needs at least 2"):
         Detector().fit([texture(0)])
     (tmp_path / "a.png").write_bytes(b"")
@@ -219,7 +219,7 @@ def test_bad_training_data_says_what_to_do(tmp_path: Path) -> None:
         Detector(imagesize=3)
 
 
-def test_one_bad_image_does_not_stop_the_fit(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_in_a_fit(tmp_path: Path) -> None:
     for i in range(4):
         cv2.imwrite(str(tmp_path / f"{i}.png"), texture(i))
     content = (tmp_path / "0.png").read_bytes()
@@ -230,7 +230,7 @@ def test_one_bad_image_does_not_stop_the_fit(tmp_path: Path) -> None:
     assert sorted(name for name, _ in fitted.model.skipped) == ["0.png", "wide.png"]
 
 
-def test_equal_images_and_wide_images() -> None:
+def test_fits_refuse_duplicates_and_flat_images_and_scale_16_bit_images() -> None:
     with pytest.raises(InputError, match="all 3 images are duplicates"):
         Detector(image_size=96, bank=0.05).fit([texture(0)] * 3)
     with pytest.raises(InputError, match="no image has contrast"):
@@ -238,7 +238,7 @@ def test_equal_images_and_wide_images() -> None:
     images = [texture(i).astype(np.uint16) * 16 for i in range(4)]
     wide = Detector(image_size=96, bank=100).fit(images)
     assert wide.model.values.depth == "16-bit"
-    skipped = int(1e-4 * images[0].size)  # the share at either end that may not set the range
+    skipped = int(1e-4 * images[0].size)  # pixels at each end that the value range ignores
     assert wide.model.values.low == min(np.sort(image, axis=None)[skipped] for image in images)
     assert wide.model.values.high == max(np.sort(image, axis=None)[-1 - skipped] for image in images)
     with pytest.raises(ImageError, match="is 8-bit"):
@@ -264,7 +264,7 @@ def test_damaged_and_foreign_model_files_are_refused(model_file: Path, tmp_path:
             load(tmp_path / "flipped")
 
 
-def test_other_versions_and_other_weights_are_refused(model_file: Path, tmp_path: Path) -> None:
+def test_model_files_with_other_versions_or_weights_are_refused(model_file: Path, tmp_path: Path) -> None:
     content = model_file.read_bytes()
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
@@ -279,7 +279,7 @@ def test_other_versions_and_other_weights_are_refused(model_file: Path, tmp_path
         load(model_file, weights=tmp_path / "other.pth")
 
 
-def test_a_failed_save_keeps_what_was_there(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_keeps_the_existing_file(detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "m.safetensors"
     target.write_text("old")
 

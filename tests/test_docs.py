@@ -21,7 +21,9 @@ from offnominal.outputs.optional_outputs import Extras
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
-NAMED = {name for page in (ROOT / "docs/reference").glob("*.md") for name in re.findall(r"`([^`]+)`", page.read_text("utf-8"))}
+DOCUMENTED = {
+    name for page in (ROOT / "docs/reference").glob("*.md") for name in re.findall(r"`([^`]+)`", page.read_text("utf-8"))
+}
 PARAMETERS = {name: command.get_params(click.Context(command)) for name, command in app.commands.items()}
 
 
@@ -36,7 +38,7 @@ def test_every_setting_is_in_the_reference() -> None:
 
 
 def test_every_command_and_option_exists() -> None:
-    seen = set()
+    mentioned = set()
     for page in PAGES:
         text = page.read_text("utf-8")
         blocks = "\n".join(re.findall(r"^```\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
@@ -48,31 +50,31 @@ def test_every_command_and_option_exists() -> None:
             assert name in PARAMETERS, f"{page}: {line}"
             options = {option for parameter in PARAMETERS[name] for option in (*parameter.opts, *parameter.secondary_opts)}
             assert {word for word in words if word.startswith("--")} <= options, f"{page}: {line}"
-            seen.add(name)
-    assert seen == set(PARAMETERS)
+            mentioned.add(name)
+    assert mentioned == set(PARAMETERS)
 
 
-def test_links_of_the_pages_in_the_repository_root() -> None:
+def test_links_of_the_root_pages_exist() -> None:
     for page in ROOT.glob("*.md"):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
             assert (ROOT / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_key_and_file_is_named(detector: Detector, parts: Path, tmp_path: Path) -> None:
+def test_every_key_and_file_is_documented(detector: Detector, parts: Path, tmp_path: Path) -> None:
     extras = Extras(evidence=True, maps=("anomaly",), masks=("png", "coco"), receipts=True)
     _, rows = write_inspections(detector, any_images([parts / "test"]), tmp_path / "i", extras, report="title")
     metrics = write_evaluation(detector.model, detector.evaluate(parts), tmp_path / "e", "title")
     flagged = next(row for row in rows if row["regions"])
     keys = {*flagged, *flagged["regions"][0], *flagged["regions"][0]["evidence"], *flagged["maps"]["anomaly"], *metrics}
     keys |= {*flagged["regions"][0]["evidence"]["nearest"][0]}
-    told = facts(detector.model)
-    keys |= {*told, *told["members"][0], *told["members"][0]["bank"], *told["members"][0]["input"]}
-    keys |= {*told["calibration"], *told["values"], *told["updates"]}
+    model_facts = facts(detector.model)
+    keys |= {*model_facts, *model_facts["members"][0], *model_facts["members"][0]["bank"], *model_facts["members"][0]["input"]}
+    keys |= {*model_facts["calibration"], *model_facts["values"], *model_facts["updates"]}
     keys |= {*(tmp_path / "e/scores.csv").read_text().split("\n")[0].split(",")}
-    assert keys <= NAMED, keys - NAMED
-    left = {path.name + "/" * path.is_dir() for folder in ("i", "e") for path in (tmp_path / folder).iterdir()}
-    assert left <= NAMED, left - NAMED
-    assert left == {  # and nothing is named that is not written
+    assert keys <= DOCUMENTED, keys - DOCUMENTED
+    written = {path.name + "/" * path.is_dir() for folder in ("i", "e") for path in (tmp_path / folder).iterdir()}
+    assert written <= DOCUMENTED, written - DOCUMENTED
+    assert written == {  # every documented file is written
         ".offnominal.jsonl", "results.jsonl", "overlays/", "report.html", "report_files/", "receipts/", "maps/", "masks/",
         "masks.json", "metrics.json", "scores.csv",
     }  # fmt: skip

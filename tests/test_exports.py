@@ -1,4 +1,4 @@
-"""The public names of the package and of its parts."""
+"""The public names of the package and its subpackages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import offnominal
 PACKAGES = ["offnominal", *(f"offnominal.{info.name}" for info in pkgutil.iter_modules(offnominal.__path__) if info.ispkg)]
 
 
-@pytest.mark.parametrize("name", PACKAGES)
-def test_every_exported_name_is_there_and_sorted(name: str) -> None:
-    package = importlib.import_module(name)
+@pytest.mark.parametrize("package_name", PACKAGES)
+def test_exported_names_exist_and_are_sorted(package_name: str) -> None:
+    package = importlib.import_module(package_name)
     exported = getattr(package, "__all__", [])
     assert len(set(exported)) == len(exported)
-    classes = [one for one in exported if one[0].isupper() and one != one.upper()]
+    classes = [name for name in exported if name[0].isupper() and name != name.upper()]
     assert classes == sorted(classes)
-    for one in exported:
-        assert getattr(package, one) is not None
-        assert one in dir(package)
+    for name in exported:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
 
 
-def test_an_unknown_name_is_an_attribute_error() -> None:
+def test_unknown_names_raise_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Detektor'"):
         _ = offnominal.Detektor

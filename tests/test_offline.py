@@ -1,4 +1,4 @@
-"""Nothing leaves the machine, and no process is forked: seen from Python's own audit events, in a process of its own."""
+"""No data leaves the machine, and no process is forked. A separate process checks this with Python's audit events."""
 
 import importlib
 import os
@@ -12,22 +12,23 @@ from offnominal.features.telemetry import without
 
 PROGRAM = """
 import sys, threading
-seen = []
+events = []
 watched = ("os.fork", "os.forkpty", "os.system", "socket.connect", "socket.getaddrinfo", "socket.sendto", "urllib.Request")
-sys.addaudithook(lambda event, given: seen.append(f"{event} {given}") if event in watched else None)
+sys.addaudithook(lambda event, args: events.append(f"{event} {args}") if event in watched else None)
 import numpy as np
 from offnominal import Detector
 rng = np.random.default_rng(0)
 images = [rng.integers(90, 160, (96, 96, 3), dtype=np.uint8) for _ in range(12)]
-detector = Detector(image_size=96).fit(images)  # imports and translates: the folder of kept translations is empty
+detector = Detector(image_size=96).fit(images)  # imports and converts: the cache of converted models is empty
 assert 0 < detector.inspect(images[0]).p_value <= 1
 others = [thread.name for thread in threading.enumerate() if not thread.name.startswith(("MainThread", "offnominal"))]
-print(*seen, *others, sep="\\n")
+print(*events, *others, sep="\\n")
 """
 
 
-def test_fit_and_inspect_send_nothing_and_fork_nothing(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}  # there libraries send nothing anyway
+def test_fit_and_inspect_open_no_connection_and_fork_no_process(tmp_path: Path) -> None:
+    # With CI set, libraries send nothing anyway.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
     environment |= {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
@@ -44,7 +45,7 @@ def test_fit_and_inspect_send_nothing_and_fork_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["json", "no_such_package"])
-def test_what_is_kept_out_is_there_again_afterwards(package: str) -> None:
+def test_blocked_modules_are_restored_afterwards(package: str) -> None:
     before = dict(sys.modules)
     with pytest.raises(ImportError), without(package):
         importlib.import_module(package)

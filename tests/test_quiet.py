@@ -1,4 +1,4 @@
-"""Warnings of other libraries stay suppressed while any thread needs it, and come back afterwards."""
+"""Warnings of other libraries stay suppressed while any thread needs it, and return afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from offnominal.quiet import without_warnings
 
 
-def test_the_first_to_end_does_not_bring_warnings_back_for_the_other() -> None:
+def test_warnings_stay_suppressed_until_the_last_thread_leaves() -> None:
     before = list(warnings.filters)
     both, one_left = Barrier(2), Barrier(2)
 
@@ -24,7 +24,7 @@ def test_the_first_to_end_does_not_bring_warnings_back_for_the_other() -> None:
         with without_warnings():
             both.wait(10)
             one_left.wait(10)
-            warnings.warn("of a library", stacklevel=1)  # an error in these tests, unless suppressed
+            warnings.warn("from a library", stacklevel=1)  # an error in these tests, unless suppressed
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(short), pool.submit(long)]:
@@ -32,10 +32,10 @@ def test_the_first_to_end_does_not_bring_warnings_back_for_the_other() -> None:
     assert list(warnings.filters) == before
 
 
-def test_filters_come_back_after_an_error() -> None:
+def test_filters_are_restored_after_an_error() -> None:
     before = list(warnings.filters)
     with pytest.raises(ZeroDivisionError), without_warnings(), without_warnings():
         raise ZeroDivisionError
     assert list(warnings.filters) == before
     with pytest.raises(UserWarning):
-        warnings.warn("seen again", stacklevel=1)
+        warnings.warn("visible again", stacklevel=1)

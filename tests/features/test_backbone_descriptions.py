@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import preceded
+from conftest import with_spy
 from offnominal.features import PatchExtractor, backbones, load_backbone
 from offnominal.features.cache import cache_folder
 
@@ -27,7 +27,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the backbones that were built."""
     found: list[str] = []
     build = backbones._build
-    monkeypatch.setattr(backbones, "_build", preceded(lambda name, *given, **more: found.append(name), build))
+    monkeypatch.setattr(backbones, "_build", with_spy(lambda name, *given, **more: found.append(name), build))
     return found
 
 

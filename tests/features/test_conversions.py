@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import preceded
+from conftest import with_spy
 from offnominal.errors import BackboneError, SettingsError
 from offnominal.features import make_runtime, openvino_runtime
 from offnominal.features.cache import cache_folder
@@ -62,7 +62,7 @@ def translated(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """What was translated anew."""
     found: list[nn.Module] = []
     translate = openvino_runtime._convert
-    monkeypatch.setattr(openvino_runtime, "_convert", preceded(found.append, translate))
+    monkeypatch.setattr(openvino_runtime, "_convert", with_spy(found.append, translate))
     return found
 
 

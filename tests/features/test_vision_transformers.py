@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from conftest import preceded
+from conftest import with_spy
 from offnominal import Detector, load
 from offnominal.config import Settings, settings_from
 from offnominal.errors import BackboneError
@@ -104,7 +104,7 @@ def test_positions_are_resampled_as_torch_resamples(size: tuple[int, int]) -> No
 def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[nn.Module] = []
     convert = openvino_runtime._convert
-    monkeypatch.setattr(openvino_runtime, "_convert", preceded(converted.append, convert))
+    monkeypatch.setattr(openvino_runtime, "_convert", with_spy(converted.append, convert))
     backbone = load_backbone(TINY, pretrained=False)
     assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.4", "blocks.7"), (16, 16), (192, 192))
     assert (backbone.multiple, backbone.default_size) == (16, (448, 448))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as trials
 from hypothesis import strategies as st
 
-from conftest import preceded, texture
+from conftest import texture, with_spy
 from offnominal import Detector, load
 from offnominal.decisions import halves
 from offnominal.fitting import training_set
@@ -221,7 +221,7 @@ def test_the_reference_of_the_whole_image_teaches_no_exposure() -> None:
 def test_a_fit_takes_the_images_in_its_own_order_and_the_halves_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the half that teaches the exposure is the one that teaches the drift monitor."""
     asked: list[tuple[list[np.ndarray], int]] = []
-    noted = preceded(lambda some, *args, seed, **kwargs: asked.append((some, seed)), common_exposure)
+    noted = with_spy(lambda some, *args, seed, **kwargs: asked.append((some, seed)), common_exposure)
     monkeypatch.setattr(training_set, "common_exposure", noted)
     pictures = under_lamps(20, (64, 64))
     for seed in (0, 3):
@@ -271,7 +271,7 @@ def test_disturbed_images_are_corrected_like_those_that_come(monkeypatch: pytest
     """What the monitor learns of a brighter lamp is what it will see of one: the maps hardly move, the brightness does."""
     seen: list[Exposure | None] = []
     see = ImageBatch.network_input
-    monkeypatch.setattr(ImageBatch, "seen", preceded(lambda batch, view: seen.append(batch.exposure), see))
+    monkeypatch.setattr(ImageBatch, "network_input", with_spy(lambda batch, view: seen.append(batch.exposure), see))
     model = Detector(preset="fast", image_size=64, bank=50).fit(under_lamps(20, darkest=0.95)).model
     assert model.appearance is not None
     assert model.values.exposure is not None

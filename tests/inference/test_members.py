@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import damaged, preceded, texture
+from conftest import damaged, texture, with_spy
 from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.errors import BackboneError
@@ -153,7 +153,7 @@ def test_members_share_the_decoding_of_an_image(pair: Detector, paths: list[Path
     decoded: list[Path] = []
     module = sys.modules["offnominal.images.image_source"]
     decode = module.decode
-    monkeypatch.setattr(module, "decode", preceded(lambda path, *more: decoded.append(path), decode))
+    monkeypatch.setattr(module, "decode", with_spy(lambda path, *more: decoded.append(path), decode))
     assert len(list(pair.inspect_many(paths, failed=lambda at, error: pytest.fail(str(error))))) == len(paths)
     assert sorted(decoded) == sorted(paths)
     decoded.clear()

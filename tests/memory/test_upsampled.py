@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from conftest import preceded, texture
+from conftest import texture, with_spy
 from offnominal import Detector
 from offnominal.config import DEFAULT_BACKBONE
 from offnominal.features import channel_standard
@@ -153,7 +153,7 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, Any], fi
 def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
-    monkeypatch.setattr(UpsampledBank, "__call__", preceded(lambda *args: used.append(args), products))
+    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: used.append(args), products))
     images = [texture(seed) for seed in range(12)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images)
     used.clear()
@@ -172,7 +172,7 @@ def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fits_use_it(backbone: str, within: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     used: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
-    monkeypatch.setattr(UpsampledBank, "__call__", preceded(lambda *args: used.append(args), products))
+    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: used.append(args), products))
     images = [texture(seed) for seed in range(12)]
     found = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
     assert len(used) >= 12
@@ -192,7 +192,7 @@ def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [texture(seed) for seed in range(14)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1)
     fitted = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images[:12])
-    monkeypatch.setattr(UpsampledBank, "__call__", preceded(lambda *args: used.append(args), products))
+    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: used.append(args), products))
     found = detector.audit(images[:12])
     assert len(used) >= 12
     used.clear()

@@ -261,13 +261,13 @@ def test_a_p_value_of_nothing_is_refused() -> None:
 
 
 def test_an_evaluation_counts_them_as_unreadable(
-    detector: Detector, parts: Path, monkeypatch: pytest.MonkeyPatch, at_work: threading.local
+    detector: Detector, parts: Path, monkeypatch: pytest.MonkeyPatch, network_batch: threading.local
 ) -> None:
     inspected = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
         found = inspected(self, images)
-        found[[at for at, index in enumerate(at_work.index) if index == 3]] = float("nan")
+        found[[at for at, index in enumerate(network_batch.index) if index == 3]] = float("nan")
         return found
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)

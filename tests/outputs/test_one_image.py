@@ -74,12 +74,12 @@ def test_an_image_that_cannot_be_scored(
     lot: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    at_work: threading.local,
+    network_batch: threading.local,
 ) -> None:
     whole = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
-        if 2 in at_work.index:
+        if 2 in network_batch.index:
             raise error
         return whole(self, images)
 
@@ -101,7 +101,7 @@ def _raise(index: int, error: ImageError) -> None:
 
 @pytest.mark.parametrize("member", [0, 1])
 def test_a_fit_leaves_out_what_the_network_fails_with(
-    member: int, monkeypatch: pytest.MonkeyPatch, at_work: threading.local
+    member: int, monkeypatch: pytest.MonkeyPatch, network_batch: threading.local
 ) -> None:
     images = [texture(seed) for seed in range(6)]
     names = [source.name for source in Detector(image_size=96, bank=60).fit(images).model.sources]
@@ -110,7 +110,7 @@ def test_a_fit_leaves_out_what_the_network_fails_with(
     def maps(self: FeatureEngine, images: Any) -> Any:
         found = whole(self, images)
         if self.name.endswith("@1.5") == bool(member):
-            found[[at for at, index in enumerate(at_work.index) if index == 3]] = float("inf")
+            found[[at for at, index in enumerate(network_batch.index) if index == 3]] = float("inf")
         return found
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
@@ -120,14 +120,16 @@ def test_a_fit_leaves_out_what_the_network_fails_with(
     assert "not finite" in reason
 
 
-def test_an_update_leaves_out_what_the_network_fails_with(monkeypatch: pytest.MonkeyPatch, at_work: threading.local) -> None:
+def test_an_update_leaves_out_what_the_network_fails_with(
+    monkeypatch: pytest.MonkeyPatch, network_batch: threading.local
+) -> None:
     detector = Detector(image_size=96, bank=60).fit([texture(seed) for seed in range(6)])
     whole = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
         found = whole(self, images)
         if self.name.endswith("@1.5"):
-            found[[at for at, index in enumerate(at_work.index) if index == 1]] = float("nan")
+            found[[at for at, index in enumerate(network_batch.index) if index == 1]] = float("nan")
         return found
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
