@@ -1,4 +1,4 @@
-"""Lists of images: folders, globs, manifests, masks."""
+"""Listing images from folders, globs and manifests, and reading masks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,11 @@ import pytest
 from conftest import texture
 from offnominal.datasets import RUN_FOLDERS, any_images, count_unlabelled, labelled_images, normal_images
 from offnominal.errors import ImageError, InputError
-from offnominal.images import (
-    decode,
-    read_mask,
-)
+from offnominal.images import decode, read_mask
 from offnominal.storage.owned_files import PICTURES
 
 
-def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_folders_are_skipped(tmp_path: Path) -> None:
     for folder in ("train/good", "train/good/.ipynb_checkpoints", "test/good", "test/broken", "test/.thumbs"):
         (tmp_path / folder).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / folder / "a.png"), texture(0))
@@ -29,7 +26,7 @@ def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
     assert [item.name for item in labelled_images(tmp_path)] == ["test/broken/a.png", "test/good/a.png"]
 
 
-def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
+def test_folders_globs_and_manifests_of_every_format(parts: Path, tmp_path: Path) -> None:
     assert len(normal_images(parts)) == 12
     assert len(normal_images(parts / "train" / "good")) == 12
     assert len(any_images([f"{parts}/test/*/*.png", parts / "test"])) == 10
@@ -52,14 +49,14 @@ def test_sources_of_every_kind(parts: Path, tmp_path: Path) -> None:
     rows += [{"path": "a.png", "split": "test", "label": ""}, {"path": "b.png"}, {"path": "c.png", "split": "train"}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert labelled_images(tmp_path / "m.jsonl") == labelled_images(tmp_path / "m.parquet")
-    assert count_unlabelled(tmp_path / "m.jsonl") == 2, "what is to be fitted on needs no label"
+    assert count_unlabelled(tmp_path / "m.jsonl") == 2, "training rows need no label"
 
 
-def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
+def test_errors_about_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("part_no,label\na.png,good\n")
     (tmp_path / "split.csv").write_text("path,split,label\na.png,Train,good\nb.png,trian,good\nc.png,val,crack\n")
     call: Callable[[], object]
-    for call, says in (
+    for call, message in (
         (lambda: normal_images(tmp_path / "nowhere"), "does not exist"),
         (lambda: normal_images(tmp_path / "m.csv"), "no 'path'"),
         (lambda: normal_images(tmp_path / "split.csv"), "row 2 has split 'trian', which is neither train nor test"),
@@ -67,43 +64,43 @@ def test_wrong_sources_say_what_to_do(parts: Path, tmp_path: Path) -> None:
         (lambda: any_images([tmp_path]), "contains no image"),
         (lambda: labelled_images(parts / "train"), "needs labels"),
     ):
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match=message):
             call()
 
 
-def test_what_a_run_wrote_is_not_inspected_by_the_next(tmp_path: Path) -> None:
+def test_output_folders_of_a_run_are_not_listed(tmp_path: Path) -> None:
     for name in ("a.png", "overlays/00000-a.jpg", "masks/own.png", "other/overlays/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
-    found = any_images([tmp_path], leave_out=[tmp_path / "overlays", tmp_path / "masks"])
-    assert [item.name for item in found] == ["a.png", "other/overlays/b.png"]
+    items = any_images([tmp_path], leave_out=[tmp_path / "overlays", tmp_path / "masks"])
+    assert [item.name for item in items] == ["a.png", "other/overlays/b.png"]
     with pytest.raises(InputError, match="this run writes to"):
         any_images([tmp_path / "overlays"], leave_out=[tmp_path / "overlays"])
 
 
 @pytest.mark.parametrize("file", ["results.jsonl", "metrics.json", "audit.csv"])
-def test_pictures_of_a_run_among_the_data_are_no_data(file: str, tmp_path: Path) -> None:
+def test_pictures_written_by_a_run_are_not_listed(file: str, tmp_path: Path) -> None:
     written = ("run/overlays/00000-a.jpg", "run/report_files/0.jpg", "run/suspects/000-a.jpg")
     for name in ("a.png", "run/b.png", *written, "run/other/c.png", "masks/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
     (tmp_path / "run" / file).write_text("")
-    kept = ["a.png", "masks/d.png", "run/b.png", "run/other/c.png"]
-    assert [item.name for item in any_images([tmp_path])] == [item.name for item in normal_images(tmp_path)] == kept
-    assert [item.name for item in any_images([tmp_path / "run/overlays"])] == ["00000-a.jpg"], "who asks for them gets them"
-    assert [item.path for item in normal_images(str(tmp_path / "**/*"))] == [tmp_path / name for name in kept]
+    expected = ["a.png", "masks/d.png", "run/b.png", "run/other/c.png"]
+    assert [item.name for item in any_images([tmp_path])] == [item.name for item in normal_images(tmp_path)] == expected
+    assert [item.name for item in any_images([tmp_path / "run/overlays"])] == ["00000-a.jpg"], "listed if requested explicitly"
+    assert [item.path for item in normal_images(str(tmp_path / "**/*"))] == [tmp_path / name for name in expected]
     assert [item.path for item in normal_images(str(tmp_path / "run/*/*"))] == [tmp_path / "run/other/c.png"]
     assert [item.path.name for item in normal_images(str(tmp_path / "run/overlays/*.jpg"))] == ["00000-a.jpg"]
     assert PICTURES in RUN_FOLDERS
 
 
-def test_of_an_mvtec_root_the_test_images_are_inspected(parts: Path) -> None:
-    found = any_images([parts])
-    assert len(found) == 10
-    assert all("/test/" in item.path.as_posix() for item in found)
+def test_any_images_lists_the_test_images_of_an_mvtec_root(parts: Path) -> None:
+    items = any_images([parts])
+    assert len(items) == 10
+    assert all("/test/" in item.path.as_posix() for item in items)
 
 
-def test_a_link_that_leads_nowhere_is_no_silent_gap(tmp_path: Path) -> None:
+def test_a_broken_link_is_an_unreadable_image(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nothing.jpg")
     (tmp_path / "folder.png").mkdir()
     (item,) = any_images([tmp_path])
@@ -111,9 +108,9 @@ def test_a_link_that_leads_nowhere_is_no_silent_gap(tmp_path: Path) -> None:
         decode(item.path)
 
 
-def test_manifests_by_semicolon_or_tab_and_the_line_of_an_error(tmp_path: Path) -> None:
-    for mark in ";\t,":
-        (tmp_path / "m.csv").write_text(f"path{mark}label\na.png{mark}good\n", "utf-8-sig")
+def test_csv_delimiters_and_line_numbers_of_manifest_errors(tmp_path: Path) -> None:
+    for delimiter in ";\t,":
+        (tmp_path / "m.csv").write_text(f"path{delimiter}label\na.png{delimiter}good\n", "utf-8-sig")
         (item,) = any_images([tmp_path / "m.csv"])
         assert (item.path, item.label) == (tmp_path / "a.png", "good")
     for second in ("{path", "[1]"):
@@ -122,14 +119,14 @@ def test_manifests_by_semicolon_or_tab_and_the_line_of_an_error(tmp_path: Path) 
             any_images([tmp_path / "m.jsonl"])
 
 
-def test_two_images_of_a_manifest_have_two_names(tmp_path: Path) -> None:
+def test_images_of_a_manifest_have_unique_names(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"path\na.png\n{tmp_path / 'b' / 'a.png'}\n")
     assert [item.name for item in any_images([tmp_path / "m.csv"])] == ["a.png", str(tmp_path / "b" / "a.png")]
     (tmp_path / "m.csv").write_text(f"path\n{tmp_path / 'a.png'}\n{tmp_path / 'b' / 'a.png'}\n")
     assert [item.name for item in any_images([tmp_path / "m.csv"])] == ["a.png", os.path.join("b", "a.png")]
 
 
-def test_masks_must_fit_their_image(tmp_path: Path) -> None:
+def test_masks_must_have_the_size_of_their_image(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "m.png"), np.eye(6, dtype=np.uint8) * 255)
     assert read_mask(tmp_path / "m.png", (6, 6)).sum() == 6
     with pytest.raises(ImageError, match="its image"):
@@ -140,15 +137,15 @@ def test_masks_must_fit_their_image(tmp_path: Path) -> None:
     ("values", "depth", "defective"),
     [
         ([0, 255], np.uint8, [False, True]),
-        ([0, 100, 200, 255], np.uint8, [False, False, True, True]),  # the blurred rim of a mask
+        ([0, 100, 200, 255], np.uint8, [False, False, True, True]),  # blurred edge of a mask
         ([0, 1], np.uint8, [False, True]),
-        ([0, 1, 2, 9], np.uint8, [False, True, True, True]),  # numbers of classes
+        ([0, 1, 2, 9], np.uint8, [False, True, True, True]),  # class numbers
         ([0, 65535], np.uint16, [False, True]),
         ([0, 1, 3], np.uint16, [False, True, True]),
         ([0, 255], np.uint16, [False, True]),
         ([0, 0], np.uint8, [False, False]),
     ],
 )
-def test_masks_are_white_or_numbers_of_classes(values: list[int], depth: type, defective: list[bool], tmp_path: Path) -> None:
+def test_masks_hold_grey_levels_or_class_numbers(values: list[int], depth: type, defective: list[bool], tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "m.png"), np.array([values], depth))
     assert read_mask(tmp_path / "m.png", (1, len(values))).tolist() == [defective]

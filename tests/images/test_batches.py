@@ -9,36 +9,29 @@ import pytest
 
 from conftest import texture
 from offnominal.errors import ImageError
-from offnominal.images import (
-    Exposure,
-    Geometry,
-    ImageBatch,
-    Source,
-    ValueRange,
-    batches,
-)
+from offnominal.images import Exposure, Geometry, ImageBatch, Source, ValueRange, batches
 from offnominal.images.batches import prepare
 
 
-def test_batches_group_shapes_and_set_failures_aside(tmp_path: Path) -> None:
+def test_batches_group_images_by_shape_and_report_failures(tmp_path: Path) -> None:
     sources = [texture(0), tmp_path / "missing.png", texture(1, (60, 200)), texture(2), np.zeros((3,))]
     failures: dict[int, ImageError] = {}
-    found = list(
+    batched = list(
         batches(sources, [Geometry((64, 64), "keep")], ValueRange("8-bit", 0, 255), batch_size=2, failed=failures.__setitem__)
     )
-    assert sorted(index for batch in found for index in batch.index) == [0, 2, 3]
+    assert sorted(index for batch in batched for index in batch.index) == [0, 2, 3]
     assert sorted(failures) == [1, 4]
-    assert {batch.views[0].shape for batch in found} == {(2, 3, 64, 96), (1, 3, 64, 224)}
+    assert {batch.views[0].shape for batch in batched} == {(2, 3, 64, 96), (1, 3, 64, 224)}
 
 
-def test_one_image_comes_as_it_would_among_others(tmp_path: Path) -> None:
+def test_a_batch_of_one_equals_the_image_in_a_larger_batch(tmp_path: Path) -> None:
     geometry, values = Geometry((64, 64), "keep"), ValueRange("8-bit", 0, 255)
     failures: dict[int, ImageError] = {}
 
-    def alone(source: Source) -> list[ImageBatch]:
+    def batches_of_one(source: Source) -> list[ImageBatch]:
         return list(batches([source], [geometry], values, batch_size=2, failed=failures.__setitem__, keep=True))
 
-    (one,) = alone(texture(2))
+    (one,) = batches_of_one(texture(2))
     (two,) = batches([texture(0), texture(2)], [geometry], values, batch_size=2, failed=failures.__setitem__, keep=True)
     assert one.index == (0,)
     assert one.original == two.original[1:]
@@ -46,27 +39,27 @@ def test_one_image_comes_as_it_would_among_others(tmp_path: Path) -> None:
     assert one.decoded[0] is not None
     assert two.decoded[1] is not None
     assert np.array_equal(one.decoded[0], two.decoded[1])
-    assert alone(tmp_path / "missing.png") == []
+    assert batches_of_one(tmp_path / "missing.png") == []
     assert list(failures) == [0]
 
 
-def test_a_view_of_an_image_is_what_its_geometry_alone_would_give() -> None:
-    """Images are decoded once for all views, and batched by the shapes of all of them."""
+def test_views_equal_those_of_each_geometry_alone() -> None:
+    """Images are decoded once for all views. A batch holds images whose views all have equal shapes."""
     geometries = [Geometry((64, 64), "keep"), Geometry((96, 160), "squash"), Geometry((128, 128), "area")]
     values = ValueRange("8-bit", 0, 255)
     sources = [texture(0), texture(1, (60, 200)), texture(2), texture(3, (60, 201))]
-    found = list(batches(sources, geometries, values, batch_size=4, failed=lambda at, error: pytest.fail(str(error))))
-    assert sorted(index for batch in found for index in batch.index) == [0, 1, 2, 3]
-    for batch in found:
+    batched = list(batches(sources, geometries, values, batch_size=4, failed=lambda at, error: pytest.fail(str(error))))
+    assert sorted(index for batch in batched for index in batch.index) == [0, 1, 2, 3]
+    for batch in batched:
         assert len(batch.views) == 3
         for view, geometry in enumerate(geometries):
             assert np.array_equal(batch.network_input(view), batch.views[view])
             for at, index in enumerate(batch.index):
-                (alone,) = batches([sources[index]], [geometry], values, batch_size=1, failed=lambda at, error: None)
-                assert np.array_equal(batch.views[view][at], alone.views[0][0])
+                (single,) = batches([sources[index]], [geometry], values, batch_size=1, failed=lambda at, error: None)
+                assert np.array_equal(batch.views[view][at], single.views[0][0])
 
 
-def test_exposure_is_corrected_in_what_a_network_sees_and_not_in_the_pixels() -> None:
+def test_exposure_is_corrected_in_the_network_input_only() -> None:
     exposure = Exposure(0.3, 0.5)
     geometries = [Geometry((64, 64), "keep"), Geometry((96, 96), "keep")]
     values = ValueRange("8-bit", 0, 255, exposure)
@@ -78,8 +71,8 @@ def test_exposure_is_corrected_in_what_a_network_sees_and_not_in_the_pixels() ->
         assert batch.network_input(view).mean() == pytest.approx(0.3, rel=1e-3)
 
 
-def test_views_of_a_batch_must_fit_each_other() -> None:
+def test_views_of_a_batch_must_have_consistent_shapes() -> None:
     view = np.zeros((2, 3, 8, 8), np.float32)
-    for views, says in (((view, view[:1]), "differ in length"), ((view, view[:, :2]), r"must be \(B, 3, H, W\)")):
-        with pytest.raises(ValueError, match=says):
+    for views, message in (((view, view[:1]), "differ in length"), ((view, view[:, :2]), r"must be \(B, 3, H, W\)")):
+        with pytest.raises(ValueError, match=message):
             ImageBatch(views, (0, 1), ((8, 8),) * 2, (None,) * 2)

@@ -1,4 +1,4 @@
-"""Decoding: every mode and depth, orientation, damaged and unreadable files."""
+"""Decoding: every mode and depth, orientation, and damaged or unreadable files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLOUR = (200, 100, 50)
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "webp", "jpg"])
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1"])
-def test_every_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
+def test_every_mode_is_decoded_to_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
     image = Image.new("RGB", (20, 12), COLOUR).convert(mode)
     path = tmp_path / f"a.{suffix}"
     try:
@@ -47,7 +47,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, suffix: str, mode: str) -> None:
 
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_survive(tmp_path: Path, suffix: str, channels: int) -> None:
+def test_16_bit_values_are_kept(tmp_path: Path, suffix: str, channels: int) -> None:
     values = np.random.default_rng(0).integers(0, 65536, (9, 11, channels), dtype=np.uint16)
     path = tmp_path / f"a.{suffix}"
     cv2.imwrite(str(path), values)
@@ -66,43 +66,43 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (70, 300), (301, 85)])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
-def test_grey_is_one_plane_and_prepared_as_its_three_copies_would_be(kind: Any, size: tuple[int, int], tmp_path: Path) -> None:
+def test_grey_images_share_one_plane_and_give_the_same_input_as_rgb(kind: Any, size: tuple[int, int], tmp_path: Path) -> None:
     high = {np.uint8: 255, np.uint16: 4000, np.float32: 1}[kind]
     grey: np.ndarray = (np.random.default_rng(0).random((170, 130)) * high).astype(kind)
     values = ValueRange({np.uint8: "8-bit", np.uint16: "16-bit", np.float32: "float"}[kind], 0, high)  # type: ignore[arg-type]
-    seen_thrice = np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
-    sources: list[Source] = [grey, grey[:, :, None], np.asfortranarray(grey), seen_thrice]
+    broadcast = np.broadcast_to(grey[:, :, None], (*grey.shape, 3))
+    sources: list[Source] = [grey, grey[:, :, None], np.asfortranarray(grey), broadcast]
     if kind is not np.float32:
         cv2.imwrite(str(tmp_path / "a.png"), grey)
         sources += [tmp_path / "a.png", Image.fromarray(grey)]
     colour = np.repeat(grey[:, :, None], 3, axis=2)
-    right = prepare(colour, [Geometry(size, "squash")], values)
+    expected = prepare(colour, [Geometry(size, "squash")], values)
     for source in sources:
         pixels = pixels_of(source)
         assert pixels.strides[2] == 0
         assert np.array_equal(pixels, colour)
         assert np.array_equal(displayed(pixels, values), displayed(colour, values))
-        found = prepare(source, [Geometry(size, "squash")], values)
-        assert np.allclose(found.views[0], right.views[0], rtol=0, atol=1e-6)
+        prepared = prepare(source, [Geometry(size, "squash")], values)
+        assert np.allclose(prepared.views[0], expected.views[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bits_are_turned_as_eight_are(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_16_bit_images_are_rotated_like_8_bit_ones(tmp_path: Path, orientation: int, suffix: str) -> None:
     grey = np.random.default_rng(0).integers(0, 256, (5, 9), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
     for name, values in (("eight", grey), ("sixteen", grey.astype(np.uint16) * 257)):
         Image.fromarray(values).save(tmp_path / f"{name}.{suffix}", exif=exif)
-    wide = decode(tmp_path / f"sixteen.{suffix}")
+    rotated = decode(tmp_path / f"sixteen.{suffix}")
     for name in ("eight", "sixteen"):
         with (tmp_path / f"{name}.{suffix}").open("rb") as file:
             assert np.array_equal(from_pillow(Image.open(file)), decode(tmp_path / f"{name}.{suffix}"))
-    assert np.array_equal(wide, decode(tmp_path / f"eight.{suffix}").astype(np.uint16) * 257)
-    assert read_header(tmp_path / f"sixteen.{suffix}").size == wide.shape[:2]
+    assert np.array_equal(rotated, decode(tmp_path / f"eight.{suffix}").astype(np.uint16) * 257)
+    assert read_header(tmp_path / f"sixteen.{suffix}").size == rotated.shape[:2]
 
 
-def test_the_order_of_bytes_makes_no_difference() -> None:
+def test_byte_order_does_not_matter() -> None:
     values = np.arange(1000, 1012, dtype=np.uint16).reshape(3, 4)
     swapped = from_array(values.astype(">u2"))
     assert swapped.dtype == np.dtype("=u2")
@@ -110,7 +110,7 @@ def test_the_order_of_bytes_makes_no_difference() -> None:
     assert np.array_equal(from_array(values.astype(">f4")), from_array(values.astype(np.float32)))
 
 
-def test_a_truncated_pillow_image_is_one_bad_image(tmp_path: Path) -> None:
+def test_a_truncated_jpeg_opened_by_pillow_is_refused(tmp_path: Path) -> None:
     Image.fromarray(texture(0)).save(tmp_path / "whole.jpg")
     content = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
@@ -120,13 +120,13 @@ def test_a_truncated_pillow_image_is_one_bad_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", [(60, 80), (60, 80, 3)])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_a_damaged_png_is_refused_wherever_the_damage_is(tmp_path: Path, kind: type, shape: tuple[int, ...]) -> None:
+def test_a_png_with_any_damaged_byte_is_refused(tmp_path: Path, kind: type, shape: tuple[int, ...]) -> None:
     rng, path = np.random.default_rng(3), tmp_path / "flipped.png"
     cv2.imwrite(str(path), rng.integers(0, np.iinfo(kind).max, shape).astype(kind))
     whole = path.read_bytes()
     assert decode(path).shape == (60, 80, 3)
-    for place in rng.integers(whole.index(b"IDAT") + 4, len(whole) - 20, 30):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+    for offset in rng.integers(whole.index(b"IDAT") + 4, len(whole) - 20, 30):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x55]) + whole[offset + 1 :])
         with pytest.raises(ImageError, match=r"flipped\.png: is damaged"):
             decode(path)
     path.write_bytes(whole[: len(whole) // 3] + bytes(len(whole) - len(whole) // 3))
@@ -135,7 +135,7 @@ def test_a_damaged_png_is_refused_wherever_the_damage_is(tmp_path: Path, kind: t
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_a_png_that_is_turned_says_so_before_or_behind_its_pixels(tmp_path: Path, late: bool) -> None:
+def test_png_orientation_is_read_before_or_after_the_pixels(tmp_path: Path, late: bool) -> None:
     pixels, path = np.random.default_rng(0).integers(0, 255, (6, 9, 3)).astype(np.uint8), tmp_path / "t.png"
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -150,14 +150,14 @@ def test_a_png_that_is_turned_says_so_before_or_behind_its_pixels(tmp_path: Path
     assert np.array_equal(decode(path), np.rot90(pixels, 3))
 
 
-def test_bad_files_say_what_and_where(tmp_path: Path) -> None:
+def test_errors_about_files_name_the_file_and_the_reason(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "whole.png"), texture(0))
     content = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("hello")
-    for name, says in (("cut", "truncated"), ("empty", "empty"), ("missing", "cannot be read")):
-        with pytest.raises(ImageError, match=says) as caught:
+    for name, message in (("cut", "truncated"), ("empty", "empty"), ("missing", "cannot be read")):
+        with pytest.raises(ImageError, match=message) as caught:
             decode(tmp_path / f"{name}.png")
         assert f"{name}.png" in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -166,6 +166,6 @@ def test_bad_files_say_what_and_where(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("array", [np.zeros((4,)), np.zeros((4, 4, 2)), np.zeros((0, 4)), np.zeros((4, 4), complex)])
-def test_odd_arrays_are_refused(array: np.ndarray) -> None:
+def test_arrays_of_wrong_shape_or_type_are_refused(array: np.ndarray) -> None:
     with pytest.raises(ImageError, match="expected"):
         from_array(array)

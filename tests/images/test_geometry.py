@@ -25,19 +25,19 @@ from offnominal.images import (
 )
 
 
-def test_floats_for_an_eight_bit_model_are_drawn_as_they_are_scored() -> None:
+def test_floats_in_an_8_bit_model_are_displayed_at_the_scale_of_the_score() -> None:
     shown = displayed(np.full((2, 2, 3), 0.5, np.float32), ValueRange("8-bit", 0.0, 255.0))
     assert shown.tolist() == np.full((2, 2, 3), 127).tolist()
 
 
 def test_resize_is_antialiased_in_both_directions() -> None:
     rows = np.tile(np.array([0, 255], np.uint8), 64)[None, :].repeat(8, 0)
-    small = resize(rows, (32, 16))  # one side grows while the other shrinks
+    small = resize(rows, (32, 16))  # one side grows and the other shrinks
     assert small.shape == (32, 16)
     assert np.abs(small.astype(int) - 127).max() <= 1
 
 
-def test_maps_return_to_original_pixels() -> None:
+def test_maps_are_resized_to_original_pixels() -> None:
     grid = np.zeros((8, 8), np.float32)
     grid[2, 5] = 1
     large = to_original(grid, (80, 160))
@@ -55,27 +55,27 @@ def test_keep_rounds_to_the_stride(original: tuple[int, int], expected: tuple[in
 
 
 @pytest.mark.parametrize("shape", [(100, 100), (96, 128), (300, 200), (64, 640)])
-def test_area_resizes_images_of_one_shape_as_keep_does(shape: tuple[int, int]) -> None:
+def test_area_equals_keep_for_images_of_one_shape(shape: tuple[int, int]) -> None:
     suited = Geometry((128, 128), "area").suited_to([shape] * 5)
     assert suited.network_size(shape) == Geometry((128, 128), "keep").network_size(shape)
     assert suited.suited_to([shape]) == suited
 
 
-def test_area_gives_images_of_any_shape_as_many_pixels() -> None:
+def test_area_keeps_pixel_count_and_aspect_ratio() -> None:
     originals = [(100, 100), (200, 300), (1000, 250), (2000, 100), (3, 40)]
-    usual = Geometry((256, 256), "area").suited_to(originals)
-    assert usual.size == (256, 1024)
-    fine = replace(usual, multiple=1, longest=100_000)
+    area = Geometry((256, 256), "area").suited_to(originals)
+    assert area.size == (256, 1024)
+    fine = replace(area, multiple=1, longest=100_000)
     for original in originals:
         height, width = fine.network_size(original)
         assert height * width == pytest.approx(256 * 1024, rel=0.02)
         assert height / width == pytest.approx(original[0] / original[1], rel=0.02)
-    assert usual.suited_to([]) == usual
+    assert area.suited_to([]) == area
     for other in ("keep", "squash"):
         assert Geometry((256, 640), other).suited_to(originals) == Geometry((256, 640), other)
 
 
-def test_wide_values_use_their_true_range_and_are_not_clipped() -> None:
+def test_16_bit_values_use_their_measured_range_and_are_not_clipped() -> None:
     camera = [np.linspace(1000, 4095, 80_000).astype(np.uint16).reshape(200, 400) for _ in range(2)]
     camera[0][0, 0] = 65535  # a hot pixel
     values = join_ranges("16-bit", [image_range(image) for image in camera])
@@ -90,7 +90,7 @@ def test_wide_values_use_their_true_range_and_are_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp"])
-def test_a_content_digest_is_that_of_the_content_alone(tmp_path: Path, suffix: str) -> None:
+def test_content_digests_depend_on_the_content_only(tmp_path: Path, suffix: str) -> None:
     one, other = texture(0), texture(1)
     for name, image in (("a", one), ("b", one), ("c", other)):
         cv2.imwrite(str(tmp_path / f"{name}.{suffix}"), image)
@@ -100,6 +100,6 @@ def test_a_content_digest_is_that_of_the_content_alone(tmp_path: Path, suffix: s
     arrays = [content_digest(source) for source in (one, np.asfortranarray(one), Image.fromarray(one))]
     assert len({*arrays}) == 1
     assert content_digest(other) not in arrays
-    assert content_digest(one.reshape(-1, one.shape[1] // 2, 3)) not in arrays, "the shape counts too"
+    assert content_digest(one.reshape(-1, one.shape[1] // 2, 3)) not in arrays, "the shape matters too"
     with pytest.raises(ImageError, match="missing"):
         content_digest(tmp_path / "missing.png")

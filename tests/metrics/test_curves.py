@@ -1,4 +1,4 @@
-"""Curves against scikit-learn, their own areas, and naive counts."""
+"""Curves against scikit-learn, their own areas and naive counts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_roc_and_precision_recall_against_scikit_learn(p: int, n: int, seed: int
     ranking = rank(bad, good)
     points = roc_points(ranking)
     false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
-    theirs = {(round(x, 9), round(y, 9)) for x, y in zip(false, true, strict=True)}
-    assert {(round(x, 9), round(y, 9)) for x, y in points} <= theirs
+    expected = {(round(x, 9), round(y, 9)) for x, y in zip(false, true, strict=True)}
+    assert {(round(x, 9), round(y, 9)) for x, y in points} <= expected
     assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(area_under_roc(ranking))
     assert np.trapezoid(true, false) == pytest.approx(area_under_roc(ranking))
     for limit in (0.05, 0.3):
@@ -41,11 +41,11 @@ def test_roc_and_precision_recall_against_scikit_learn(p: int, n: int, seed: int
         assert part[-1, 0] == pytest.approx(limit)
         assert np.trapezoid(part[:, 1], part[:, 0]) / limit == pytest.approx(area_under_roc(ranking, limit))
     precision, recall, _ = precision_recall_curve(truth, scores)
-    theirs = {(round(x, 9), round(y, 9)) for x, y in zip(recall, precision, strict=True)}
-    assert {(round(x, 9), round(y, 9)) for x, y in precision_recall_points(ranking)} <= theirs
+    expected = {(round(x, 9), round(y, 9)) for x, y in zip(recall, precision, strict=True)}
+    assert {(round(x, 9), round(y, 9)) for x, y in precision_recall_points(ranking)} <= expected
 
 
-def test_pro_curve_is_what_aupro_integrates() -> None:
+def test_the_area_under_the_pro_curve_is_aupro() -> None:
     rng = np.random.default_rng(1)
     maps = [rng.normal(size=(40, 50)).astype(np.float32) for _ in range(6)]
     masks = [np.zeros((40, 50), bool) for _ in range(6)]
@@ -64,7 +64,7 @@ def test_pro_curve_is_what_aupro_integrates() -> None:
         area = np.trapezoid(part[:, 1], part[:, 0]) / limit
         assert measured[name] == pytest.approx(aupro(maps, masks, limit=limit))
         assert area == pytest.approx(measured[name], abs=0.005)  # thinned for drawing
-    # Mean overlap at one of the points, counted by hand.
+    # The mean overlap at one point, computed naively.
     x, y = curves.pro[len(curves.pro) // 2]
     flat = np.sort(np.concatenate([m[~k] for m, k in zip(maps, masks, strict=True)]))
     level = flat[len(flat) - round(x * len(flat))]
@@ -82,7 +82,7 @@ def test_curves_without_masks_or_defects() -> None:
     assert curves.roc is None
 
 
-def test_thinned_keeps_ends_and_shape() -> None:
+def test_thinned_curves_keep_their_ends_and_shape() -> None:
     x = np.linspace(0, 1, 5000)
     points = np.column_stack([x, np.sqrt(x)])
     few = thinned(points, 100)
@@ -96,10 +96,10 @@ def test_reliability_against_naive_counts_and_scipy() -> None:
     rng = np.random.default_rng(2)
     m, n = 19, 33
     p_values = rng.integers(1, m + 2, n) / (m + 1)
-    found = reliability(list(p_values), m)
-    assert found.requested == pytest.approx(np.arange(1, m + 2) / (m + 1))
-    for rate, seen, low, high in zip(found.requested, found.observed, found.low, found.high, strict=True):
+    table = reliability(list(p_values), m)
+    assert table.requested == pytest.approx(np.arange(1, m + 2) / (m + 1))
+    for rate, observed, low, high in zip(table.requested, table.observed, table.low, table.high, strict=True):
         flagged = sum(p <= rate + 1e-9 for p in p_values)
-        assert seen == flagged / n
+        assert observed == flagged / n
         interval = binomtest(flagged, n).proportion_ci(0.95, "exact")
         assert (low, high) == pytest.approx((interval.low, interval.high))
