@@ -115,7 +115,8 @@ def prune(database: Database, folder: StationFolder, keep: Keep, *, now: datetim
     now = now or datetime.now(UTC)
     inspections = freed = 0
     with database.read() as session:
-        total = session.scalar(select(func.coalesce(func.sum(Inspection.media_bytes), 0)).where(Inspection.media_kept)) or 0
+        stored = session.scalar(select(func.sum(Inspection.media_bytes)).where(Inspection.media_kept))
+    total = int(stored or 0)  # PostgreSQL sums to a decimal
     while True:
         free = shutil.disk_usage(folder.media).free
         excess = max(total - freed - keep.gigabytes * 1e9, keep.reserve_gigabytes * 1e9 - free)
