@@ -13,12 +13,13 @@ from watchdog.observers import Observer
 if TYPE_CHECKING:
     from watchdog.observers.api import BaseObserver
 
-#: Kinds of events that can mean a new file. Reading a file makes events too.
+#: Kinds of events that can mean a new file, and of those that can mean a folder of files. Reading a file makes events too.
 CHANGES = frozenset({"created", "modified", "moved", "closed"})
+FOLDER_CHANGES = frozenset({"created", "moved", "deleted"})
 
 
 class FolderEvents:
-    """Calls `changed` with the relative path of each file that changes, or with None if a folder is new.
+    """Calls `changed` with the relative path of each file that changes, or with None if a folder comes or goes.
 
     Attributes
     ----------
@@ -39,8 +40,8 @@ class FolderEvents:
         if self._observed == identity:
             return False
         self.end()
-        observer = Observer()
         try:
+            observer = Observer()
             observer.schedule(_Handler(self._folder, self._changed), str(self._folder), recursive=True)
             observer.start()
         except OSError as error:  # such as no more watches to give
@@ -63,14 +64,13 @@ class _Handler(FileSystemEventHandler):
         self._start, self._changed = f"{folder}{os.sep}", changed
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Pass on what may be a new file."""
-        if event.event_type not in CHANGES:
-            return
-        if not event.is_directory:
+        """Pass on what may be a new file, or the end of the folder."""
+        if event.is_directory:
+            if event.event_type in FOLDER_CHANGES:
+                self._changed(None)
+        elif event.event_type in CHANGES:
             for name in self._names(event):
                 self._changed(name)
-        elif event.event_type != "modified":
-            self._changed(None)
 
     def _names(self, event: FileSystemEvent) -> Iterator[str]:
         for path in map(os.fsdecode, (event.src_path, event.dest_path)):
