@@ -1,4 +1,4 @@
-"""The commands as a user meets them."""
+"""The commands, as a user runs them."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from offnominal.errors import BackboneError
 SMALL = ["--image-size", "128", "--bank", "300", "--false-alarm-rate", "0.1"]
 
 
-def run_apart(*words: object) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, as a user runs it."""
+def run_subprocess(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run a command in a new process."""
     return subprocess.run(
         [sys.executable, "-m", "offnominal.cli", *map(str, words)], capture_output=True, text=True, check=False, timeout=120
     )
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
-    """The command in this process, where what is imported and compiled stays: in a tenth of the time."""
+    """Run a command in this process. Modules and converted models are reused, so it takes a tenth of the time."""
     texts, code = [str(word) for word in words], 0
     with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as err, patch("sys.argv", ["offnominal", *texts]):
         try:
@@ -48,13 +48,13 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(texts, code, out.getvalue(), err.getvalue())
 
 
-def test_the_version_is_said() -> None:
+def test_version_and_kernels_are_printed() -> None:
     first, *kernels = run("--version").stdout.splitlines()
     assert first == f"offnominal {version('offnominal')}"
     assert [line.partition(":")[0] for line in kernels] == ["search", "network", "cache"]
 
 
-def test_help_is_light() -> None:
+def test_help_imports_no_heavy_modules() -> None:
     heavy = {
         "offnominal.cli": ("torch", "cv2", "numpy", "matplotlib"),
         "offnominal.outputs.inspections": ("matplotlib", "timm", "openvino", "scipy.stats"),
@@ -62,14 +62,14 @@ def test_help_is_light() -> None:
     for module, names in heavy.items():
         code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in {names}))"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, module
-    text = run_apart("--help").stdout
+    text = run_subprocess("--help").stdout
     for command in ("fit", "inspect", "evaluate", "compare", "info", "demo", "audit", "update"):
         assert command in text
 
 
-def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
+def test_fit_inspect_evaluate_and_info(parts: Path, tmp_path: Path) -> None:
     model = tmp_path / "m.safetensors"
-    fitted = run_apart("fit", parts, "--out", model, *SMALL, "--json")
+    fitted = run_subprocess("fit", parts, "--out", model, *SMALL, "--json")
     assert fitted.returncode == 0, fitted.stderr
     assert json.loads(fitted.stdout)["images"] == 12
     assert "12 images, " in fitted.stderr
@@ -77,8 +77,8 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
 
     (parts / "test" / "blotch" / "broken.png").write_bytes(b"")
     try:
-        inspected = run_apart("inspect", model, parts / "test", "--out", tmp_path / "i")
-        evaluated = run_apart("evaluate", model, parts, "--out", tmp_path / "e", "--plots", tmp_path / "e/plots", "--json")
+        inspected = run_subprocess("inspect", model, parts / "test", "--out", tmp_path / "i")
+        evaluated = run_subprocess("evaluate", model, parts, "--out", tmp_path / "e", "--plots", tmp_path / "e/plots", "--json")
     finally:
         (parts / "test" / "blotch" / "broken.png").unlink()
     assert inspected.returncode == 4
@@ -86,10 +86,10 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert len(rows) == 11
     (failed,) = [row for row in rows if row["error"]]
     assert "empty" in failed["error"]
-    done = [row for row in rows if not row["error"]]
-    for row in done:
-        wanted = {"path", "score", "p_value", "anomalous", "threshold", "whole_p_value", "regions", "map", "error"}
-        assert set(row) == wanted
+    readable = [row for row in rows if not row["error"]]
+    for row in readable:
+        keys = {"path", "score", "p_value", "anomalous", "threshold", "whole_p_value", "regions", "map", "error"}
+        assert set(row) == keys
         assert bool(row["regions"]) == row["anomalous"] == (row["score"] > row["threshold"])
         assert (tmp_path / "i" / row["map"]).is_file()
     assert evaluated.returncode == 4
@@ -101,14 +101,14 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert 'src="data:image' in (tmp_path / "e" / "report.html").read_text()
     assert len((tmp_path / "e" / "scores.csv").read_text().splitlines()) == 12
 
-    told = json.loads(run("info", model, "--json").stdout)
-    assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(told["calibration"])
-    assert told["drift"]["watched"]
-    assert "with 95 % confidence" in told["promise"]
+    info = json.loads(run("info", model, "--json").stdout)
+    assert {"method", "n", "alpha", "threshold", "smallest_alpha", "fpr_bound_95"} <= set(info["calibration"])
+    assert info["drift"]["watched"]
+    assert "with 95 % confidence" in info["promise"]
     assert run("info", model).returncode == 0
-    asked = ["--receipts", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
+    options = ["--receipts", "--maps", "noise,layers", "--map-format", "npy", "--masks", "png,coco", "--fail-on-anomaly"]
     assert len(list((tmp_path / "e" / "plots").glob("*.png"))) == 7
-    assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", "--report", *asked).returncode == 3
+    assert run("inspect", model, parts / "test/blotch", "--out", tmp_path / "i2", "--report", *options).returncode == 3
     assert '"evidence": {' in (tmp_path / "i2" / "report.html").read_text()
     for row in map(json.loads, (tmp_path / "i2" / "results.jsonl").read_text().splitlines()):
         assert all(region["evidence"]["nearest"] for region in row["regions"])
@@ -116,10 +116,10 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
             "noise",
             *(f"layer-efficientnet-lite0{scale}:blocks.{at}" for at in (2, 4) for scale in ("", "@1.5")),
         }
-        written = [row["receipt"], row["mask"], "masks.json", *(told["path"] for told in row["maps"].values())]
+        written = [row["receipt"], row["mask"], "masks.json", *(entry["path"] for entry in row["maps"].values())]
         assert all((tmp_path / "i2" / name).is_file() for name in written)
 
-    # The drift monitor continues from the first inspection to the second; --no-drift leaves it alone.
+    # The drift monitor continues from the first inspection to the second. With --no-drift, it is unchanged.
     assert json.loads((tmp_path / "i" / "drift.json").read_text())["images"] == 10
     assert json.loads((tmp_path / "i2" / "drift.json").read_text())["images"] == 15
     assert (tmp_path / "m.safetensors.drift.json").is_file()
@@ -128,7 +128,7 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     judged = json.loads((tmp_path / "lot" / "lot.json").read_text())
     assert {"flagged", "fdr", "estimated_bad"} <= set(judged)
     rows = [json.loads(line) for line in (tmp_path / "lot" / "results.jsonl").read_text().splitlines()]
-    ranked = sorted(row["p_value"] for row in rows)  # Benjamini and Hochberg, as they wrote it
+    ranked = sorted(row["p_value"] for row in rows)  # the step-up procedure of Benjamini and Hochberg
     cut = max(p for rank, p in enumerate(ranked, 1) if p <= 0.2 * rank / len(ranked))
     pulled = {row["path"] for row in rows if row["p_value"] <= cut}
     assert {path for path in pulled if "blotch" in path} == {row["path"] for row in rows if "blotch" in row["path"]}
@@ -140,28 +140,28 @@ def test_fit_inspect_evaluate_info(parts: Path, tmp_path: Path) -> None:
     assert "not attainable with 12 calibration images" in refused.stderr
 
 
-def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -> None:
-    """Also when it is the folder of the images, and when somebody's own file lies where a run writes."""
+def test_a_run_replaces_only_the_files_of_the_previous_run(model_file: Path, parts: Path, tmp_path: Path) -> None:
+    """Also if the output folder holds the images, or files of the user in subfolders of a run."""
     lot = tmp_path / "lot"
     shutil.copytree(parts / "test" / "blotch", lot)
     (lot / "maps").mkdir()
     (lot / "maps" / "mine.txt").write_text("kept")
-    asked = ["--report", "--maps", "anomaly", "--masks", "png,coco", "--receipts", "--lot", "--fdr", "0.3", "--no-drift"]
+    options = ["--report", "--maps", "anomaly", "--masks", "png,coco", "--receipts", "--lot", "--fdr", "0.3", "--no-drift"]
     for _ in range(2):
-        assert run("inspect", model_file, lot, "--out", lot, *asked).returncode == 0
+        assert run("inspect", model_file, lot, "--out", lot, *options).returncode == 0
         assert len((lot / "results.jsonl").read_text().splitlines()) == 5
     assert run("inspect", model_file, parts / "test/good/100.png", "--out", lot, "--no-drift").returncode == 0
-    left = sorted(path.relative_to(lot).as_posix() for path in lot.rglob("*") if path.is_file())
+    remaining = sorted(path.relative_to(lot).as_posix() for path in lot.rglob("*") if path.is_file())
     images = [f"{seed}.png" for seed in range(200, 205)]
-    assert left == sorted([*images, ".offnominal.jsonl", "maps/mine.txt", "overlays/00000-100.jpg", "results.jsonl"])
+    assert remaining == sorted([*images, ".offnominal.jsonl", "maps/mine.txt", "overlays/00000-100.jpg", "results.jsonl"])
     (row,) = map(json.loads, (lot / "results.jsonl").read_text().splitlines())
     outside = tmp_path / "outside.jpg"
     outside.write_text("not ours")
     (lot / "results.jsonl").write_text(json.dumps({**row, "map": "../outside.jpg"}) + "\n")
-    (lot / "lot.json").write_text("of an earlier run")
+    (lot / "lot.json").write_text("from an earlier run")
     assert run("inspect", model_file, parts / "test/good/100.png", "--out", lot, "--no-drift").returncode == 0
     assert outside.exists()
-    assert (lot / "lot.json").read_text() == "of an earlier run"  # which recorded nothing of the kind
+    assert (lot / "lot.json").read_text() == "from an earlier run"  # not recorded as written by a run
     for foreign in ("no JSON\n", "[]\n", json.dumps({"map": "200.png"}) + "\n", ""):
         (lot / "results.jsonl").write_text(foreign)
         (lot / "lot.json").write_text("somebody else's")
@@ -170,9 +170,11 @@ def test_a_folder_holds_one_run(model_file: Path, parts: Path, tmp_path: Path) -
         assert (lot / "200.png").exists()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends Ctrl-C to a whole console, these tests too")
-def test_another_texture_everywhere_is_unlike_as_a_whole(tmp_path: Path) -> None:
-    """Softer stripes: no place is far from normal, the whole is. `inspect` says so, `evaluate` counts it, by class."""
+def test_a_global_change_is_detected_by_the_image_level_p_value(tmp_path: Path) -> None:
+    """Stripes with less contrast: no patch is anomalous, but the image as a whole is.
+
+    `inspect` reports these images. `evaluate` counts them by class.
+    """
     for kind, contrast in (("good", 1.0), ("soft", 0.7)):
         (tmp_path / "parts/test" / kind).mkdir(parents=True)
         for seed in range(100, 110):
@@ -184,31 +186,32 @@ def test_another_texture_everywhere_is_unlike_as_a_whole(tmp_path: Path) -> None
     inspected = run("inspect", model, tmp_path / "parts/test", "--out", tmp_path / "i", "--no-drift")
     evaluated = run("evaluate", model, tmp_path / "parts", "--out", tmp_path / "e", "--json")
     rows = {row["path"]: row for row in map(json.loads, (tmp_path / "i/results.jsonl").read_text().splitlines())}
-    unlike = [name for name, row in rows.items() if row["whole_p_value"] <= 0.05]
-    assert len([name for name in unlike if "soft" in name]) == 10
-    calm = [name for name in unlike if not rows[name]["anomalous"]]
-    assert len(calm) >= 5
-    assert f"note: {len(calm)} images differ from normal images as a whole" in inspected.stderr
-    assert calm[0] in inspected.stderr
-    told = json.loads(evaluated.stdout)["whole_image"]
-    assert told["classes"] == {"soft": told["detection_rate"]} == {"soft": 1.0}
-    assert told["false_alarm_rate"] == len([name for name in unlike if "good" in name]) / 10
+    flagged = [name for name, row in rows.items() if row["whole_p_value"] <= 0.05]
+    assert len([name for name in flagged if "soft" in name]) == 10
+    without_region = [name for name in flagged if not rows[name]["anomalous"]]
+    assert len(without_region) >= 5
+    assert f"note: {len(without_region)} images differ from normal images as a whole" in inspected.stderr
+    assert without_region[0] in inspected.stderr
+    whole_image = json.loads(evaluated.stdout)["whole_image"]
+    assert whole_image["classes"] == {"soft": whole_image["detection_rate"]} == {"soft": 1.0}
+    assert whole_image["false_alarm_rate"] == len([name for name in flagged if "good" in name]) / 10
     with (tmp_path / "e/scores.csv").open() as file:
         scores = [(row["path"], row["whole_p_value"]) for row in csv.DictReader(file)]
     assert len(scores) == 20
-    for name, whole in scores:
+    for name, p_value in scores:
         (row,) = [row for path, row in rows.items() if path.endswith(name)]
-        assert float(whole) == pytest.approx(row["whole_p_value"], rel=1e-5)
+        assert float(p_value) == pytest.approx(row["whole_p_value"], rel=1e-5)
 
 
-def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="on Windows, Ctrl-C also reaches the process of the tests")
+def test_ctrl_c_keeps_the_results_so_far(model_file: Path, parts: Path, tmp_path: Path) -> None:
     many = tmp_path / "many"
     many.mkdir()
     for number in range(1500):
         (many / f"{number:04d}.png").hardlink_to(parts / "test" / "good" / f"{100 + number % 5}.png")
-    # A shell lets what it runs in the background ignore Ctrl-C, these tests too.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    words = [sys.executable, "-c", f"{heed}; from offnominal.cli import main; main()"]
+    # A shell lets background processes ignore Ctrl-C, and these tests may run in the background.
+    restore = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    words = [sys.executable, "-c", f"{restore}; from offnominal.cli import main; main()"]
     words += ["inspect", str(model_file), str(many), "--out", str(tmp_path / "out")]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as running:
         try:
@@ -218,17 +221,17 @@ def test_ctrl_c_leaves_the_results_so_far(model_file: Path, parts: Path, tmp_pat
                     break
                 time.sleep(0.1)
             running.send_signal(signal.SIGINT)
-            _, said = running.communicate(timeout=60)
+            _, stderr = running.communicate(timeout=60)
         finally:
-            running.kill()  # one that does not stop is a failure, not a test that never ends
-    assert running.returncode == 130, said
-    assert said.splitlines()[-1] == "offnominal: stopped"
+            running.kill()  # a process that does not stop must not block the tests
+    assert running.returncode == 130, stderr
+    assert stderr.splitlines()[-1] == "offnominal: stopped"
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert 15 < len(rows) < 1500
     assert all((tmp_path / "out" / row["map"]).is_file() for row in rows)
 
 
-def test_an_anomaly_goes_before_what_cannot_be_read(model_file: Path, parts: Path, tmp_path: Path) -> None:
+def test_exit_code_of_anomalies_wins_over_unreadable_images(model_file: Path, parts: Path, tmp_path: Path) -> None:
     shutil.copy(parts / "test/blotch/200.png", tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     words = ["inspect", model_file, tmp_path, "--out", tmp_path / "out", "--no-drift"]
@@ -238,7 +241,7 @@ def test_an_anomaly_goes_before_what_cannot_be_read(model_file: Path, parts: Pat
     assert run(*words, "--fail-on-anomaly").returncode == 4
 
 
-def test_what_cannot_be_written_is_said_before_the_work(model_file: Path, parts: Path, tmp_path: Path) -> None:
+def test_unwritable_output_is_reported_before_the_work(model_file: Path, parts: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     for words in (
         ["evaluate", model_file, parts, "--out", tmp_path / "file"],
@@ -253,45 +256,54 @@ def test_what_cannot_be_written_is_said_before_the_work(model_file: Path, parts:
     assert not list((tmp_path / "e").iterdir())
 
 
-def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> None:
+def test_audit_fit_with_contamination_and_update(parts: Path, tmp_path: Path) -> None:
     audited = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.2", *SMALL[:4], "--json")
     assert audited.returncode == 0, audited.stderr
-    told = json.loads(audited.stdout)
-    assert (told["images"], told["suspects"]) == (12, 2)
-    assert [row["suspect"] for row in told["rows"]] == [True] * 2 + [False] * 10
-    assert (tmp_path / "a" / told["rows"][0]["picture"]).is_file()
+    audit = json.loads(audited.stdout)
+    assert (audit["images"], audit["suspects"]) == (12, 2)
+    assert [row["suspect"] for row in audit["rows"]] == [True] * 2 + [False] * 10
+    assert (tmp_path / "a" / audit["rows"][0]["picture"]).is_file()
     assert (tmp_path / "a" / "audit.csv").read_text().startswith("path,score,p_value,suspect\n")
 
     model = tmp_path / "m.safetensors"
     fitted = run("fit", parts, "--out", model, *SMALL, "--contamination", "0.2", "--json")
     left_out = json.loads(fitted.stdout)["left_out"]
-    assert [entry["name"] for entry in left_out] == [row["path"] for row in told["rows"][:2]]
+    assert [entry["name"] for entry in left_out] == [row["path"] for row in audit["rows"][:2]]
     assert "2 of 12 images were left out as suspects" in fitted.stderr
 
     assert len(list((tmp_path / "a" / "suspects").iterdir())) == 2
     assert run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.1", *SMALL[:4]).returncode == 0
     assert len(list((tmp_path / "a" / "suspects").iterdir())) == 1, "pictures of an earlier audit are gone"
-    nobody = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0", *SMALL[:4])
-    assert "0 of 12 images are suspect" in nobody.stderr
+    none_suspect = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0", *SMALL[:4])
+    assert "0 of 12 images are suspect" in none_suspect.stderr
     assert run("audit", parts, "--out", tmp_path / "a", "--preset", "auto").returncode == 2
-    assert run("audit", parts, "--out", tmp_path / "a", "--calibration", "split").returncode == 2, "an audit has no use for it"
+    assert run("audit", parts, "--out", tmp_path / "a", "--calibration", "split").returncode == 2, "an audit has no calibration"
 
-    known = next(row["path"] for row in told["rows"][2:])
-    words = ["update", model, "--add", parts / "test" / "good", *(2 * ["--remove", known]), "--out", tmp_path / "n", "--json"]
+    source = next(row["path"] for row in audit["rows"][2:])
+    words = [
+        "update",
+        model,
+        "--add",
+        parts / "test" / "good",
+        *(2 * ["--remove", source]),
+        "--out",
+        tmp_path / "n",
+        "--json",
+    ]
     changed = json.loads(run(*words).stdout)
     assert len(changed["update"]["added"]) == 5
-    assert changed["update"]["removed"] == [known]
+    assert changed["update"]["removed"] == [source]
     assert changed["images"] == changed["calibration"]["n"] == 14
     assert json.loads(run("info", model, "--json").stdout)["images"] == 10
-    wrong = run("update", model, "--remove", known.replace("train", "tain"))
+    wrong = run("update", model, "--remove", source.replace("train", "tain"))
     assert (wrong.returncode, wrong.stderr.strip()) == (
         2,
-        f"offnominal: the model was not fitted on '{known.replace('train', 'tain')}': did you mean '{known}'?",
+        f"offnominal: the model was not fitted on '{source.replace('train', 'tain')}': did you mean '{source}'?",
     )
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         (["fit", "nowhere", "--out", "m"], "does not exist"),
         (["fit", ".", "--out", "m", "--layers", "nope"], "no image|no good image"),
@@ -302,81 +314,81 @@ def test_audit_fit_without_suspects_and_update(parts: Path, tmp_path: Path) -> N
         (["inspect", "nowhere", ".", "--out", "o"], "contains no image"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_2(
-    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_wrong_input_is_a_one_line_error_with_exit_code_2(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     result = run(*words)
     assert result.returncode == 2
     (line,) = result.stderr.strip().splitlines()
-    assert any(part in line for part in says.split("|"))
+    assert any(part in line for part in message.split("|"))
 
 
-def test_the_file_names_weights_too_and_the_option_wins(tmp_path: Path) -> None:
+def test_weights_come_from_the_settings_file_unless_given_as_option(tmp_path: Path) -> None:
     config = tmp_path / "settings.toml"
     a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
     for path in (a, b):
         save_file({"x": np.zeros(3, np.float32)}, path)
     config.write_text(f'weights = "{a.as_posix()}"\nimage-size = 128\n')
     assert detector_from({}, config, None)._weights == a
-    told = detector_from({"image_size": "96"}, config, b)
-    assert (told._weights, told.settings.image_size) == (b, (96, 96))
+    detector = detector_from({"image_size": "96"}, config, b)
+    assert (detector._weights, detector.settings.image_size) == (b, (96, 96))
     a.unlink()
     with pytest.raises(BackboneError, match="does not exist; check --weights"):
         detector_from({}, config, None)
 
 
 @pytest.mark.parametrize("out", [".", "folder"])
-def test_where_nothing_can_be_written_no_fit_begins(parts: Path, tmp_path: Path, out: str) -> None:
+def test_unwritable_output_fails_before_the_fit(parts: Path, tmp_path: Path, out: str) -> None:
     (tmp_path / "folder").mkdir()
-    found = run("fit", parts, "--out", tmp_path / out if out == "folder" else out, *SMALL)
-    assert found.returncode == 2
-    assert len(found.stderr.splitlines()) == 1
-    assert "is a folder; name a file in it" in found.stderr
+    result = run("fit", parts, "--out", tmp_path / out if out == "folder" else out, *SMALL)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "is a folder; name a file in it" in result.stderr
     assert not list((tmp_path / "folder").iterdir())
 
 
-def test_a_path_that_cannot_be_looked_up_is_one_line() -> None:
-    told = run("info", "x" * 300)
-    assert (told.returncode, len(told.stderr.splitlines())) == (2, 1)
-    assert "cannot be used (File name too long)" in told.stderr
+def test_an_unusable_path_is_a_one_line_error() -> None:
+    result = run("info", "x" * 300)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "cannot be used (File name too long)" in result.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
-def test_names_that_are_no_utf8_are_written_as_escapes(parts: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs file names with arbitrary bytes")
+def test_file_names_outside_utf_8_are_written_as_escapes(parts: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
     shutil.copytree(parts, root)
-    odd = os.fsdecode(b"pi\xe8ce.png")
+    name = os.fsdecode(b"pi\xe8ce.png")
     good = sorted((root / "train" / "good").iterdir())[0]
     for folder in ("train/good", "test/blotch"):
-        shutil.copy(good, root / folder / odd)
+        shutil.copy(good, root / folder / name)
     model = tmp_path / "m.safetensors"
     assert run("fit", root, "--out", model, *SMALL).returncode == 0
     assert run("audit", root, "--out", tmp_path / "a", "--image-size", "128", "--bank", "300").returncode == 0
-    inspected = run_apart("inspect", model, root / "test", "--out", tmp_path / "i", "--report")
+    inspected = run_subprocess("inspect", model, root / "test", "--out", tmp_path / "i", "--report")
     assert inspected.returncode == 0, inspected.stderr
-    assert odd in [Path(json.loads(line)["path"]).name for line in (tmp_path / "i" / "results.jsonl").read_text().splitlines()]
+    assert name in [Path(json.loads(line)["path"]).name for line in (tmp_path / "i" / "results.jsonl").read_text().splitlines()]
     shutil.copytree(tmp_path / "i", tmp_path / "j")
     rows = [json.loads(line) for line in (tmp_path / "j" / "results.jsonl").read_text().splitlines()]
     changed = [json.dumps({**row, "anomalous": not row["anomalous"]}) + "\n" for row in rows]
     (tmp_path / "j" / "results.jsonl").write_text("".join(changed))
     compared = run("compare", tmp_path / "i", tmp_path / "j", "--out", tmp_path / "c")
     assert compared.returncode == 0, compared.stderr
-    (root / "train" / "good" / odd).write_bytes(b"")
+    (root / "train" / "good" / name).write_bytes(b"")
     assert run("fit", root, "--out", model, *SMALL).returncode == 4
-    told = run_apart("info", model)
-    assert told.returncode == 0, told.stderr
-    assert "pi\\udce8ce.png" in told.stdout
-    assert run_apart("evaluate", model, root, "--out", tmp_path / "e").returncode == 0
+    info = run_subprocess("info", model)
+    assert info.returncode == 0, info.stderr
+    assert "pi\\udce8ce.png" in info.stdout
+    assert run_subprocess("evaluate", model, root, "--out", tmp_path / "e").returncode == 0
     assert "pi\\udce8ce.png" in (tmp_path / "e" / "scores.csv").read_text()
 
 
-def test_settings_come_from_a_file_and_options_win(parts: Path, tmp_path: Path) -> None:
+def test_options_override_the_settings_file(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text('image-size = "96"\nbank = 50\nseed = 3\n')
     fitted = run("fit", parts, "--out", tmp_path / "m", "--config", tmp_path / "c.toml", "--bank", "60", "--json")
-    told = json.loads(fitted.stdout)
-    assert [member["bank"]["patches"] for member in told["members"]] == [60, 60]
-    assert told["settings"]["seed"] == 3
+    summary = json.loads(fitted.stdout)
+    assert [member["bank"]["patches"] for member in summary["members"]] == [60, 60]
+    assert summary["settings"]["seed"] == 3
     assert "A false-alarm rate of 1.00% needs at least 99 images" in fitted.stderr
     (tmp_path / "c.toml").write_text("bannk = 50\n")
     wrong = run("fit", parts, "--out", tmp_path / "m", "--config", tmp_path / "c.toml")
@@ -384,13 +396,20 @@ def test_settings_come_from_a_file_and_options_win(parts: Path, tmp_path: Path) 
     assert "did you mean 'bank'" in wrong.stderr
 
 
-def test_defaults_in_the_help_are_those_of_the_settings() -> None:
+def test_defaults_in_the_help_equal_the_settings() -> None:
     from offnominal.config import Settings
 
-    text = " ".join(run("fit", "--help").stdout.split()).replace("- ", "-")  # lines break behind hyphens
-    plain = Settings()
-    wanted = (plain.backbone, str(plain.image_size[0]), plain.resize, plain.exposure, plain.sampler, str(plain.neighbors))
-    for said in (*wanted, plain.calibration, plain.preset):
-        assert f"[default: {said}" in text
-    assert f"[default: {plain.false_alarm_rate}]" in text
-    assert np.isclose(plain.memory, 2e9)
+    text = " ".join(run("fit", "--help").stdout.split()).replace("- ", "-")  # lines break after hyphens
+    settings = Settings()
+    defaults = (
+        settings.backbone,
+        str(settings.image_size[0]),
+        settings.resize,
+        settings.exposure,
+        settings.sampler,
+        str(settings.neighbors),
+    )
+    for default in (*defaults, settings.calibration, settings.preset):
+        assert f"[default: {default}" in text
+    assert f"[default: {settings.false_alarm_rate}]" in text
+    assert np.isclose(settings.memory, 2e9)

@@ -1,10 +1,10 @@
-"""What the commands print, held against stored text in `tests/snapshots`.
+"""The output of the commands, compared with the stored text in `tests/cli/snapshots`.
 
-After a wanted change write the files anew, and read their diff before it is committed:
+After an intended change, write the files again and read their diff before the commit:
 
     OFFNOMINAL_UPDATE_SNAPSHOTS=1 pytest tests/cli/test_cli_snapshots.py
 
-How help is laid out is up to click; when a new version of it changes that, the files are written anew in the same way.
+click decides the layout of the help. If a new version changes the layout, write the files again in the same way.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from offnominal.cli import main, options
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
-#: As the installed script: the name of the program is part of the help.
+#: Runs like the installed script, because the help contains the program name.
 _PROGRAM = "import sys; sys.argv[0] = 'offnominal'; from offnominal.cli import main; main()"
 _PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
 
@@ -77,7 +77,7 @@ def compare(name: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_help(command: str) -> None:
+def test_help_equals_the_snapshot(command: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", _PROGRAM, *filter(None, [command]), "--help"],
         capture_output=True,
@@ -90,7 +90,9 @@ def test_help(command: str) -> None:
     compare(f"help-{command or 'offnominal'}.txt", result.stdout)
 
 
-def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_equals_the_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nothing").mkdir()
     (tmp_path / "parts").mkdir()
@@ -102,33 +104,35 @@ def test_wrong_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     (tmp_path / "broken.toml").write_text("bank =\n")
     (tmp_path / "text.safetensors").write_text("a model, honestly")
     save_file({"x": np.zeros(3, np.float32)}, tmp_path / "foreign.safetensors")
-    told = []
+    blocks = []
     for words in WRONG:
         monkeypatch.setattr(sys, "argv", ["offnominal", *shlex.split(words)])
-        with pytest.raises(SystemExit) as left:
+        with pytest.raises(SystemExit) as stop:
             main()
         printed = capsys.readouterr()
-        assert (left.value.code, printed.out) == (2, "")
+        assert (stop.value.code, printed.out) == (2, "")
         (line,) = printed.err.splitlines()
-        told.append(f"$ offnominal {words}\n{line}\n")
-    compare("wrong-input.txt", "\n".join(told))
+        blocks.append(f"$ offnominal {words}\n{line}\n")
+    compare("wrong-input.txt", "\n".join(blocks))
 
 
-def test_info(model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_info_equals_the_snapshot(
+    model_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["offnominal", "info", str(model_file)])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as stop:
         main()
-    assert left.value.code == 0
-    compare("info.txt", masked(capsys.readouterr().out))
+    assert stop.value.code == 0
+    compare("info.txt", mask_machine(capsys.readouterr().out))
 
 
-def masked(text: str) -> str:
-    """Without what depends on the machine and the libraries: hashes, versions, and measured numbers."""
+def mask_machine(text: str) -> str:
+    """Mask everything that depends on the machine or the libraries: hashes, versions and measured numbers."""
     text = re.sub(r"\b[0-9a-f]{64}\b", "<sha256>", text)
     text = re.sub(r"^kernels: .*$", "kernels: <machine>", text, flags=re.MULTILINE)
     text = re.sub(r"^versions: .*$", lambda line: re.sub(r" \S+(?=,|$)", " <version>", line[0]), text, flags=re.MULTILINE)
     return re.sub(r"(\bradius|\bthreshold|'level':|'spread':) -?[\d.e+-]+", r"\1 <number>", text)
 
 
-def test_the_settings_of_a_run_are_those_that_load_takes() -> None:
+def test_the_cli_and_load_accept_the_same_run_settings() -> None:
     assert options.RUN_SETTINGS == detector.RUN_SETTINGS

@@ -1,4 +1,7 @@
-"""One image that cannot be scored or drawn, whatever raises it: a row that says so, and the others are done."""
+"""One image that cannot be scored or drawn becomes a row with an error. All other images are processed.
+
+Also: a run deletes only files that a run wrote.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +42,16 @@ def lot(tmp_path: Path) -> Path:
     return folder
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, error: Exception, at: int) -> None:
-    """The call of this number (from 0) raises."""
-    whole, calls = getattr(where, name), iter(range(10**6))
+def fail_at_call(monkeypatch: pytest.MonkeyPatch, where: Any, name: str, error: Exception, at: int) -> None:
+    """Make call number `at` (from 0) of a function raise `error`."""
+    original, calls = getattr(where, name), iter(range(10**6))
 
-    def called(*given: Any, **named: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == at:
             raise error
-        return whole(*given, **named)
+        return original(*args, **kwargs)
 
-    monkeypatch.setattr(where, name, called)
+    monkeypatch.setattr(where, name, wrapper)
 
 
 def errors_of(folder: Path) -> dict[str, str | None]:
@@ -66,31 +69,31 @@ def errors_of(folder: Path) -> dict[str, str | None]:
         ImageError("odd"),
     ],
 )
-@pytest.mark.parametrize("side_by_side", [False, True])
-def test_an_image_that_cannot_be_scored(
+@pytest.mark.parametrize("parallel", [False, True])
+def test_an_image_that_cannot_be_scored_is_an_error_row(
     error: Exception,
-    side_by_side: bool,
+    parallel: bool,
     detector: Detector,
     lot: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     network_batch: threading.local,
 ) -> None:
-    whole = FeatureEngine.maps
+    original = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
         if 2 in network_batch.index:
             raise error
-        return whole(self, images)
+        return original(self, images)
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
-    monkeypatch.setattr(threads, "MIN_PARALLEL", 2 if side_by_side else 100)
+    monkeypatch.setattr(threads, "MIN_PARALLEL", 2 if parallel else 100)
     done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", EVERYTHING, report="Lot")
     assert (done.done, done.unreadable) == (4, 1)
     assert [Path(row["path"]).name for row in rows] == [f"{number}.png" for number in range(5)]
-    said = errors_of(tmp_path / "o")
-    assert [name for name, reason in said.items() if reason] == ["2.png"]
-    assert "2.png: cannot be scored (" in str(said["2.png"])
+    errors = errors_of(tmp_path / "o")
+    assert [name for name, reason in errors.items() if reason] == ["2.png"]
+    assert "2.png: cannot be scored (" in str(errors["2.png"])
     with pytest.raises(ImageError, match="cannot be scored"):
         list(detector.inspect_many([texture(seed) for seed in range(3)], failed=_raise))
 
@@ -100,18 +103,18 @@ def _raise(index: int, error: ImageError) -> None:
 
 
 @pytest.mark.parametrize("member", [0, 1])
-def test_a_fit_leaves_out_what_the_network_fails_with(
+def test_a_fit_skips_images_with_non_finite_features(
     member: int, monkeypatch: pytest.MonkeyPatch, network_batch: threading.local
 ) -> None:
     images = [texture(seed) for seed in range(6)]
     names = [source.name for source in Detector(image_size=96, bank=60).fit(images).model.sources]
-    whole = FeatureEngine.maps
+    original = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
-        found = whole(self, images)
+        feature_maps = original(self, images)
         if self.name.endswith("@1.5") == bool(member):
-            found[[at for at, index in enumerate(network_batch.index) if index == 3]] = float("inf")
-        return found
+            feature_maps[[at for at, index in enumerate(network_batch.index) if index == 3]] = float("inf")
+        return feature_maps
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
     model = Detector(image_size=96, bank=60).fit(images).model
@@ -120,17 +123,17 @@ def test_a_fit_leaves_out_what_the_network_fails_with(
     assert "not finite" in reason
 
 
-def test_an_update_leaves_out_what_the_network_fails_with(
+def test_an_update_skips_images_with_non_finite_features(
     monkeypatch: pytest.MonkeyPatch, network_batch: threading.local
 ) -> None:
     detector = Detector(image_size=96, bank=60).fit([texture(seed) for seed in range(6)])
-    whole = FeatureEngine.maps
+    original = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
-        found = whole(self, images)
+        feature_maps = original(self, images)
         if self.name.endswith("@1.5"):
-            found[[at for at, index in enumerate(network_batch.index) if index == 1]] = float("nan")
-        return found
+            feature_maps[[at for at, index in enumerate(network_batch.index) if index == 1]] = float("nan")
+        return feature_maps
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
     change = detector.update(add=[texture(seed) for seed in range(20, 23)])
@@ -152,24 +155,24 @@ def test_an_update_leaves_out_what_the_network_fails_with(
         (Path, "write_bytes", OSError(errno.EILSEQ, "Invalid or incomplete multibyte character")),
     ],
 )
-def test_an_image_that_cannot_be_drawn(
+def test_an_image_that_cannot_be_drawn_is_an_error_row_without_files(
     where: Any, name: str, error: Exception, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, where, name, error, 1)
+    fail_at_call(monkeypatch, where, name, error, 1)
     done, rows = write_inspections(detector, any_images([lot]), tmp_path / "o", EVERYTHING, report="Lot")
     assert (done.done, done.unreadable) == (4, 1)
-    (bad,) = [at for at, row in enumerate(rows) if row["error"]]
-    assert rows[bad]["anomalous"] is rows[bad]["map"] is None
-    assert "cannot be drawn" in rows[bad]["error"]
-    left = [path.name for path in (tmp_path / "o").rglob("*") if path.is_file()]
-    assert not [one for one in left if one.startswith(f"{bad:05d}-")]  # nothing of it stays behind
+    (failed_index,) = [at for at, row in enumerate(rows) if row["error"]]
+    assert rows[failed_index]["anomalous"] is rows[failed_index]["map"] is None
+    assert "cannot be drawn" in rows[failed_index]["error"]
+    written = [path.name for path in (tmp_path / "o").rglob("*") if path.is_file()]
+    assert not [one for one in written if one.startswith(f"{failed_index:05d}-")]  # no file of this image remains
     coco = json.loads((tmp_path / "o" / "masks.json").read_text())
-    assert bad not in {image["id"] for image in coco["images"]}
-    assert bad not in {region["image_id"] for region in coco["annotations"]}
+    assert failed_index not in {image["id"] for image in coco["images"]}
+    assert failed_index not in {region["image_id"] for region in coco["annotations"]}
 
 
 @pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1), (2, 70_000), (1, 1)])
-def test_images_of_odd_shapes_beside_a_good_one(size: tuple[int, int], detector: Detector, tmp_path: Path) -> None:
+def test_images_of_extreme_shapes_do_not_affect_others(size: tuple[int, int], detector: Detector, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     (tmp_path / "lot").mkdir()
     cv2.imwrite(str(tmp_path / "lot/0.png"), rng.integers(0, 255, (*size, 3), np.uint8))
@@ -181,46 +184,46 @@ def test_images_of_odd_shapes_beside_a_good_one(size: tuple[int, int], detector:
     assert rows[0]["error"] is None or "cannot be" in rows[0]["error"]
 
 
-def test_suspects_and_reports_that_cannot_be_drawn(
+def test_reports_and_audits_continue_if_a_picture_fails(
     detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, report_writer, "pictures_of", cv2.error("thin"), 2)
-    said: list[str] = []
+    fail_at_call(monkeypatch, report_writer, "pictures_of", cv2.error("thin"), 2)
+    messages: list[str] = []
     result = detector.evaluate(parts)
-    write_evaluation(detector.model, result, tmp_path / "e", "Parts", failed=said.append)
-    assert len(said) == 1
-    assert "cannot be drawn" in said[0]
+    write_evaluation(detector.model, result, tmp_path / "e", "Parts", failed=messages.append)
+    assert len(messages) == 1
+    assert "cannot be drawn" in messages[0]
     page = (tmp_path / "e" / "report.html").read_text("utf-8")
     assert all(image.item.name in page for image in result.images)
     items = any_images([parts / "train/good"])
-    found: Audit = Detector(image_size=96).audit(parts)
+    audit: Audit = Detector(image_size=96).audit(parts)
     monkeypatch.setattr(audits, "overlay", lambda *_: 1 / 0)
-    rows = audits.write_audit(found, [item.path for item in items], tmp_path / "a", 0.2, said.append)
-    assert len(said) == 1 + sum(row["suspect"] for row in rows)
+    rows = audits.write_audit(audit, [item.path for item in items], tmp_path / "a", 0.2, messages.append)
+    assert len(messages) == 1 + sum(row["suspect"] for row in rows)
     assert all(row["picture"] is None for row in rows)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
-def test_what_all_images_need_ends_the_run(
+def test_errors_that_affect_all_images_end_the_run(
     number: int, detector: Detector, lot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing(monkeypatch, Path, "write_bytes", OSError(number, os.strerror(number)), 2)
+    fail_at_call(monkeypatch, Path, "write_bytes", OSError(number, os.strerror(number)), 2)
     with pytest.raises(OutputError):
         write_inspections(detector, any_images([lot]), tmp_path / "o")
-    assert len(errors_of(tmp_path / "o")) >= 2  # the rows so far
+    assert len(errors_of(tmp_path / "o")) >= 2  # the rows written before the error
 
 
-# What is not a run's own stays.
+# A run deletes only its own files.
 
 
-def users(folder: Path, *names: str) -> list[Path]:
+def write_user_files(folder: Path, *names: str) -> list[Path]:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("somebody's own")
     return [folder / name for name in names]
 
 
-FILES = (
+USER_FILES = (
     "masks/00001-mine.png",
     "overlays/00000-mine.jpg",
     "maps/00002-anomaly.npy",
@@ -241,13 +244,13 @@ def row_naming(name: str) -> str:
 
 @pytest.mark.parametrize(
     "results",
-    ["", row_naming("lot.json"), row_naming("../outside.txt"), "".join(map(row_naming, FILES)), "no JSON\n", None],
+    ["", row_naming("lot.json"), row_naming("../outside.txt"), "".join(map(row_naming, USER_FILES)), "no JSON\n", None],
     ids=["empty", "names", "outside", "all", "foreign", "none"],
 )
 @pytest.mark.parametrize("command", ["inspect", "audit"])
-def test_files_of_a_user_stay(command: str, results: str | None, detector: Detector, lot: Path, tmp_path: Path) -> None:
+def test_user_files_are_not_deleted(command: str, results: str | None, detector: Detector, lot: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    kept = [*users(out, *FILES), *users(tmp_path, "outside.txt")]
+    user_files = [*write_user_files(out, *USER_FILES), *write_user_files(tmp_path, "outside.txt")]
     for name in ("results.jsonl", "audit.csv"):
         if results is not None:
             (out / name).write_text(results)
@@ -255,20 +258,20 @@ def test_files_of_a_user_stay(command: str, results: str | None, detector: Detec
         write_inspections(detector, any_images([lot / "0.png"]), out)
     else:
         audits.begin_audit(out)
-    assert [path.read_text() for path in kept] == ["somebody's own"] * len(kept)
+    assert [path.read_text() for path in user_files] == ["somebody's own"] * len(user_files)
 
 
-def test_a_report_removes_its_own_pictures_alone(detector: Detector, lot: Path, tmp_path: Path) -> None:
+def test_a_run_removes_only_files_of_earlier_runs(detector: Detector, lot: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    kept = users(out, "report_files/mine.jpg", "report_files/00000-other.jpg", "maps/notes.txt")
+    user_files = write_user_files(out, "report_files/mine.jpg", "report_files/00000-other.jpg", "maps/notes.txt")
     write_inspections(detector, any_images([lot]), out, EVERYTHING, report="Lot")
     write_inspections(detector, any_images([lot / "1.png"]), out)
-    left = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    own_files = [RECORD, "overlays/00000-1.jpg", "results.jsonl"]
-    assert left == sorted([*own_files, *(path.relative_to(out).as_posix() for path in kept)])
+    remaining = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    run_files = [RECORD, "overlays/00000-1.jpg", "results.jsonl"]
+    assert remaining == sorted([*run_files, *(path.relative_to(out).as_posix() for path in user_files)])
 
 
-def test_links_are_not_followed_to_delete(detector: Detector, lot: Path, tmp_path: Path) -> None:
+def test_links_are_not_followed_when_deleting_or_writing(detector: Detector, lot: Path, tmp_path: Path) -> None:
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     write_inspections(detector, any_images([lot]), out, Extras(masks=("png",)))
     names = sorted(path.name for path in (out / "overlays").iterdir())
@@ -284,15 +287,15 @@ def test_links_are_not_followed_to_delete(detector: Detector, lot: Path, tmp_pat
     assert target.read_text() == "somebody's own"
     assert [path.name for path in (out / "masks").iterdir()] == [mask.name]
     write_inspections(detector, any_images([lot]), out, Extras(masks=("png",)))
-    assert target.read_text() == "somebody's own"  # nor to write
+    assert target.read_text() == "somebody's own"  # the link is not followed when writing either
 
 
 @pytest.mark.parametrize("name", ["../outside.txt", "/etc/hostname", "a/../../outside.txt", "", ".", "\0", "link/outside.txt"])
-def test_a_record_that_somebody_changed_reaches_nothing_outside(name: str, tmp_path: Path) -> None:
+def test_a_manipulated_record_deletes_nothing_outside_the_folder(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "link").symlink_to(tmp_path)
-    outside = users(tmp_path, "outside.txt")[0]
+    outside = write_user_files(tmp_path, "outside.txt")[0]
     (out / RECORD).write_text(json.dumps({"command": "inspect", "file": name}) + '\n{"comm')
     before = Path("/etc/hostname").exists()
     remove_inspection(out)
@@ -300,10 +303,10 @@ def test_a_record_that_somebody_changed_reaches_nothing_outside(name: str, tmp_p
     assert Path("/etc/hostname").exists() == before
 
 
-def test_what_evaluate_wrote_since_stays(tmp_path: Path) -> None:
-    wanted: Callable[[str, str], bool] = lambda name, command: command == "inspect"  # noqa: E731
+def test_files_written_by_another_command_later_are_kept(tmp_path: Path) -> None:
+    of_inspect: Callable[[str, str], bool] = lambda name, command: command == "inspect"  # noqa: E731
     for command in ("inspect", "evaluate"):
         own(tmp_path, "report.html", command).write_text(command)
     own(tmp_path, "overlays/a.jpg", "inspect").write_text("")
-    remove_own(tmp_path, wanted)
+    remove_own(tmp_path, of_inspect)
     assert sorted(path.name for path in tmp_path.iterdir()) == [RECORD, "report.html"]

@@ -1,4 +1,4 @@
-"""Files that `inspect` writes on demand: maps, masks, receipts."""
+"""Optional files of `inspect`: maps, masks and receipts."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def written(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFa
     return folder, stored
 
 
-def test_rows_hold_the_evidence_of_every_region(detector: Detector, written: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_rows_hold_the_evidence_of_each_region(detector: Detector, written: tuple[Path, list[dict[str, Any]]]) -> None:
     _, rows = written
     assert sum(len(row["regions"]) for row in rows) >= 5
     for row in rows:
-        found = detector.inspect(row["path"], evidence=True)
-        assert len(row["regions"]) == len(found.regions)
-        for told, region in zip(row["regions"], found.regions, strict=True):
-            evidence = told["evidence"]
+        inspection = detector.inspect(row["path"], evidence=True)
+        assert len(row["regions"]) == len(inspection.regions)
+        for row_region, region in zip(row["regions"], inspection.regions, strict=True):
+            evidence = row_region["evidence"]
             assert set(evidence) >= {
                 "member",
                 "nearest",
@@ -54,30 +54,30 @@ def test_rows_hold_the_evidence_of_every_region(detector: Detector, written: tup
             assert set(evidence["nearest"][0]) == {"image", "box", "distance", "distance_in_sd"}
             assert sum(evidence["layer_shares"].values()) == pytest.approx(1)
             assert evidence["member"] in {member.name for member in detector.model.members}
-            again = json.loads(json.dumps(evidence_row(found.evidence(region))))
-            assert [near["box"] for near in evidence["nearest"]] == [near["box"] for near in again["nearest"]]
-            assert np.array(evidence["curve"]) == pytest.approx(np.array(again["curve"]), rel=1e-3)
+            expected = json.loads(json.dumps(evidence_row(inspection.evidence(region))))
+            assert [near["box"] for near in evidence["nearest"]] == [near["box"] for near in expected["nearest"]]
+            assert np.array(evidence["curve"]) == pytest.approx(np.array(expected["curve"]), rel=1e-3)
 
 
-def test_maps_can_be_read_back(detector: Detector, written: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_stored_maps_decode_to_the_maps(detector: Detector, written: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, rows = written
     for row in rows:
-        found = detector.inspect(row["path"], maps=True)
-        assert found.layer_maps is not None
-        right = {"anomaly": found.anomaly_map, "influence": found.influence_map, "noise": found.noise_map}
-        right |= {f"layer-{name}": values for name, values in found.layer_maps.items()}
-        assert set(row["maps"]) == set(right)
-        for name, told in row["maps"].items():
-            stored = cv2.imread(str(folder / told["path"]), cv2.IMREAD_UNCHANGED)
+        inspection = detector.inspect(row["path"], maps=True)
+        assert inspection.layer_maps is not None
+        expected = {"anomaly": inspection.anomaly_map, "influence": inspection.influence_map, "noise": inspection.noise_map}
+        expected |= {f"layer-{name}": values for name, values in inspection.layer_maps.items()}
+        assert set(row["maps"]) == set(expected)
+        for name, entry in row["maps"].items():
+            stored = cv2.imread(str(folder / entry["path"]), cv2.IMREAD_UNCHANGED)
             assert stored is not None
             assert stored.dtype == np.uint16
-            values = told["low"] + stored.astype(float) / told["levels"] * (told["high"] - told["low"])
-            assert values == pytest.approx(right[name], abs=(told["high"] - told["low"]) / 65535 + 1e-3)
+            values = entry["low"] + stored.astype(float) / entry["levels"] * (entry["high"] - entry["low"])
+            assert values == pytest.approx(expected[name], abs=(entry["high"] - entry["low"]) / 65535 + 1e-3)
         assert row["maps"]["anomaly"]["high"] >= 2 * row["threshold"]
 
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "npy"])
-def test_a_map_comes_back_to_half_a_level(kind: Any) -> None:
+def test_encoded_maps_are_accurate_to_half_a_level(kind: Any) -> None:
     values = np.random.default_rng(0).normal(size=(31, 47)).astype(np.float32)
     low, high = float(values.min()), float(values.max())
     content = encode_map(values, kind, low, high)
@@ -87,17 +87,17 @@ def test_a_map_comes_back_to_half_a_level(kind: Any) -> None:
         assert stored.dtype == np.float32
         assert np.array_equal(stored, values)
     else:
-        whole = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-        assert whole is not None
-        assert (whole.min(), whole.max()) == (0, LEVELS[kind])
-        back = low + whole.astype(float) / LEVELS[kind] * (high - low)
-        assert np.abs(back - values).max() <= 0.5001 * (high - low) / LEVELS[kind]
+        levels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert levels is not None
+        assert (levels.min(), levels.max()) == (0, LEVELS[kind])
+        decoded_values = low + levels.astype(float) / LEVELS[kind] * (high - low)
+        assert np.abs(decoded_values - values).max() <= 0.5001 * (high - low) / LEVELS[kind]
         with pytest.raises(ValueError, match="values must lie between"):
             encode_map(values, kind, low, 0.5 * high)
 
 
 def decoded(segmentation: dict[str, Any]) -> np.ndarray:
-    """COCO's run lengths, pixel by pixel: down the columns, zeros first."""
+    """Decode COCO run lengths pixel by pixel: column-major, zeros first."""
     height, width = segmentation["size"]
     mask = np.zeros((height, width), bool)
     at, value = 0, False
@@ -123,16 +123,16 @@ def test_run_lengths_decode_to_the_mask() -> None:
         assert np.array_equal(picture, mask * np.uint8(255))
 
 
-def test_coco_holds_every_region(written: tuple[Path, list[dict[str, Any]]]) -> None:
+def test_coco_annotations_match_the_regions(written: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, rows = written
     coco = json.loads((folder / "masks.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == [row["path"] for row in rows]
     assert len({annotation["id"] for annotation in coco["annotations"]}) == len(coco["annotations"])
     for image, row in zip(coco["images"], rows, strict=True):
-        mine = [annotation for annotation in coco["annotations"] if annotation["image_id"] == image["id"]]
-        assert [annotation["score"] for annotation in mine] == [region["peak"] for region in row["regions"]]
-        whole = np.zeros((image["height"], image["width"]), bool)
-        for annotation, region in zip(mine, row["regions"], strict=True):
+        annotations = [annotation for annotation in coco["annotations"] if annotation["image_id"] == image["id"]]
+        assert [annotation["score"] for annotation in annotations] == [region["peak"] for region in row["regions"]]
+        union = np.zeros((image["height"], image["width"]), bool)
+        for annotation, region in zip(annotations, row["regions"], strict=True):
             mask = decoded(annotation["segmentation"])
             assert mask[region["peak_at"][1], region["peak_at"][0]]
             assert annotation["area"] == mask.sum()
@@ -140,17 +140,20 @@ def test_coco_holds_every_region(written: tuple[Path, list[dict[str, Any]]]) -> 
             assert mask[y : y + height, x : x + width].sum() == mask.sum()
             assert all(edge.any() for edge in (mask[y], mask[y + height - 1], mask[:, x], mask[:, x + width - 1]))
             assert annotation["category_id"] == coco["categories"][0]["id"]
-            assert not (whole & mask).any()
-            whole |= mask
+            assert not (union & mask).any()
+            union |= mask
         stored = cv2.imread(str(folder / row["mask"]), cv2.IMREAD_UNCHANGED)
         assert stored is not None
-        assert np.array_equal(stored > 0, whole)
-        assert bool(whole.any()) == row["anomalous"]
+        assert np.array_equal(stored > 0, union)
+        assert bool(union.any()) == row["anomalous"]
 
 
 @pytest.mark.parametrize("factor", [1, 3, 7])
-def test_masks_are_the_map_above_the_threshold_region_by_region(factor: int) -> None:
-    """A pixel above the threshold is in one mask; where the map was not resized the masks are the connected places."""
+def test_region_masks_cover_the_map_above_the_threshold(factor: int) -> None:
+    """Each pixel above the threshold is in exactly one mask.
+
+    Without resizing, the masks are the connected components.
+    """
     rng = np.random.default_rng(factor)
     for _ in range(20):
         small = ndimage.gaussian_filter(rng.normal(size=(24, 30)), 1.5).astype(np.float32)
@@ -172,7 +175,7 @@ def test_masks_are_the_map_above_the_threshold_region_by_region(factor: int) -> 
                 assert mask[top:bottom, left:right].sum() == region.area
 
 
-def test_words_of_the_command_line_are_checked() -> None:
+def test_option_values_are_parsed_and_checked() -> None:
     assert extras_from(maps=" noise,anomaly,noise", masks="coco") == Extras(
         maps=("noise", "anomaly"), map_format="png", masks=("coco",)
     )
@@ -182,12 +185,12 @@ def test_words_of_the_command_line_are_checked() -> None:
         ({"masks": ""}, "known: coco, png"),
         ({"map_format": "png"}, "without --maps"),
     )
-    for words, said in cases:
-        with pytest.raises(SettingsError, match=said):
-            extras_from(**words)
+    for options, message in cases:
+        with pytest.raises(SettingsError, match=message):
+            extras_from(**options)
 
 
-def test_coco_of_nothing_is_whole() -> None:
+def test_coco_without_regions_is_valid() -> None:
     empty = CocoMasks()
     empty.add(3, "a.png", (4, 5), (), [])
     assert empty.as_json()["images"] == [{"id": 3, "file_name": "a.png", "width": 5, "height": 4}]

@@ -1,4 +1,4 @@
-"""Receipts, and the thumbnails of training images that they show."""
+"""Receipts, and the thumbnails of training images in them."""
 
 from __future__ import annotations
 
@@ -25,63 +25,63 @@ from offnominal.reports.sheet import Sheet
 from offnominal.types import Inspection
 
 
-def spoken(monkeypatch: pytest.MonkeyPatch, draw: Any) -> list[str]:
-    """The words that a receipt writes."""
-    words: list[str] = []
-    plain = Sheet.text
+def texts_of(monkeypatch: pytest.MonkeyPatch, draw: Any) -> list[str]:
+    """The texts that `draw` writes onto a receipt."""
+    texts: list[str] = []
+    original = Sheet.text
 
-    def noted(self: Any, at: Any, text: str, *rest: Any, **more: Any) -> None:
-        words.append(text)
-        plain(self, at, text, *rest, **more)
+    def recording(self: Any, at: Any, text: str, *args: Any, **kwargs: Any) -> None:
+        texts.append(text)
+        original(self, at, text, *args, **kwargs)
 
-    monkeypatch.setattr(Sheet, "text", noted)
+    monkeypatch.setattr(Sheet, "text", recording)
     draw()
-    return words
+    return texts
 
 
-def test_a_receipt_says_what_the_evidence_says(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receipts_show_the_numbers_of_the_evidence(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     image = damaged(31)[0]
-    found = detector.inspect(image, evidence=True)
-    evidence = found.evidence(found.regions[0])
+    inspection = detector.inspect(image, evidence=True)
+    evidence = inspection.evidence(inspection.regions[0])
     sources = {near.image: SourcePicture(None, (96, 120)) for near in evidence.nearest}
-    words = spoken(monkeypatch, lambda: receipt(image, found, 0, sources))
+    texts = texts_of(monkeypatch, lambda: receipt(image, inspection, 0, sources))
     for near in evidence.nearest:
-        assert f"distance {near.distance:.2f}: {near.distance_in_sd:+.1f} sd" in words
-        assert Path(near.image).name in words
+        assert f"distance {near.distance:.2f}: {near.distance_in_sd:+.1f} sd" in texts
+        assert Path(near.image).name in texts
     for share in evidence.layer_shares.values():
-        assert f"{share:.1%}" in words
-    assert {f"{share:.1%}" for _, share in evidence.channel_shares} <= set(words)
-    assert {f"{pull:+.2f}" for _, pull in evidence.influence} <= set(words)
-    assert {f"{evidence.noise_std:.3f}", f"{evidence.response:.3f}", f"{evidence.p_value:.3g}"} <= set(words)
-    assert f"member {evidence.member}" in words
-    assert words.count("no picture stored") == len(evidence.nearest)
-    first = receipt(image, found, 0, sources)
-    assert np.array_equal(first, receipt(image, found, 0, sources))
+        assert f"{share:.1%}" in texts
+    assert {f"{share:.1%}" for _, share in evidence.channel_shares} <= set(texts)
+    assert {f"{pull:+.2f}" for _, pull in evidence.influence} <= set(texts)
+    assert {f"{evidence.noise_std:.3f}", f"{evidence.response:.3f}", f"{evidence.p_value:.3g}"} <= set(texts)
+    assert f"member {evidence.member}" in texts
+    assert texts.count("no picture stored") == len(evidence.nearest)
+    first = receipt(image, inspection, 0, sources)
+    assert np.array_equal(first, receipt(image, inspection, 0, sources))
 
 
-def test_a_receipt_is_drawn_of_whatever_evidence_there_is(detector: Detector) -> None:
+def test_receipts_are_drawn_for_incomplete_and_long_evidence(detector: Detector) -> None:
     image = damaged(31)[0]
-    found = detector.inspect(image, evidence=True)
-    evidence = found.evidence(found.regions[0])
+    inspection = detector.inspect(image, evidence=True)
+    evidence = inspection.evidence(inspection.regions[0])
     sources = {near.image: SourcePicture(texture(0), (96, 120)) for near in evidence.nearest}
-    size = receipt(image, found, 0, sources).shape
+    size = receipt(image, inspection, 0, sources).shape
     flat = tuple((step, 0.0) for step, _ in evidence.curve)
-    for odd in (
+    for changes in (
         {"nearest": evidence.nearest[:1], "layer_shares": {}, "channel_shares": (), "influence": ()},
         {"curve": flat, "typical_curve": ()},
         {"layer_shares": {f"layer {at}": 1 / 12 for at in range(12)}},
         {"member": "w" * 200, "layer_shares": {"x" * 200: 1.0}, "nearest": (replace(evidence.nearest[0], image="y" * 300),)},
     ):
         changed: Inspection = replace(
-            found, path="z" * 300, regions=(replace(found.regions[0], evidence=replace(evidence, **odd)),)
+            inspection, path="z" * 300, regions=(replace(inspection.regions[0], evidence=replace(evidence, **changes)),)
         )
-        given = {**sources, "y" * 300: SourcePicture(texture(0), (96, 120))}
-        assert receipt(image, changed, 0, given).shape == size
+        pictures = {**sources, "y" * 300: SourcePicture(texture(0), (96, 120))}
+        assert receipt(image, changed, 0, pictures).shape == size
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, 3])
 @pytest.mark.parametrize("box", [(0, 0, 8, 8), (300, 60, 312, 70), (630, 92, 640, 100)])
-def test_a_crop_shows_the_box_where_it_says(box: tuple[int, int, int, int], scale: float) -> None:
+def test_crops_show_the_box_at_the_reported_position(box: tuple[int, int, int, int], scale: float) -> None:
     left, top, right, bottom = box
     image = np.zeros((100, 640, 3), np.uint8)
     image[top:bottom, left:right] = 255
@@ -93,13 +93,13 @@ def test_a_crop_shows_the_box_where_it_says(box: tuple[int, int, int, int], scal
     assert np.abs(np.array(edges) - inner).max() <= 4
 
 
-def test_thumbnails_are_the_training_images(detector: Detector, parts: Path) -> None:
-    kept, members = detector.model.thumbnails, detector.model.members
-    assert kept is not None
+def test_thumbnails_show_the_training_images_of_the_bank(detector: Detector, parts: Path) -> None:
+    thumbnails, members = detector.model.thumbnails, detector.model.members
+    assert thumbnails is not None
     in_banks = set(np.concatenate([member.bank.image for member in members]).tolist())
-    assert kept.kept == len(in_banks)
+    assert thumbnails.kept == len(in_banks)
     for at, source in enumerate(detector.model.sources):
-        picture = kept.picture(at)
+        picture = thumbnails.picture(at)
         assert (picture is not None) == (at in in_banks)
         if picture is not None:
             stored = cv2.imread(str(parts / source.name))
@@ -110,7 +110,7 @@ def test_thumbnails_are_the_training_images(detector: Detector, parts: Path) -> 
 
 
 @pytest.mark.parametrize(("original", "shape"), [((300, 900), (85, 256)), ((40, 20), (40, 20)), ((1000, 1000), (256, 256))])
-def test_thumbnails_keep_the_aspect(original: tuple[int, int], shape: tuple[int, int]) -> None:
+def test_thumbnails_keep_the_aspect_ratio(original: tuple[int, int], shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).uniform(-0.2, 1.2, (3, 256, 256)).astype(np.float32)
     content = thumbnail(pixels, original)
     assert content == thumbnail(pixels, original)
@@ -119,19 +119,19 @@ def test_thumbnails_keep_the_aspect(original: tuple[int, int], shape: tuple[int,
     assert picture.shape == (*shape, 3)
 
 
-def test_thumbnails_of_wide_images_show_the_models_range() -> None:
-    wide = Detector(image_size=96, bank=100, runtime="torch").fit([texture(i).astype(np.uint16) * 16 for i in range(3)])
-    kept = wide.model.thumbnails
-    assert kept is not None
-    picture = kept.picture(int(wide.model.members[0].bank.image[0]))
+def test_thumbnails_of_16_bit_images_use_the_value_range_of_the_model() -> None:
+    detector = Detector(image_size=96, bank=100, runtime="torch").fit([texture(i).astype(np.uint16) * 16 for i in range(3)])
+    thumbnails = detector.model.thumbnails
+    assert thumbnails is not None
+    picture = thumbnails.picture(int(detector.model.members[0].bank.image[0]))
     assert picture is not None
     assert picture.min() < 30
     assert picture.max() > 225
 
 
-def test_none_is_kept_where_none_may_be(parts: Path, tmp_path: Path) -> None:
-    plain = Detector(image_size=128, bank=100, false_alarm_rate=0.1, thumbnails=False, runtime="torch").fit(parts)
-    plain.save(tmp_path / "m")
+def test_models_without_thumbnails_store_no_pictures(parts: Path, tmp_path: Path) -> None:
+    fitted = Detector(image_size=128, bank=100, false_alarm_rate=0.1, thumbnails=False, runtime="torch").fit(parts)
+    fitted.save(tmp_path / "m")
     loaded = load(tmp_path / "m")
     assert loaded.model.thumbnails is None
     assert b"\xff\xd8\xff" not in (tmp_path / "m").read_bytes()
@@ -139,17 +139,17 @@ def test_none_is_kept_where_none_may_be(parts: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "o" / "receipts").iterdir())) == 5
 
 
-def test_pictures_that_are_none_leave_a_receipt_without_them(detector: Detector, parts: Path, tmp_path: Path) -> None:
-    """The file is ours and whole, but someone put other bytes where the pictures are."""
-    done, png = cv2.imencode(".png", texture(0))
-    assert done
+def test_invalid_thumbnails_are_left_out_of_receipts(detector: Detector, parts: Path, tmp_path: Path) -> None:
+    """The model file is intact, but its thumbnails were replaced by other bytes."""
+    encoded, png = cv2.imencode(".png", texture(0))
+    assert encoded
     jpeg = thumbnail(np.zeros((3, 96, 96), np.float32), (96, 96))
     frame = jpeg.index(b"\xff\xc0")
-    # They claim 65,535 x 65,535 and 11,000 x 11,000 pixels.
+    # JPEG headers that state 65,535 x 65,535 and 11,000 x 11,000 pixels.
     bombs = [jpeg[: frame + 5] + side * 2 + jpeg[frame + 9 :] for side in (b"\xff\xff", b"\x2a\xf8")]
     count = len(detector.model.sources)
-    for number, bad in enumerate((b"\xff", b"not a picture", png.tobytes(), jpeg[:60], jpeg[: len(jpeg) // 2], *bombs)):
-        model = replace(detector.model, thumbnails=Thumbnails.of([bad] * count))
+    for number, content in enumerate((b"\xff", b"not a picture", png.tobytes(), jpeg[:60], jpeg[: len(jpeg) // 2], *bombs)):
+        model = replace(detector.model, thumbnails=Thumbnails.of([content] * count))
         save_model(model, tmp_path / "m")
         loaded = load(tmp_path / "m", runtime="torch")
         assert loaded.model.thumbnails is not None
@@ -161,7 +161,7 @@ def test_pictures_that_are_none_leave_a_receipt_without_them(detector: Detector,
             assert run.anomalous == 5
 
 
-def test_damaged_pictures_never_raise() -> None:
+def test_damaged_thumbnails_never_raise() -> None:
     jpeg = thumbnail(texture(0).transpose(2, 0, 1).astype(np.float32) / np.float32(255), (96, 120))
     rng = np.random.default_rng(0)
     for _ in range(300):
@@ -186,9 +186,7 @@ def test_damaged_pictures_never_raise() -> None:
         ("content", np.zeros((3, 3), np.uint8)),
     ],
 )
-def test_tables_of_pictures_that_do_not_fit_are_refused(
-    detector: Detector, tmp_path: Path, field: str, value: np.ndarray
-) -> None:
+def test_inconsistent_thumbnail_tables_are_refused(detector: Detector, tmp_path: Path, field: str, value: np.ndarray) -> None:
     pictures = Thumbnails.of([b"x" * 9] + [b""] * 11)
     object.__setattr__(pictures, field, value)
     model = replace(detector.model)
