@@ -1,4 +1,4 @@
-"""Two runs side by side: intervals against naive draws and scipy, changed verdicts, and folders that cannot be compared."""
+"""Comparison of two runs: intervals against naive resampling and scipy, changed verdicts, and incompatible folders."""
 
 from __future__ import annotations
 
@@ -23,66 +23,66 @@ from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.inspections import write_inspections
 
 
-def test_weighted_figures_against_scikit_learn() -> None:
+def test_weighted_metrics_against_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 9, 40).astype(float)
     defect = rng.random(40) < 0.4
     flagged = scores > 5
     weights = np.vstack([np.ones(40), rng.integers(0, 4, (3, 40))]).astype(float)
-    found = weighted_figures(scores, flagged, defect, weights)
+    metrics = weighted_figures(scores, flagged, defect, weights)
     for row, weight in enumerate(weights):
-        drawn = np.repeat(np.arange(40), weight.astype(int))
-        s, d, f = scores[drawn], defect[drawn], flagged[drawn]
-        assert found["image_auroc"][row] == pytest.approx(roc_auc_score(d, s))
-        assert found["image_ap"][row] == pytest.approx(average_precision_score(d, s))
-        assert found["image_f1_max"][row] == pytest.approx(max(f1_score(d, s >= level) for level in np.unique(s)))
-        assert found["false_alarm_rate"][row] == pytest.approx(f[~d].mean())
-        assert found["detection_rate"][row] == pytest.approx(f[d].mean())
+        sample = np.repeat(np.arange(40), weight.astype(int))
+        s, d, f = scores[sample], defect[sample], flagged[sample]
+        assert metrics["image_auroc"][row] == pytest.approx(roc_auc_score(d, s))
+        assert metrics["image_ap"][row] == pytest.approx(average_precision_score(d, s))
+        assert metrics["image_f1_max"][row] == pytest.approx(max(f1_score(d, s >= level) for level in np.unique(s)))
+        assert metrics["false_alarm_rate"][row] == pytest.approx(f[~d].mean())
+        assert metrics["detection_rate"][row] == pytest.approx(f[d].mean())
 
 
-def test_intervals_against_scipy() -> None:
+def test_bootstrap_intervals_against_scipy() -> None:
     rng = np.random.default_rng(1)
     defect = np.r_[np.zeros(60, bool), np.ones(40, bool)]
     base = rng.normal(size=100) + defect
     a = Verdicts(base, base > 1)
     b = Verdicts(base + 0.5 * rng.normal(size=100) + 0.4 * defect, base > 0.8)
-    found = paired_figures(a, b, defect, seed=3)["image_auroc"]
+    auroc = paired_figures(a, b, defect, seed=3)["image_auroc"]
 
-    def naive(scores: np.ndarray, good: np.ndarray, bad: np.ndarray) -> float:
+    def naive_auroc(scores: np.ndarray, good: np.ndarray, bad: np.ndarray) -> float:
         return float((scores[bad][:, None] > scores[good]).mean())  # no ties here
 
     def difference(good: np.ndarray, bad: np.ndarray) -> float:
-        return naive(b.scores, good, bad) - naive(a.scores, good, bad)
+        return naive_auroc(b.scores, good, bad) - naive_auroc(a.scores, good, bad)
 
-    theirs = bootstrap(
+    expected = bootstrap(
         (np.flatnonzero(~defect), np.flatnonzero(defect)), difference, vectorized=False, n_resamples=3000, method="percentile",
         rng=np.random.default_rng(4),
     ).confidence_interval  # fmt: skip
-    assert found.difference.value == pytest.approx(difference(np.flatnonzero(~defect), np.flatnonzero(defect)))
-    assert found.difference.low == pytest.approx(theirs.low, abs=0.01)
-    assert found.difference.high == pytest.approx(theirs.high, abs=0.01)
-    # What both find hard is drawn for both: the difference is known better than the figures would say apart.
-    spread = found.difference.high - found.difference.low
-    assert spread < np.hypot(found.a.high - found.a.low, found.b.high - found.b.low)
+    assert auroc.difference.value == pytest.approx(difference(np.flatnonzero(~defect), np.flatnonzero(defect)))
+    assert auroc.difference.low == pytest.approx(expected.low, abs=0.01)
+    assert auroc.difference.high == pytest.approx(expected.high, abs=0.01)
+    # Both runs share each resample, so the interval of the difference is narrower than for independent samples.
+    spread = auroc.difference.high - auroc.difference.low
+    assert spread < np.hypot(auroc.a.high - auroc.a.low, auroc.b.high - auroc.b.low)
 
 
-def test_a_model_against_itself_does_not_differ() -> None:
+def test_a_run_does_not_differ_from_itself() -> None:
     rng = np.random.default_rng(2)
-    said = Verdicts(rng.normal(size=50), rng.random(50) < 0.3)
-    for figure in paired_figures(said, said, rng.random(50) < 0.5).values():
+    verdicts = Verdicts(rng.normal(size=50), rng.random(50) < 0.3)
+    for figure in paired_figures(verdicts, verdicts, rng.random(50) < 0.5).values():
         assert (figure.difference.value, figure.difference.low, figure.difference.high) == (0, 0, 0)
         assert figure.a.low <= figure.a.value <= figure.a.high
-    assert list(paired_figures(said, said, None)) == ["flagged_rate"]
-    assert list(paired_figures(said, said, np.ones(50, bool))) == ["detection_rate"]
+    assert list(paired_figures(verdicts, verdicts, None)) == ["flagged_rate"]
+    assert list(paired_figures(verdicts, verdicts, np.ones(50, bool))) == ["detection_rate"]
     with pytest.raises(ValueError, match="same images"):
-        paired_figures(said, Verdicts(said.scores[1:], said.flagged[1:]), None)
+        paired_figures(verdicts, Verdicts(verdicts.scores[1:], verdicts.flagged[1:]), None)
 
 
 @pytest.fixture(scope="module")
 def runs(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     write_evaluation(detector.model, detector.evaluate(parts), folder / "a", "A")
-    # The same images scored higher where good, lower where bad: verdicts change in ways that are known.
+    # Change two scores, so that exactly these verdicts change: a good image scores higher, a bad one lower.
     write_evaluation(detector.model, detector.evaluate(parts), folder / "b", "B")
     lines = (folder / "b" / "scores.csv").read_text().splitlines()
     rows = [line.split(",") for line in lines[1:]]
@@ -97,36 +97,36 @@ def runs(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFacto
 
 def run(words: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["offnominal", *map(str, words)])
-    with pytest.raises(SystemExit) as left:
+    with pytest.raises(SystemExit) as stop:
         main()
     printed = capsys.readouterr()
-    return int(left.value.code or 0), printed.out, printed.err
+    return int(stop.value.code or 0), printed.out, printed.err
 
 
-def test_changed_verdicts(
+def test_changed_verdicts_are_listed_by_kind(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(["compare", runs / "a", runs / "b", "--out", tmp_path, "--json"], monkeypatch, capsys)
     assert code == 0
-    told = json.loads((tmp_path / "compare.json").read_text())
-    assert told == json.loads(out)
+    comparison = json.loads((tmp_path / "compare.json").read_text())
+    assert comparison == json.loads(out)
     changed = json.loads((runs / "changed.json").read_text())
-    assert {entry["path"]: str(int(entry["b"]["anomalous"])) for entry in told["changed"]} == changed
-    kinds = {entry["label"]: entry["kind"] for entry in told["changed"]}
+    assert {entry["path"]: str(int(entry["b"]["anomalous"])) for entry in comparison["changed"]} == changed
+    kinds = {entry["label"]: entry["kind"] for entry in comparison["changed"]}
     assert kinds["good"] in ("new false alarm", "no longer a false alarm")
     assert kinds["blotch"] in ("now found", "now missed")
     metrics = json.loads((runs / "a" / "metrics.json").read_text())
-    for name, figure in told["figures"].items():
+    for name, figure in comparison["figures"].items():
         assert figure["a"]["value"] == pytest.approx(metrics[name])
         assert figure["difference"]["value"] == pytest.approx(figure["b"]["value"] - figure["a"]["value"])
-    assert told["figures"]["image_auroc"]["difference"]["value"] < 0
-    assert told["pixel_figures"]["pixel_auroc"]["difference"] == 0
+    assert comparison["figures"]["image_auroc"]["difference"]["value"] < 0
+    assert comparison["pixel_figures"]["pixel_auroc"]["difference"] == 0
     page = (tmp_path / "compare.html").read_text()
-    assert page.count('src="data:image/webp') == 4  # two images, in both runs
+    assert page.count('src="data:image/webp') == 4  # two images from each of the two runs
     assert "http" not in page.replace("http-equiv", "")
 
 
-def test_pictures_stay_with_their_images_where_a_mask_cannot_be_read(
+def test_pictures_match_their_images_if_a_mask_is_unreadable(
     detector: Detector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(parts, tmp_path / "parts")
@@ -134,23 +134,23 @@ def test_pictures_stay_with_their_images_where_a_mask_cannot_be_read(
     first.write_bytes(b"no picture")
     write_evaluation(detector.model, detector.evaluate(tmp_path / "parts"), tmp_path / "run", "A")
     lines = (tmp_path / "run" / "scores.csv").read_text().splitlines()[1:]
-    assert any(line.split(",")[5] for line in lines[:-1]), "the one without a mask is not the last"
+    assert any(line.split(",")[5] for line in lines[:-1]), "the image without a mask is not the last"
     images = read_run(tmp_path / "run").images
     pictures = [tmp_path / "run" / "report_files" / f"{index:05d}-heat.jpg" for index in range(len(lines))]
     assert [images[line.split(",")[0]].picture for line in lines] == pictures
 
 
-def test_runs_of_inspect(
+def test_runs_of_inspect_are_compared(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, _ = run(["compare", runs / "inspected", runs / "inspected", "--out", tmp_path, "--json"], monkeypatch, capsys)
     assert code == 0
-    told = json.loads(out)
-    assert (told["images"], told["changed"], told["pixel_figures"]) == (10, [], {})
+    comparison = json.loads(out)
+    assert (comparison["images"], comparison["changed"], comparison["pixel_figures"]) == (10, [], {})
     assert "None: both runs flag the same images." in (tmp_path / "compare.html").read_text()
 
 
-def test_what_cannot_be_compared(
+def test_incompatible_folders_are_refused(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -164,7 +164,7 @@ def test_what_cannot_be_compared(
         (tmp_path / name / "metrics.json").write_text("{}" if name == "empty" else '{"n_good": 5}')
         (tmp_path / name / "scores.csv").write_text(change((runs / "a" / "scores.csv").read_text()))
     a = runs / "a"
-    for second, says in (
+    for second, message in (
         (tmp_path / "nowhere", "is not a folder"),
         (tmp_path / "empty", "holds neither metrics.json"),
         (tmp_path / "others", "no image in common"),
@@ -175,7 +175,7 @@ def test_what_cannot_be_compared(
         code, out, err = run(["compare", a, second, "--out", tmp_path / "out"], monkeypatch, capsys)
         assert (code, out) == (2, "")
         (line,) = err.splitlines()
-        assert says in line
+        assert message in line
     (tmp_path / "file").write_text("")
     code, _, err = run(["compare", a, a, "--out", tmp_path / "file" / "x"], monkeypatch, capsys)
     assert code == 2

@@ -1,4 +1,4 @@
-"""What is known of a backbone without building it: right, made anew when damaged, and done without where it cannot be kept."""
+"""Cached backbone descriptions: they equal those of the built network, and damaged or missing ones are created again."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the backbones that were built."""
-    found: list[str] = []
+    """Names of the backbones that the test builds."""
+    names: list[str] = []
     build = backbones._build
-    monkeypatch.setattr(backbones, "_build", with_spy(lambda name, *given, **more: found.append(name), build))
-    return found
+    monkeypatch.setattr(backbones, "_build", with_spy(lambda name, *args, **kwargs: names.append(name), build))
+    return names
 
 
-def kept_files() -> list[Path]:
+def cached_files() -> list[Path]:
     folder = cache_folder()
     assert folder is not None
     return sorted((folder / "backbones").iterdir())
 
 
-def test_the_second_time_nothing_is_built_until_the_network_is_asked_for(built: list[str]) -> None:
+def test_a_cached_backbone_is_built_on_first_use_of_its_network(built: list[str]) -> None:
     first, second = load_backbone(NAME), load_backbone(NAME)
     assert len(built) == 1
     assert {**vars(first), "make": None} == {**vars(second), "make": None}
@@ -48,13 +48,13 @@ def test_the_second_time_nothing_is_built_until_the_network_is_asked_for(built: 
     assert len(built) == 2
 
 
-def test_other_layers_are_another_backbone(built: list[str]) -> None:
+def test_other_layers_have_their_own_description(built: list[str]) -> None:
     load_backbone(NAME)
     assert load_backbone(NAME, ("blocks.1",)).strides == (4,)
     assert len(built) == 2
 
 
-def test_other_weights_are_another_backbone(tmp_path: Path, built: list[str]) -> None:
+def test_the_digest_depends_on_the_weights(tmp_path: Path, built: list[str]) -> None:
     file = tmp_path / "w.pth"
     digests = []
     for factor in (1.0, 2.0, 2.0):
@@ -68,38 +68,38 @@ def test_other_weights_are_another_backbone(tmp_path: Path, built: list[str]) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged", b"\xff\xfe\n{}"])
-def test_a_damaged_one_is_made_anew(content: bytes, built: list[str]) -> None:
-    whole = load_backbone(NAME)
-    (file,) = kept_files()
+def test_a_damaged_description_is_replaced(content: bytes, built: list[str]) -> None:
+    intact = load_backbone(NAME)
+    (file,) = cached_files()
     file.write_bytes(content)
-    assert load_backbone(NAME).digest == whole.digest
+    assert load_backbone(NAME).digest == intact.digest
     assert len(built) == 2
     load_backbone(NAME)
-    assert len(built) == 2  # mended
+    assert len(built) == 2  # replaced
 
 
-def test_without_a_cache_folder_it_works_as_well(tmp_path: Path, built: list[str]) -> None:
+def test_backbones_load_without_a_cache_folder(tmp_path: Path, built: list[str]) -> None:
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     (tmp_path / "cache").write_text("in the way")
     assert load_backbone(NAME).digest == load_backbone(NAME).digest
     assert len(built) == 2
 
 
-def test_random_weights_are_never_kept() -> None:
+def test_random_weights_are_not_cached() -> None:
     load_backbone(NAME, pretrained=False)
     folder = cache_folder()
     assert folder is not None
     assert not folder.exists()
 
 
-def test_a_known_network_runs_without_timm() -> None:
+def test_a_cached_network_runs_without_timm() -> None:
     program = (
         "import sys, numpy as np; from offnominal import Detector\n"
         "images = [np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8) for i in range(3)]\n"
         "Detector(image_size=64, runtime='openvino').fit(images)\n"
         "print('timm' in sys.modules)"
     )
-    said = [
+    outputs = [
         subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout for _ in range(2)
     ]
-    assert said == ["True\n", "False\n"]
+    assert outputs == ["True\n", "False\n"]

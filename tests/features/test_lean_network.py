@@ -1,4 +1,4 @@
-"""Networks without what they do for nothing, against timm's own."""
+"""Networks without redundant operations, compared with those of timm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from offnominal.features import PatchExtractor, load_backbone
 from offnominal.features.lean_network import PaddedConvolution, lean
 from offnominal.features.torchvision_schemas import import_timm
 
-BACKBONES = {  # and how many convolutions are padded anew
+#: Backbones, and the number of convolutions whose padding is replaced.
+BACKBONES = {
     "tf_efficientnet_lite0": 4,
     "tf_efficientnet_lite2": 4,
     "tf_mobilenetv3_small_minimal_100": 4,
@@ -22,8 +23,8 @@ BACKBONES = {  # and how many convolutions are padded anew
 }
 
 
-def two(name: str, indices: tuple[int, ...]) -> tuple[Any, Any]:
-    """The same network twice, the second made lean."""
+def original_and_lean(name: str, indices: tuple[int, ...]) -> tuple[Any, Any]:
+    """The same network twice; the second one is lean."""
     timm = import_timm()
     networks = []
     for _ in range(2):
@@ -33,44 +34,45 @@ def two(name: str, indices: tuple[int, ...]) -> tuple[Any, Any]:
     return networks[0], networks[1]
 
 
-def convolutions(network: nn.Module) -> int:
+def count_convolutions(network: nn.Module) -> int:
     return sum(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize("indices", [(0,), (2, 3), (1, 4)])
-def test_the_maps_are_those_of_the_whole_network(name: str, indices: tuple[int, ...]) -> None:
-    whole, network = two(name, indices)
+def test_feature_maps_equal_those_of_the_original_network(name: str, indices: tuple[int, ...]) -> None:
+    original, network = original_and_lean(name, indices)
     with torch.no_grad():
         for size in [(64, 96), (128, 32), (224, 160)]:
             images = torch.rand(2, 3, *size)
-            for right, found in zip(whole(images), network(images), strict=True):
-                assert torch.allclose(found, right, rtol=1e-5, atol=1e-6)
+            for expected, feature_map in zip(original(images), network(images), strict=True):
+                assert torch.allclose(feature_map, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_what_is_done_for_nothing_is_gone(name: str) -> None:
-    whole, network = two(name, (2, 3))
+def test_redundant_layers_are_removed(name: str) -> None:
+    original, network = original_and_lean(name, (2, 3))
     padded = sum(isinstance(module, PaddedConvolution) for module in network.modules())
     assert padded == BACKBONES[name]
     assert not any(isinstance(module, import_timm().layers.Conv2dSame) for module in network.modules())
-    assert set(network.state_dict()) <= set(whole.state_dict())
-    assert (convolutions(network) < convolutions(whole)) == (name != "resnet18")  # of which timm itself cuts off the rest
+    assert set(network.state_dict()) <= set(original.state_dict())
+    # timm itself truncates resnet18.
+    assert (count_convolutions(network) < count_convolutions(original)) == (name != "resnet18")
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7])
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_padding_is_that_of_whole_strides(kernel: int, stride: int, dilation: int) -> None:
+def test_fixed_padding_equals_same_padding_for_multiples_of_the_stride(kernel: int, stride: int, dilation: int) -> None:
     timm = import_timm()
     same = timm.layers.Conv2dSame(3, 5, (kernel, 3), stride=stride, dilation=dilation)
     network = nn.Sequential(same)
     images = torch.rand(1, 3, 24, 16)
     with torch.no_grad():
-        right = same(images)
+        expected = same(images)
         lean(network)
         assert isinstance(network[0], PaddedConvolution)
-        assert torch.allclose(network(images), right, atol=1e-6)
+        assert torch.allclose(network(images), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -83,24 +85,24 @@ def test_padding_is_that_of_whole_strides(kernel: int, stride: int, dilation: in
         ("tf_efficientnetv2_b0", ("blocks.1", "blocks.5")),
     ],
 )
-def test_every_input_is_a_whole_number_of_strides(name: str, layers: tuple[str, ...] | None) -> None:
+def test_inputs_of_padded_convolutions_are_multiples_of_the_stride(name: str, layers: tuple[str, ...] | None) -> None:
     extractor = PatchExtractor(load_backbone(name, layers, pretrained=name.startswith("efficientnet-lite"))).with_network()
-    seen = []
+    remainders = []
 
-    def look(module: PaddedConvolution, images: tuple[torch.Tensor]) -> None:
+    def record(module: PaddedConvolution, images: tuple[torch.Tensor]) -> None:
         sides, strides = images[0].shape[2:], module.stride
-        seen.append([side % stride for side, stride in zip(sides, strides, strict=True)])
+        remainders.append([side % stride for side, stride in zip(sides, strides, strict=True)])
 
     for module in extractor.modules():
         if isinstance(module, PaddedConvolution):
-            module.register_forward_pre_hook(look)
+            module.register_forward_pre_hook(record)
     with torch.no_grad():
-        for places in range(2, 6):
-            extractor(torch.rand(1, 3, places * extractor.multiple, (places + 1) * extractor.multiple))
-    assert seen
-    assert all(left == [0, 0] for left in seen)
+        for positions in range(2, 6):
+            extractor(torch.rand(1, 3, positions * extractor.multiple, (positions + 1) * extractor.multiple))
+    assert remainders
+    assert all(remainder == [0, 0] for remainder in remainders)
 
 
-def test_the_digest_is_that_of_the_whole_network() -> None:
-    """A model file names its network by this digest, so older ones must go on finding it."""
+def test_the_digest_equals_that_of_the_original_network() -> None:
+    """Model files identify their network by this digest, so it must not change."""
     assert load_backbone("efficientnet-lite0").digest.startswith("e32c1850a677132e")

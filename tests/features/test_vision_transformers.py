@@ -1,4 +1,4 @@
-"""Vision transformers: equal to timm's own forward at every size and on both runtimes; weights files of all layouts."""
+"""Vision transformers equal those of timm at every size and in both runtimes. Weights files of all layouts are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from offnominal.inference import member_engines
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"depth": 4, "embed_dim": 48, "num_heads": 3, "num_classes": 0}
-#: One of each kind of tokens and positions; patches of 8, 14, 16 and 32 pixels.
+#: One model for each type of token and position embedding; patches of 8, 14, 16 and 32 pixels.
 KINDS = [
     "vit_tiny_patch16_224",
     "vit_small_patch8_224",
@@ -44,8 +44,8 @@ KINDS = [
 TINY = "vit_tiny_patch16_224"
 
 
-def lively(network: nn.Module) -> nn.Module:
-    """Attention and positions count, unlike in a network that is freshly initialised."""
+def with_random_embeddings(network: nn.Module) -> nn.Module:
+    """Randomise attention and position embeddings. In a new network, they have almost no effect on the output."""
     generator = torch.Generator().manual_seed(1)
     for name, tensor in network.state_dict().items():
         if re.search(r"pos_embed|cls_token|reg_token|dist_token|(qkv|q_proj|k_proj)\.weight", name):
@@ -56,14 +56,14 @@ def lively(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def of_timm(kind: str) -> Any:
+def timm_network(kind: str) -> Any:
     torch.manual_seed(0)
-    return lively(import_timm().create_model(kind, pretrained=False, dynamic_img_size=True, **SMALL))
+    return with_random_embeddings(import_timm().create_model(kind, pretrained=False, dynamic_img_size=True, **SMALL))
 
 
-def off(found: torch.Tensor, expected: torch.Tensor) -> float:
-    assert found.shape == expected.shape
-    return float((found - expected).abs().max() / expected.abs().max())
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    assert actual.shape == expected.shape
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 class Stacked(nn.Module):
@@ -78,30 +78,30 @@ class Stacked(nn.Module):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_maps_are_those_of_timm_and_one_conversion_serves_every_size(kind: str) -> None:
-    network = of_timm(kind)
-    maps = TransformerMaps(of_timm(kind), (1, 2)).eval()
+def test_maps_equal_those_of_timm_and_one_conversion_serves_every_size(kind: str) -> None:
+    network = timm_network(kind)
+    maps = TransformerMaps(timm_network(kind), (1, 2)).eval()
     runtime = OpenVinoRuntime(lambda: Stacked(maps), "float32", kind)
     for height, width in ((4, 4), (5, 9), (18, 17)):
         images = np.random.default_rng(0).standard_normal((2, 3, height * maps.patch, width * maps.patch), np.float32)
         with torch.inference_mode():
             expected = network.forward_intermediates(torch.from_numpy(images), indices=[1, 2], intermediates_only=True)
-            ours = maps(torch.from_numpy(images))
-        assert [tuple(feature.shape) for feature in ours] == [(2, 48, height, width)] * 2
-        for torchs, openvinos, timms in zip(ours, runtime(images).split(48, 1), expected, strict=True):
-            assert off(torchs, timms) < 1e-5
-            assert off(openvinos, torchs) < 1e-4
+            feature_maps = maps(torch.from_numpy(images))
+        assert [tuple(feature.shape) for feature in feature_maps] == [(2, 48, height, width)] * 2
+        for from_torch, from_openvino, from_timm in zip(feature_maps, runtime(images).split(48, 1), expected, strict=True):
+            assert relative_error(from_torch, from_timm) < 1e-5
+            assert relative_error(from_openvino, from_torch) < 1e-4
 
 
 @pytest.mark.parametrize("size", [(5, 5), (3, 8), (16, 9), (7, 7)])
-def test_positions_are_resampled_as_torch_resamples(size: tuple[int, int]) -> None:
+def test_position_embeddings_are_resampled_like_torch(size: tuple[int, int]) -> None:
     positions = torch.randn(7, 7, 3, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(positions.permute(2, 0, 1)[None], size=size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
     assert torch.allclose(resampled(positions, *size), expected, atol=1e-5)
     assert torch.equal(resampled(positions, 7, 7), positions)
 
 
-def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transformers_are_backbones_in_both_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[nn.Module] = []
     convert = openvino_runtime._convert
     monkeypatch.setattr(openvino_runtime, "_convert", with_spy(converted.append, convert))
@@ -109,13 +109,13 @@ def test_a_transformer_as_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (backbone.layers, backbone.strides, backbone.channels) == (("blocks.4", "blocks.7"), (16, 16), (192, 192))
     assert (backbone.multiple, backbone.default_size) == (16, (448, 448))
     extractor = PatchExtractor(backbone).eval()
-    ours = make_runtime(extractor.with_network, "torch", "float32", CPU, TINY)
-    theirs = make_runtime(extractor.with_network, "openvino", "float32", CPU, TINY)
+    in_torch = make_runtime(extractor.with_network, "torch", "float32", CPU, TINY)
+    in_openvino = make_runtime(extractor.with_network, "openvino", "float32", CPU, TINY)
     for size in ((64, 112), (176, 80), (448, 448)):
         images = np.random.default_rng(0).random((1, 3, *size), dtype=np.float32)
-        a, b = ours(images), theirs(images)
+        a, b = in_torch(images), in_openvino(images)
         assert tuple(a.shape[2:]) == (size[0] // 16, size[1] // 16) == extractor.grid(size)
-        assert off(b, a) < 1e-4
+        assert relative_error(b, a) < 1e-4
     assert len(converted) == 1
 
 
@@ -127,23 +127,23 @@ def test_middle_blocks_and_default_sizes() -> None:
         load_backbone(TINY, ("blocks.12",), pretrained=False)
 
 
-def test_the_default_size_gives_way_to_the_one_given() -> None:
+def test_a_given_image_size_overrides_the_default_of_the_backbone() -> None:
     (engine,) = member_engines(Settings(backbone=TINY, runtime="torch"), pretrained=False)
     assert engine.geometry([]).size == (448, 448)
     assert engine.geometry([(900, 900)]).network_size((900, 1200)) == (384, 512)
-    (given,) = member_engines(settings_from(backbone=TINY, image_size=96, runtime="torch"), pretrained=False)
-    assert given.geometry([]).size == (96, 96)
-    assert given.geometry([(600, 700)]).network_size((600, 700)) == (96, 112)
+    (resized,) = member_engines(settings_from(backbone=TINY, image_size=96, runtime="torch"), pretrained=False)
+    assert resized.geometry([]).size == (96, 96)
+    assert resized.geometry([(600, 700)]).network_size((600, 700)) == (96, 112)
     (convolutional,) = member_engines(Settings(backbone="efficientnet-lite0", runtime="torch"))
     assert convolutional.geometry([]).size == Settings().image_size
     scaled = member_engines(Settings(backbone=f"{TINY}@0.5+efficientnet-lite0@1.5", runtime="torch"), pretrained=False)
     assert [engine.geometry([]).size for engine in scaled] == [(224, 224), (384, 384)]
 
 
-def test_weights_files_in_the_layouts_of_timm_and_of_the_authors(tmp_path: Path) -> None:
+def test_weights_files_in_the_layouts_of_timm_and_the_authors(tmp_path: Path) -> None:
     timm = import_timm()
     name = "vit_small_patch14_dinov2"
-    state = lively(timm.create_model(name, pretrained=False, num_classes=0, img_size=70)).state_dict()
+    state = with_random_embeddings(timm.create_model(name, pretrained=False, num_classes=0, img_size=70)).state_dict()
     save_file(state, tmp_path / "timm.safetensors")
     torch.save({"model": {**state, "mask_token": torch.zeros(1, 384), "head.weight": torch.ones(3, 384)}}, tmp_path / "own.pth")
     first, second = (load_backbone(name, ("blocks.1",), tmp_path / file) for file in ("timm.safetensors", "own.pth"))
@@ -160,13 +160,13 @@ def test_weights_files_in_the_layouts_of_timm_and_of_the_authors(tmp_path: Path)
     assert torch.allclose(positions, expected[0].permute(1, 2, 0), atol=1e-5)
 
 
-def test_weights_that_lack_a_tensor_are_one_line(tmp_path: Path) -> None:
+def test_missing_tensors_are_a_one_line_error(tmp_path: Path) -> None:
     state = import_timm().create_model(TINY, pretrained=False, num_classes=0).state_dict()
     del state["blocks.3.attn.qkv.weight"]
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(BackboneError, match=r"1 of \d+ tensors are missing, the first is 'blocks\.3\.attn\.qkv\.weight'$"):
         load_backbone(TINY, None, tmp_path / "w.safetensors")
-    del state["blocks.11.attn.qkv.weight"]  # of a block that is not used
+    del state["blocks.11.attn.qkv.weight"]  # from a block that is not used
     state["blocks.3.attn.qkv.weight"] = torch.zeros(576, 192)
     save_file(state, tmp_path / "w.safetensors")
     assert load_backbone(TINY, None, tmp_path / "w.safetensors").layers == ("blocks.4", "blocks.7")
@@ -201,28 +201,28 @@ def test_a_wrong_weights_file_is_reported_before_torch_is_imported(content: byte
     assert len(run.stderr.splitlines()) == 1
 
 
-def test_a_folder_as_weights_and_the_same_in_python(tmp_path: Path) -> None:
+def test_a_folder_as_weights_file_is_refused(tmp_path: Path) -> None:
     for make in (lambda file: Detector(weights=file), lambda file: load_backbone(TINY, None, file)):
         with pytest.raises(BackboneError, match=r"cannot be read \(Is a directory\)"):
             make(tmp_path)
 
 
-def test_a_network_of_one_size_is_refused() -> None:
+def test_networks_with_a_fixed_size_are_refused() -> None:
     with pytest.raises(BackboneError, match=r"'swin_tiny_patch4_window7_224' takes images of one size only; choose another$"):
         load_backbone("swin_tiny_patch4_window7_224", pretrained=False)
 
 
-def test_fit_save_load_inspect(parts: Path, tmp_path: Path) -> None:
+def test_fit_save_load_and_inspect(parts: Path, tmp_path: Path) -> None:
     network = import_timm().create_model(TINY, pretrained=False, num_classes=0)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     detector = Detector(backbone=TINY, weights=tmp_path / "w.safetensors", image_size=96, bank=200, false_alarm_rate=0.1)
     detector.fit(parts / "train/good")
     detector.save(tmp_path / "m.safetensors")
     bad, good = parts / "test/blotch/200.png", parts / "test/good/100.png"
-    again = load(tmp_path / "m.safetensors", weights=tmp_path / "w.safetensors", runtime="torch")
-    assert again.model.members[0].geometry.multiple == 16
+    loaded = load(tmp_path / "m.safetensors", weights=tmp_path / "w.safetensors", runtime="torch")
+    assert loaded.model.members[0].geometry.multiple == 16
     for image in (bad, good):
-        assert again.inspect(image).score == pytest.approx(detector.inspect(image).score, rel=1e-3, abs=1e-3)
+        assert loaded.inspect(image).score == pytest.approx(detector.inspect(image).score, rel=1e-3, abs=1e-3)
     assert detector.inspect(bad).anomaly_map.shape == (96, 120)
     assert detector.inspect(bad).score > detector.inspect(good).score
     assert detector.evaluate(parts).as_json()["n_defect"] == 5

@@ -1,4 +1,4 @@
-"""Model files that are damaged or made up, with a digest that fits: refused in one line, or they work."""
+"""Damaged or manipulated model files with a valid digest: each is refused in one line, or it works."""
 
 from __future__ import annotations
 
@@ -30,38 +30,38 @@ from offnominal.outputs.model_facts import facts, warnings_of
 Tensors = dict[str, Any]
 
 
-def opened(path: Path) -> tuple[dict[str, Any], Tensors]:
+def read_file(path: Path) -> tuple[dict[str, Any], Tensors]:
     with safe_open(str(path), framework="numpy") as file:
         return json.loads(file.metadata()["description"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def sealed(path: Path, description: str, tensors: Tensors) -> Path:
-    """A model file whose digest fits, whatever is in it."""
+def write_file(path: Path, description: str, tensors: Tensors) -> Path:
+    """Write a model file with a valid digest, whatever its content."""
     with safe_open(str(path), framework="numpy") as file:
         metadata = file.metadata()
-    made = path.with_name(f"changed-{random.randrange(10**12)}.safetensors")
-    save_file(tensors, made, {**metadata, "description": description, "digest": _digest(description, tensors)})
-    return made
+    changed_path = path.with_name(f"changed-{random.randrange(10**12)}.safetensors")
+    save_file(tensors, changed_path, {**metadata, "description": description, "digest": _digest(description, tensors)})
+    return changed_path
 
 
 @pytest.fixture
-def small(detector: Detector, tmp_path: Path) -> Path:
+def stored(detector: Detector, tmp_path: Path) -> Path:
     path = tmp_path / "m.safetensors"
     detector.save(path)
     return path
 
 
-def refused(path: Path) -> str:
-    with pytest.raises(ModelFileError) as found:
+def refusal(path: Path) -> str:
+    with pytest.raises(ModelFileError) as caught:
         load(path)
-    (line,) = str(found.value).splitlines()
+    (line,) = str(caught.value).splitlines()
     path.unlink()
     return line
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_no_tensor_may_hold_what_is_no_number(small: Path, value: float) -> None:
-    description, tensors = opened(small)
+def test_non_finite_tensors_are_refused(stored: Path, value: float) -> None:
+    description, tensors = read_file(stored)
     floats = [name for name, values in tensors.items() if np.issubdtype(values.dtype, np.floating)]
     assert {"member.0.bank.patches", "member.1.standard.scale", "member.1.normal.deviation", "calibration.scores"} <= set(
         floats
@@ -69,7 +69,7 @@ def test_no_tensor_may_hold_what_is_no_number(small: Path, value: float) -> None
     for name in floats:
         changed = tensors[name].copy()
         changed.flat[-1] = value
-        assert "inconsistent" in refused(sealed(small, json.dumps(description), {**tensors, name: changed})), name
+        assert "inconsistent" in refusal(write_file(stored, json.dumps(description), {**tensors, name: changed})), name
 
 
 @pytest.mark.parametrize(
@@ -83,11 +83,11 @@ def test_no_tensor_may_hold_what_is_no_number(small: Path, value: float) -> None
         ('"radius": ', '"radius": NaN, "_": '),
     ],
 )
-def test_no_number_of_the_description_may_be_none(small: Path, old: str, new: str) -> None:
-    description, tensors = opened(small)
+def test_non_finite_numbers_in_the_description_are_refused(stored: Path, old: str, new: str) -> None:
+    description, tensors = read_file(stored)
     text = json.dumps(description)
     assert old in text
-    assert "inconsistent" in refused(sealed(small, text.replace(old, new), tensors))
+    assert "inconsistent" in refusal(write_file(stored, text.replace(old, new), tensors))
 
 
 def _index(name: str, at: tuple[int, ...], value: int) -> Callable[[dict[str, Any], Tensors], None]:
@@ -141,20 +141,22 @@ def _changed(tensors: Tensors, name: str, change: Callable[[Any], Any]) -> None:
         lambda description, tensors: tensors.pop("calibration.scores"),
     ],
 )
-def test_indices_and_sizes_are_of_what_is_there(small: Path, change: Callable[[dict[str, Any], Tensors], Any]) -> None:
-    description, tensors = opened(small)
+def test_inconsistent_indices_sizes_and_types_are_refused(
+    stored: Path, change: Callable[[dict[str, Any], Tensors], Any]
+) -> None:
+    description, tensors = read_file(stored)
     change(description, tensors)
-    assert "inconsistent" in refused(sealed(small, json.dumps(description), tensors))
+    assert "inconsistent" in refusal(write_file(stored, json.dumps(description), tensors))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "7", "{", "[" * 100_000, '{"settings": ' * 5000 + "1" + "}" * 5000])
-def test_a_description_that_is_none(small: Path, text: str) -> None:
-    _, tensors = opened(small)
-    assert "inconsistent" in refused(sealed(small, text, tensors))
+def test_invalid_descriptions_are_refused(stored: Path, text: str) -> None:
+    _, tensors = read_file(stored)
+    assert "inconsistent" in refusal(write_file(stored, text, tensors))
 
 
-def read(path: Path) -> Model | None:
-    """None where it is refused in one line."""
+def load_or_none(path: Path) -> Model | None:
+    """Load the model, or return None if it is refused in one line."""
     try:
         return load_model(path)
     except ModelFileError as error:
@@ -168,83 +170,83 @@ def read(path: Path) -> Model | None:
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
     if isinstance(value, (dict, list)):
-        for key, inside in value.items() if isinstance(value, dict) else list(enumerate(value))[:2]:
-            yield from _leaves(inside, (*path, key))
+        for key, child in value.items() if isinstance(value, dict) else list(enumerate(value))[:2]:
+            yield from _leaves(child, (*path, key))
 
 
-def test_any_change_is_refused_or_works(small: Path, detector: Detector) -> None:
-    """Every entry of the description with values of all kinds: one line, or a model that inspects."""
-    description, tensors = opened(small)
-    rng, image, worked = random.Random(0), damaged(300)[0], 0
+def test_changed_descriptions_are_refused_or_work(stored: Path, detector: Detector) -> None:
+    """Replace each entry of the description by values of several types."""
+    description, tensors = read_file(stored)
+    rng, image, inspected = random.Random(0), damaged(300)[0], 0
     engines = detector._ready().engines
     for path in _leaves(description):
         values: list[Any] = [None, -1, 0, 10**12, 1e300, "x", "\0", [], {}, True, [1], -0.5, "9" * 99]
         for value in rng.sample(values, 2):
             changed = copy.deepcopy(description)
             if path:
-                inside = changed
+                node = changed
                 for key in path[:-1]:
-                    inside = inside[key]
-                inside[path[-1]] = value
-            file = sealed(small, json.dumps(changed), tensors)
-            model = read(file)
+                    node = node[key]
+                node[path[-1]] = value
+            file = write_file(stored, json.dumps(changed), tensors)
+            model = load_or_none(file)
             if model is None:
                 continue
             json.dumps([facts(model), warnings_of(model)], allow_nan=False)
             if path and path[0] in ("settings", "members", "values", "sources", "calibration") and rng.random() < 0.4:
                 try:
-                    ((_, found, _),) = Inspector(model, engines).inspect([image], _raise, evidence=True)
+                    ((_, inspection, _),) = Inspector(model, engines).inspect([image], _raise, evidence=True)
                 except OffnominalError:
                     continue
-                assert np.isfinite(found.score)
-                worked += 1
-    assert worked > 2
+                assert np.isfinite(inspection.score)
+                inspected += 1
+    assert inspected > 2
 
 
 def _raise(index: int, error: ImageError) -> None:
     raise error
 
 
-def test_damaged_tensors_never_crash(small: Path) -> None:
-    description, tensors = opened(small)
+def test_damaged_tensors_are_refused_or_loaded(stored: Path) -> None:
+    description, tensors = read_file(stored)
     rng = np.random.default_rng(0)
     for name, values in tensors.items():
         for _ in range(4):
             changed = np.frombuffer(bytearray(values.tobytes()), values.dtype).reshape(values.shape).copy()
             raw = changed.view(np.uint8).reshape(-1)
             raw[rng.integers(len(raw), size=8)] = rng.integers(256, size=8)
-            file = sealed(small, json.dumps(description), {**tensors, name: changed})
-            read(file)
+            file = write_file(stored, json.dumps(description), {**tensors, name: changed})
+            load_or_none(file)
 
 
-def blinded(detector: Detector, **parts: Any) -> Detector:
-    """A detector whose second member gives numbers that are none, as no file may hold."""
+def with_second_member(detector: Detector, **changes: Any) -> Detector:
+    """A detector with changed parts of its second member. They may be non-finite, which no model file may be."""
     first, second = detector.model.members
-    model = replace(detector.model, members=(first, replace(second, **parts)))
+    model = replace(detector.model, members=(first, replace(second, **changes)))
     return with_model(detector, model)
 
 
-@pytest.mark.parametrize("what", ["bank", "normal", "standard"])
-def test_a_score_that_is_none_is_an_error_of_its_image(what: str, detector: Detector, parts: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["bank", "normal", "standard"])
+def test_a_non_finite_score_is_an_error_of_that_image(part: str, detector: Detector, parts: Path, tmp_path: Path) -> None:
     member = detector.model.members[1]
-    if what == "bank":
+    if part == "bank":
         patches = member.bank.patches.clone()
         patches[:] = float("nan")
-        blind = blinded(detector, bank=replace(member.bank, patches=patches))
-    elif what == "normal":
+        broken = with_second_member(detector, bank=replace(member.bank, patches=patches))
+    elif part == "normal":
         mean = member.normal.mean.copy()
         normal = copy.copy(member.normal)
         mean[0] = np.nan
         object.__setattr__(normal, "mean", mean)
-        blind = blinded(detector, normal=normal)
+        broken = with_second_member(detector, normal=normal)
     else:
         standard = copy.copy(member.standard)
         object.__setattr__(standard, "mean", member.standard.mean * float("inf"))
-        blind = blinded(detector, standard=standard)
+        broken = with_second_member(detector, standard=standard)
     with pytest.raises(ImageError, match="cannot be scored"):
-        blind.inspect(texture(7))
+        broken.inspect(texture(7))
     items = any_images([parts / "test"])
-    run, rows = write_inspections(blind, items, tmp_path)
+    run, rows = write_inspections(broken, items, tmp_path)
     assert (run.done, run.anomalous, run.unreadable) == (0, 0, 10)
     for row in rows:
         assert row["anomalous"] is None
@@ -252,23 +254,23 @@ def test_a_score_that_is_none_is_an_error_of_its_image(what: str, detector: Dete
         assert "cannot be scored" in row["error"]
 
 
-def test_a_p_value_of_nothing_is_refused() -> None:
+def test_p_values_and_verdicts_of_nan_are_refused() -> None:
     calibration = Calibration(np.array([1, 2, 3], np.float32), 0.5)
-    for ask in (calibration.p_value, calibration.anomalous):
+    for method in (calibration.p_value, calibration.anomalous):
         with pytest.raises(ValueError, match="NaN"):
-            ask(float("nan"))
+            method(float("nan"))
     assert calibration.anomalous(float("inf"))
 
 
-def test_an_evaluation_counts_them_as_unreadable(
+def test_evaluation_counts_images_without_a_finite_score_as_unreadable(
     detector: Detector, parts: Path, monkeypatch: pytest.MonkeyPatch, network_batch: threading.local
 ) -> None:
-    inspected = FeatureEngine.maps
+    original = FeatureEngine.maps
 
     def maps(self: FeatureEngine, images: Any) -> Any:
-        found = inspected(self, images)
-        found[[at for at, index in enumerate(network_batch.index) if index == 3]] = float("nan")
-        return found
+        feature_maps = original(self, images)
+        feature_maps[[at for at, index in enumerate(network_batch.index) if index == 3]] = float("nan")
+        return feature_maps
 
     monkeypatch.setattr(FeatureEngine, "maps", maps)
     result: Evaluation = detector.evaluate(parts)

@@ -1,4 +1,7 @@
-"""Model files of released formats load. A new format adds its file to `files/`; an old one stays as long as the policy says."""
+"""Model files of released formats load.
+
+A new format adds a file to `files/`. A file of an old format stays as long as the version policy requires.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ FILES = Path(__file__).parent / "files"
 
 
 @pytest.mark.parametrize("name", ["model-format-9.safetensors"])
-def test_a_stored_file_still_judges(name: str) -> None:
+def test_stored_models_load_and_give_the_same_scores(name: str) -> None:
     detector = load(FILES / name)
     assert detector.model.calibration.threshold == pytest.approx(1.9576, abs=1e-3)
     assert detector.inspect(texture(50)).score == pytest.approx(0.595, abs=0.01)

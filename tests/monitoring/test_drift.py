@@ -1,4 +1,4 @@
-"""The drift monitor: its p-values, its bets, its false warnings, what it notices, and its state."""
+"""The drift monitor: p-values, bets, false warnings, detected changes and saved state."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def ranks(test: DriftTest, values: np.ndarray) -> np.ndarray:
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=30), st.lists(st.integers(0, 6), min_size=1, max_size=30))
-def test_p_values_are_those_of_crepes(known: list[int], stream: list[int]) -> None:
-    """With the same chance for the ties, of which there are many."""
-    test = DriftTest(np.array(known, np.float32)[:, None], seed=3)
-    ours = ranks(test, np.array(stream)[:, None])[:, 0]
-    chance = np.concatenate([np.zeros(len(known)), np.random.default_rng(np.random.PCG64(3)).random(len(stream))])
+def test_p_values_equal_those_of_crepes(reference: list[int], stream: list[int]) -> None:
+    """With many ties, and the same random numbers to break them."""
+    test = DriftTest(np.array(reference, np.float32)[:, None], seed=3)
+    p_values = ranks(test, np.array(stream)[:, None])[:, 0]
+    random_numbers = np.concatenate([np.zeros(len(reference)), np.random.default_rng(np.random.PCG64(3)).random(len(stream))])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(np.random, "rand", lambda count: chance)
-        theirs = martingales.semi_online_p_values([*known, *stream])
-    assert ours == pytest.approx(theirs[len(known) :])
+        patch.setattr(np.random, "rand", lambda count: random_numbers)
+        expected = martingales.semi_online_p_values([*reference, *stream])
+    assert p_values == pytest.approx(expected[len(reference) :])
 
 
-def naive(reference: np.ndarray, stream: np.ndarray, seed: int) -> float:
-    """Largest log martingale of one statistic: every start of every bet on its own, and what no bet has begun with."""
-    chance = np.random.Generator(np.random.PCG64(seed)).random(len(stream))
+def naive_log_martingale(reference: np.ndarray, stream: np.ndarray, seed: int) -> float:
+    """Largest log martingale of one statistic: the sum over every start of every bet, plus the reserve."""
+    random_numbers = np.random.Generator(np.random.PCG64(seed)).random(len(stream))
     p_values = []
     for t, value in enumerate(stream):
         past = np.concatenate([reference, stream[:t]])
-        p_values.append(((past > value).sum() + chance[t] * (1 + (past == value).sum())) / (len(past) + 1))
+        p_values.append(((past > value).sum() + random_numbers[t] * (1 + (past == value).sum())) / (len(past) + 1))
     from scipy.stats import norm
 
     z = np.clip(norm.ppf(1 - np.array(p_values)), -drift.CUT, drift.CUT)
@@ -63,25 +63,25 @@ def naive(reference: np.ndarray, stream: np.ndarray, seed: int) -> float:
     return float(np.log(largest))
 
 
-@pytest.mark.parametrize("moved", [0.0, 1.5])
-def test_the_martingale_is_the_naive_one_in_any_blocks(moved: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_martingales_equal_the_naive_version_for_any_block_size(shift: float, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(20, 1)).astype(np.float32)
-    stream = rng.normal(moved, 1, size=(23, 1)).astype(np.float32)
-    right = naive(reference[:, 0].astype(float), stream[:, 0].astype(float), 5)
+    stream = rng.normal(shift, 1, size=(23, 1)).astype(np.float32)
+    expected = naive_log_martingale(reference[:, 0].astype(float), stream[:, 0].astype(float), 5)
     for block in (1, 7, 256):
         monkeypatch.setattr(drift, "_BLOCK", block)
         test = DriftTest(reference, 5)
-        told = test.update(stream)
-        assert told[-1, 0] == pytest.approx(right, rel=1e-4, abs=1e-4)
-        again = DriftTest(reference, 5)
+        log_capital = test.update(stream)
+        assert log_capital[-1, 0] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        in_parts = DriftTest(reference, 5)
         for part in np.split(stream, [4, 9, 10]):
-            again.update(part)
-        assert again.peak == pytest.approx(test.peak)
-        assert np.array_equal(again.began, test.began)
+            in_parts.update(part)
+        assert in_parts.peak == pytest.approx(test.peak)
+        assert np.array_equal(in_parts.began, test.began)
 
 
-def test_bets_are_fair() -> None:
+def test_bets_have_mean_one() -> None:
     p = (np.arange(2_000_000) + 0.5) / 2_000_000
     from scipy.special import ndtri
 
@@ -90,48 +90,51 @@ def test_bets_are_fair() -> None:
         assert np.exp(shift * z - log_mean).mean() == pytest.approx(1, abs=1e-5)
 
 
-def test_false_warnings_stay_within_the_stated_rate() -> None:
-    """400 undisturbed streams of 300 images of three dependent heavy-tailed statistics, held against 15 good images."""
-    warned = 0
+def test_false_warnings_stay_below_the_stated_rate() -> None:
+    """400 streams of 300 undisturbed images, with a reference of 15 good images.
+
+    The three statistics are dependent and heavy-tailed.
+    """
+    warnings = 0
     mixing = np.array([[1.0, 0.8, 0.1], [0.0, 1.0, 0.5], [0.3, 0.0, 1.0]])
     for seed in range(400):
         rng = np.random.default_rng(seed)
         test = DriftTest((rng.standard_t(2, (15, 3)) @ mixing).astype(np.float32), seed)
         test.update((rng.standard_t(2, (300, 3)) @ mixing).astype(np.float32))
-        warned += test.warns(0.05)
-    assert warned <= 400 * 0.05 + 4 * np.sqrt(400 * 0.05 * 0.95)
+        warnings += test.warns(0.05)
+    assert warnings <= 400 * 0.05 + 4 * np.sqrt(400 * 0.05 * 0.95)
 
 
-def test_a_change_is_noticed_and_dated() -> None:
+def test_a_change_is_detected_and_dated() -> None:
     rng = np.random.default_rng(1)
     reference = rng.normal(size=(100, 2)).astype(np.float32)
     stream = rng.normal(size=(160, 2)).astype(np.float32)
     stream[100:, 1] -= 1.5
     test = DriftTest(reference)
-    told = test.update(stream)
-    at = int(np.flatnonzero(told.max(axis=1) >= np.log(100))[0])
-    assert 100 <= at < 140
+    log_capital = test.update(stream)
+    first_warning = int(np.flatnonzero(log_capital.max(axis=1) >= np.log(100))[0])
+    assert 100 <= first_warning < 140
     assert test.warns(0.01)
     began, rose = test.change(1)
     assert 95 <= began <= 106
     assert not rose
 
 
-def test_a_few_odd_parts_do_not_warn() -> None:
-    """One part in twenty is far off, all to the same side: in 40 streams of 300 images at most 4 warnings."""
-    warned = 0
+def test_a_few_outliers_do_not_warn() -> None:
+    """One image in twenty is a large outlier in the same direction: at most 4 of 40 streams of 300 images warn."""
+    warnings = 0
     for seed in range(40):
         rng = np.random.default_rng(seed)
         stream = rng.normal(size=(300, 3)).astype(np.float32)
         stream[rng.random(300) < 0.05] += 50
         test = DriftTest(rng.normal(size=(100, 3)).astype(np.float32), seed)
         test.update(stream)
-        warned += test.warns(0.01)
-    assert warned <= 4
+        warnings += test.warns(0.01)
+    assert warnings <= 4
 
 
 @pytest.mark.parametrize("values", [np.zeros((2, 3)), np.zeros(2), [[np.nan, 0.0]]])
-def test_the_test_refuses_what_it_cannot_use(values: np.ndarray) -> None:
+def test_invalid_statistics_are_refused(values: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"expected \(T, 2\)|finite"):
         DriftTest(np.zeros((5, 2), np.float32)).update(np.asarray(values))
 
@@ -139,59 +142,67 @@ def test_the_test_refuses_what_it_cannot_use(values: np.ndarray) -> None:
 # --- appearance -------------------------------------------------------------------------------------------------------
 
 
-def test_directions_are_fishers_and_react_to_their_disturbance() -> None:
+def test_directions_are_fisher_discriminants_and_respond_to_their_disturbance() -> None:
     rng = np.random.default_rng(0)
     mixing = np.eye(6) + 0.9 * (rng.random((6, 6)) < 0.4)
     features = (rng.normal(size=(300, 6)) @ mixing).astype(np.float32)
     steps = {"a": np.array([0.4, 0, 0, 0.1, 0, 0], np.float32), "b": np.array([0.3, 0.4, 0, 0, 0, 0], np.float32)}
-    taught = features[:150]
-    found = learn_appearance(taught, {name: (taught, taught + step) for name, step in steps.items()}, features[150:])
-    assert found.names == ("a", "b", DEVIATION)
-    assert found.reference == pytest.approx(found.statistics(features[150:]))
-    moved = {
-        name: (found.statistics(features[150:] + step) - found.reference).mean(axis=0) / found.reference.std(axis=0)
+    fitting_half = features[:150]
+    appearance = learn_appearance(
+        fitting_half, {name: (fitting_half, fitting_half + step) for name, step in steps.items()}, features[150:]
+    )
+    assert appearance.names == ("a", "b", DEVIATION)
+    assert appearance.reference == pytest.approx(appearance.statistics(features[150:]))
+    response = {
+        name: (appearance.statistics(features[150:] + step) - appearance.reference).mean(axis=0)
+        / appearance.reference.std(axis=0)
         for name, step in steps.items()
     }
-    assert moved["a"][0] > moved["a"][1]
-    assert moved["b"][1] > moved["b"][0]
-    standard = np.clip((taught - np.median(taught, axis=0)) / taught.std(axis=0), -CUT, CUT)
-    after = {n: np.clip((taught + s - np.median(taught, axis=0)) / taught.std(axis=0), -CUT, CUT) for n, s in steps.items()}
-    a, b = ((after[name] - standard).mean(axis=0) for name in steps)
-    naive_a = np.linalg.inv(np.cov(standard.T) + RIDGE * np.eye(6) + OTHERS * np.outer(b, b)) @ a
-    assert found.directions[0] == pytest.approx(naive_a / np.linalg.norm(naive_a), abs=1e-4)
-    alike = learn_appearance(np.ones((5, 3), np.float32), {}, np.ones((5, 3), np.float32))
-    assert alike.reference.tolist() == [[0.0]] * 5
+    assert response["a"][0] > response["a"][1]
+    assert response["b"][1] > response["b"][0]
+    standardised = np.clip((fitting_half - np.median(fitting_half, axis=0)) / fitting_half.std(axis=0), -CUT, CUT)
+    after = {
+        n: np.clip((fitting_half + s - np.median(fitting_half, axis=0)) / fitting_half.std(axis=0), -CUT, CUT)
+        for n, s in steps.items()
+    }
+    a, b = ((after[name] - standardised).mean(axis=0) for name in steps)
+    naive_a = np.linalg.inv(np.cov(standardised.T) + RIDGE * np.eye(6) + OTHERS * np.outer(b, b)) @ a
+    assert appearance.directions[0] == pytest.approx(naive_a / np.linalg.norm(naive_a), abs=1e-4)
+    constant = learn_appearance(np.ones((5, 3), np.float32), {}, np.ones((5, 3), np.float32))
+    assert constant.reference.tolist() == [[0.0]] * 5
 
 
 @given(st.lists(st.integers(0, 4), min_size=4, max_size=12), st.integers(0, 4))
-def test_the_p_value_of_a_whole_image_counts_who_is_no_more_alike(known: list[int], value: int) -> None:
-    """With ties, on two statistics, of which the last counts."""
-    reference = np.array([[9 - one, one] for one in known], np.float32)
-    found = replace(learn_appearance(np.eye(4, dtype=np.float32), {}, np.eye(4, dtype=np.float32)), reference=reference[:, 1:])
-    naive_p = sum(one >= value for one in [*known, value]) / (len(known) + 1)
-    assert found.p_value(np.array([value], np.float32)) == pytest.approx(naive_p)
+def test_image_level_p_values_equal_naive_counts(reference_values: list[int], value: int) -> None:
+    """With ties, and two statistics. The p-value uses the last one."""
+    reference = np.array([[9 - other, other] for other in reference_values], np.float32)
+    appearance = replace(
+        learn_appearance(np.eye(4, dtype=np.float32), {}, np.eye(4, dtype=np.float32)), reference=reference[:, 1:]
+    )
+    naive_p = sum(other >= value for other in [*reference_values, value]) / (len(reference_values) + 1)
+    assert appearance.p_value(np.array([value], np.float32)) == pytest.approx(naive_p)
 
 
-def test_good_images_come_to_a_p_value_as_often_as_it_says() -> None:
-    """Over 2,000 draws of all of it: fitting half, reference of 19 and one new image of the same sort, heavy-tailed."""
+def test_image_level_p_values_of_good_images_are_uniform() -> None:
+    """2,000 draws of a fitting half, 19 reference images and one new image from the same heavy-tailed distribution."""
     rng, draws = np.random.default_rng(5), 2000
     p_values = []
     for _ in range(draws):
         features = (rng.standard_t(3, size=(40, 5)) @ np.triu(np.ones((5, 5)))).astype(np.float32)
-        found = learn_appearance(features[:20], {"a": (features[:20], features[:20] + 0.3)}, features[20:39])
-        p_values.append(found.p_value(found.statistics(features[39])))
-    for alpha in (0.05, 0.1, 0.5):  # whole twentieths: what is promised is met, not only kept
+        appearance = learn_appearance(features[:20], {"a": (features[:20], features[:20] + 0.3)}, features[20:39])
+        p_values.append(appearance.p_value(appearance.statistics(features[39])))
+    for alpha in (0.05, 0.1, 0.5):  # multiples of 1 / 20, where the guarantee holds with equality
         assert np.mean(np.array(p_values) <= alpha + 1e-9) == pytest.approx(alpha, abs=4 * np.sqrt(alpha * (1 - alpha) / draws))
 
 
-def test_halves_are_disjoint_and_whole() -> None:
-    for images in (2, 9, 100):
-        fitting_half, reference = halves(images, 1)
-        assert sorted([*fitting_half, *reference]) == list(range(images))
+def test_halves_are_a_partition() -> None:
+    for count in (2, 9, 100):
+        fitting_half, reference = halves(count, 1)
+        assert sorted([*fitting_half, *reference]) == list(range(count))
         assert len(reference) - len(fitting_half) in (0, 1)
 
 
-def test_disturbances_keep_shape_and_do_what_they_say() -> None:
+def test_disturbances_keep_shape_and_type_and_change_the_image() -> None:
     image = np.random.default_rng(0).random((3, 64, 96)).astype(np.float32)
     for name, change in DISTURBANCES.items():
         after = change(image)
@@ -203,46 +214,46 @@ def test_disturbances_keep_shape_and_do_what_they_say() -> None:
     assert np.array_equal(DISTURBANCES["upward"](image)[:, :60], image[:, 2:62])
     assert DISTURBANCES["brightness"](image).max() <= 1
     grey = cv2.resize(image.mean(axis=0), (64, 64), interpolation=cv2.INTER_AREA)
-    across = np.concatenate([np.median(grey, axis=0), np.median(grey, axis=1)]) - np.median(grey)
-    assert pixel_features(image[None])[:, :-3] == pytest.approx(across[None], abs=1e-5)
+    expected = np.concatenate([np.median(grey, axis=0), np.median(grey, axis=1)]) - np.median(grey)
+    assert pixel_features(image[None])[:, :-3] == pytest.approx(expected[None], abs=1e-5)
 
 
 # --- the monitor ------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def watched() -> Model:
+def model() -> Model:
     return Detector(image_size=96, bank=100).fit([texture(seed) for seed in range(40)]).model
 
 
 def appearances(model: Model, images: list[np.ndarray]) -> np.ndarray:
     from offnominal.inference import Inspector, member_engines
 
-    found = {}
+    by_index = {}
 
     def fail(index: int, error: Exception) -> None:
         raise error
 
     for index, inspection, _ in Inspector(model, member_engines(model.settings)).inspect(images, fail):
-        found[index] = inspection.appearance
-    return np.stack([found[index] for index in range(len(images))])
+        by_index[index] = inspection.appearance
+    return np.stack([by_index[index] for index in range(len(images))])
 
 
-def test_blur_is_named_and_dated_and_the_state_goes_on(watched: Model, tmp_path: Path) -> None:
-    assert watched.appearance is not None
-    assert watched.appearance.reference.shape == (20, len(DISTURBANCES) + 1)
+def test_blur_is_named_and_dated_across_saved_states(model: Model, tmp_path: Path) -> None:
+    assert model.appearance is not None
+    assert model.appearance.reference.shape == (20, len(DISTURBANCES) + 1)
     good = [texture(seed) for seed in range(100, 120)]
     blurred = [cv2.GaussianBlur(texture(seed), (0, 0), 1.5) for seed in range(200, 230)]
-    found = appearances(watched, good + blurred)
+    statistics = appearances(model, good + blurred)
     path = tmp_path / "m.drift.json"
     names = [f"{number}.png" for number in range(1, 51)]
     for part in (slice(0, 15), slice(15, 33), slice(33, 50)):
-        monitor = DriftMonitor(watched, path)
-        monitor.update(names[part], found[part])
+        monitor = DriftMonitor(model, path)
+        monitor.update(names[part], statistics[part])
         lines = report_drift(monitor, tmp_path)
-    whole = DriftMonitor(watched, None)
-    whole.update(names, found)
-    assert monitor.test.peak == pytest.approx(whole.test.peak)
+    single = DriftMonitor(model, None)
+    single.update(names, statistics)
+    assert monitor.test.peak == pytest.approx(single.test.peak)
     result = json.loads((tmp_path / "drift.json").read_text())
     assert (result["warning"], result["images"], result["statistic"], result["change"]) == (True, 50, "blur", "blurrier")
     assert result["since"]["path"] == f"{result['since']['image']}.png"
@@ -250,17 +261,17 @@ def test_blur_is_named_and_dated_and_the_state_goes_on(watched: Model, tmp_path:
     assert any(line.startswith("warning: since about image") for line in lines)
     assert monitor._noticed is not None
     monitor._noticed = replace(monitor._noticed, number=result["since"]["image"] - 5, path="by another statistic")
-    assert monitor.result()["since"] == monitor.result()["noticed"], "no change begins behind where one was noticed"
-    assert not DriftMonitor(watched, path, reset=True).result()["warning"]
+    assert monitor.result()["since"] == monitor.result()["noticed"], "a change begins no later than it is noticed"
+    assert not DriftMonitor(model, path, reset=True).result()["warning"]
 
 
-def test_a_blur_is_dated_to_within_two_images_in_the_median_of_five_streams(watched: Model) -> None:
+def test_blur_is_dated_within_two_images_in_the_median(model: Model) -> None:
     since = []
     for first in range(0, 5000, 1000):
         good = [texture(first + seed) for seed in range(100, 120)]
         blurred = [cv2.GaussianBlur(texture(first + seed), (0, 0), 1.5) for seed in range(200, 230)]
-        monitor = DriftMonitor(watched, None)
-        monitor.update([f"{number}.png" for number in range(1, 51)], appearances(watched, good + blurred))
+        monitor = DriftMonitor(model, None)
+        monitor.update([f"{number}.png" for number in range(1, 51)], appearances(model, good + blurred))
         result = monitor.result()
         assert result["warning"]
         assert result["since"]["image"] < result["noticed"]["image"] <= 30
@@ -269,12 +280,12 @@ def test_a_blur_is_dated_to_within_two_images_in_the_median_of_five_streams(watc
     assert all(15 <= image <= 23 for image in since)
 
 
-def test_a_state_that_is_foreign_or_damaged(watched: Model, detector: Detector, tmp_path: Path) -> None:
+def test_damaged_states_are_refused_and_foreign_ones_are_ignored(model: Model, detector: Detector, tmp_path: Path) -> None:
     path = state_path(tmp_path / "m")
     assert path.name == "m.drift.json"
-    monitor = DriftMonitor(watched, path)
-    assert watched.appearance is not None
-    monitor.update(["a", "b"], watched.appearance.reference[:2])
+    monitor = DriftMonitor(model, path)
+    assert model.appearance is not None
+    monitor.update(["a", "b"], model.appearance.reference[:2])
     monitor.save()
     assert "another model" in DriftMonitor(detector.model, path).notes[0]
     content = json.loads(path.read_text())
@@ -282,33 +293,33 @@ def test_a_state_that_is_foreign_or_damaged(watched: Model, detector: Detector, 
     for text in (*changed, json.dumps({**content, "places": []}), json.dumps({**content, "version": 9})):
         path.write_text(text)
         with pytest.raises(InputError, match="--reset-drift"):
-            DriftMonitor(watched, path)
+            DriftMonitor(model, path)
     with pytest.raises(InputError, match="false-warning rate"):
-        DriftMonitor(watched, None, 0.0)
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    lost = DriftMonitor(watched, blocked / "m.drift.json")
-    lost.update(["a"], watched.appearance.reference[:1])
-    lost.save()
-    assert "drift state is not saved" in lost.notes[0]
+        DriftMonitor(model, None, 0.0)
+    file = tmp_path / "file"
+    file.write_text("")
+    unsaved = DriftMonitor(model, file / "m.drift.json")
+    unsaved.update(["a"], model.appearance.reference[:1])
+    unsaved.save()
+    assert "drift state is not saved" in unsaved.notes[0]
 
 
-def test_runs_beside_each_other_lose_no_image_and_a_reset_is_one(watched: Model, tmp_path: Path) -> None:
-    assert watched.appearance is not None
-    path, values = state_path(tmp_path / "m"), watched.appearance.reference
-    one, other = DriftMonitor(watched, path), DriftMonitor(watched, path)
-    for monitor, names in ((one, ["a", "b"]), (other, ["c", "d", "e"]), (one, ["f"])):
+def test_concurrent_runs_merge_their_images_and_reset_deletes_the_state(model: Model, tmp_path: Path) -> None:
+    assert model.appearance is not None
+    path, values = state_path(tmp_path / "m"), model.appearance.reference
+    first, second = DriftMonitor(model, path), DriftMonitor(model, path)
+    for monitor, names in ((first, ["a", "b"]), (second, ["c", "d", "e"]), (first, ["f"])):
         monitor.update(names, values[: len(names)])
         monitor.save()
-    whole = DriftMonitor(watched, None)
+    single = DriftMonitor(model, None)
     for names in (["a", "b"], ["c", "d", "e"], ["f"]):
-        whole.update(names, values[: len(names)])
-    assert DriftMonitor(watched, path).result() == whole.result()
-    DriftMonitor(watched, path, reset=True)
-    assert not path.exists(), "though no image of the run should be readable"
+        single.update(names, values[: len(names)])
+    assert DriftMonitor(model, path).result() == single.result()
+    DriftMonitor(model, path, reset=True)
+    assert not path.exists(), "deleted at once, even if the run reads no image"
 
 
-def test_too_few_images_are_not_watched(tmp_path: Path) -> None:
+def test_models_of_few_images_have_no_drift_monitor(tmp_path: Path) -> None:
     few = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(5)])
     assert few.model.appearance is None
     assert few.inspect(damaged(1)[0]).appearance.shape == (0,)
