@@ -1,4 +1,4 @@
-"""Every number of a receipt, worked out anew from the model file and the image by plain NumPy."""
+"""Each number of the evidence, recomputed with NumPy from the model file and the image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from evidence_twin import Twin
+from naive_evidence import NaiveEvidence
 
 from conftest import damaged, texture
 from offnominal import Detector, load
@@ -20,7 +20,7 @@ from offnominal.inference.evidence import LEADING, SHOWN, EvidenceMaker
 from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
 
-WAYS: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
     "one member": {"backbone": "efficientnet-lite0@1.5", "fusion": {"response": 1.0}},
     "pooled channels": {"dimensions": 63, "neighbors": 2},
@@ -29,50 +29,52 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(WAYS))
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Twin], Any]:
-    """The members by their names, and an inspection."""
-    settings = {"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, "runtime": "torch", **WAYS[request.param]}
+@pytest.fixture(scope="module", params=list(SETTINGS))
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, NaiveEvidence], Any]:
+    """The naive evidence of each member by name, and an inspection."""
+    settings = {"image_size": 128, "bank": 200, "false_alarm_rate": 0.1, "runtime": "torch", **SETTINGS[request.param]}
     path = tmp_path_factory.mktemp("evidence") / "m.safetensors"
     Detector(**settings).fit([texture(i) for i in range(10)]).save(path)
     image = damaged(50)[0]
-    image[70:90, 95:115] = 255  # a second place
+    image[70:90, 95:115] = 255  # a second region
     detector = load(path)
-    found = detector.inspect(image, evidence=True, maps=True)
-    assert found.regions
-    return {member.name: Twin(path, image, number) for number, member in enumerate(detector.model.members)}, found
+    inspection = detector.inspect(image, evidence=True, maps=True)
+    assert inspection.regions
+    return {member.name: NaiveEvidence(path, image, number) for number, member in enumerate(detector.model.members)}, inspection
 
 
-def test_every_number_can_be_worked_out_anew(case: tuple[dict[str, Twin], Any]) -> None:
-    twins, found = case
-    for region in found.regions:
-        evidence = found.evidence(region)
-        twin = twins[evidence.member]
-        x = twin.at(region.peak_at)
-        _same_neighbours(twin, evidence, x, region)
-        _same_shares(twin, evidence, x)
-        pull, noise = twin.gradient(x), twin.noise(x)
-        _same_leading(evidence.influence, pull, 1e-4)
+def test_every_number_equals_the_naive_one(case: tuple[dict[str, NaiveEvidence], Any]) -> None:
+    members, inspection = case
+    for region in inspection.regions:
+        evidence = inspection.evidence(region)
+        naive = members[evidence.member]
+        x = naive.at(region.peak_at)
+        _assert_same_neighbours(naive, evidence, x, region)
+        _assert_same_shares(naive, evidence, x)
+        gradient, noise = naive.gradient(x), naive.noise(x)
+        _assert_leading(evidence.influence, gradient, 1e-4)
         assert evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
-        away, order = twin.nearest(x, twin.settings.neighbors)
-        curvature = sum((1 - ((x - twin.bank[at]) / d) ** 2) / d for at, d in zip(order, away, strict=True)) / len(order)
+        distances, order = naive.nearest(x, naive.settings.neighbors)
+        curvature = sum((1 - ((x - naive.bank[at]) / d) ** 2) / d for at, d in zip(order, distances, strict=True)) / len(order)
         assert evidence.response == pytest.approx(0.5 * (noise**2 * curvature).sum(), rel=1e-3)
-        higher = sum(score >= np.float32(region.peak) for score in twin.scores)
-        assert evidence.p_value == (1 + higher) / (len(twin.scores) + 1)
-        assert np.array(evidence.curve) == pytest.approx(np.array(twin.curve(x)), rel=1e-4)
+        higher = sum(score >= np.float32(region.peak) for score in naive.scores)
+        assert evidence.p_value == (1 + higher) / (len(naive.scores) + 1)
+        assert np.array(evidence.curve) == pytest.approx(np.array(naive.curve(x)), rel=1e-4)
 
 
-def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Region) -> None:
-    wanted = max(SHOWN, twin.settings.distance_neighbors)
-    away, order = twin.nearest(x, wanted)
-    assert len(evidence.nearest) == len(order) == min(wanted, len(twin.bank))
-    assert [near.distance for near in evidence.nearest] == pytest.approx(away, rel=1e-5)
-    mean, deviation = twin.tensors["normal.mean"][0], twin.tensors["normal.deviation"][0]
-    assert [near.distance_in_sd for near in evidence.nearest] == pytest.approx((away - mean) / deviation, rel=1e-3, abs=1e-3)
+def _assert_same_neighbours(naive: NaiveEvidence, evidence: Evidence, x: np.ndarray, region: Region) -> None:
+    count = max(SHOWN, naive.settings.distance_neighbors)
+    distances, order = naive.nearest(x, count)
+    assert len(evidence.nearest) == len(order) == min(count, len(naive.bank))
+    assert [near.distance for near in evidence.nearest] == pytest.approx(distances, rel=1e-5)
+    mean, deviation = naive.tensors["normal.mean"][0], naive.tensors["normal.deviation"][0]
+    assert [near.distance_in_sd for near in evidence.nearest] == pytest.approx(
+        (distances - mean) / deviation, rel=1e-3, abs=1e-3
+    )
     for near, at in zip(evidence.nearest, order, strict=True):
-        name, height, width, _ = twin.told["sources"][int(twin.tensors["bank.image"][at])]
-        row, column = twin.tensors["bank.position"][at]
-        grid = twin.engine.grid(twin.geometry.network_size((height, width)))
+        name, height, width, _ = naive.description["sources"][int(naive.tensors["bank.image"][at])]
+        row, column = naive.tensors["bank.position"][at]
+        grid = naive.engine.grid(naive.geometry.network_size((height, width)))
         left, top, right, bottom = near.box
         assert near.image == name
         assert left <= column * width / grid[1] < left + 1
@@ -80,22 +82,22 @@ def _same_neighbours(twin: Twin, evidence: Evidence, x: np.ndarray, region: Regi
         assert top <= row * height / grid[0] < top + 1
         assert bottom - 1 < (row + 1) * height / grid[0] <= bottom
     x0, y0, x1, y1 = evidence.box
-    across, down = twin.patch_at(region.peak_at)
-    assert x0 <= across < x1
-    assert y0 <= down < y1
+    x_patch, y_patch = naive.patch_at(region.peak_at)
+    assert x0 <= x_patch < x1
+    assert y0 <= y_patch < y1
 
 
-def _same_shares(twin: Twin, evidence: Evidence, x: np.ndarray) -> None:
-    squares = (x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2
-    layers = twin.layer_parts() @ squares
-    _same_leading(evidence.channel_shares, squares / squares.sum(), 1e-5)
-    assert list(evidence.layer_shares) == twin.member["backbone"]["layers"]
+def _assert_same_shares(naive: NaiveEvidence, evidence: Evidence, x: np.ndarray) -> None:
+    squares = (x - naive.bank[naive.nearest(x, 1)[1][0]]) ** 2
+    layers = naive.layer_parts() @ squares
+    _assert_leading(evidence.channel_shares, squares / squares.sum(), 1e-5)
+    assert list(evidence.layer_shares) == naive.member["backbone"]["layers"]
     assert list(evidence.layer_shares.values()) == pytest.approx(layers / layers.sum(), rel=1e-5)
     assert sum(evidence.layer_shares.values()) == pytest.approx(1, abs=1e-9)
 
 
-def _same_leading(shown: tuple[tuple[int, float], ...], values: np.ndarray, tolerance: float) -> None:
-    """The shown are right, in order, and none that is left out is larger."""
+def _assert_leading(shown: tuple[tuple[int, float], ...], values: np.ndarray, tolerance: float) -> None:
+    """The shown values are correct and sorted by size, and no other value is larger."""
     assert len(shown) == min(LEADING, np.count_nonzero(values))
     sizes = [abs(value) for _, value in shown]
     assert sizes == sorted(sizes, reverse=True)
@@ -103,47 +105,52 @@ def _same_leading(shown: tuple[tuple[int, float], ...], values: np.ndarray, tole
     assert np.delete(np.abs(values), [channel for channel, _ in shown]).max() <= sizes[-1] + tolerance
 
 
-def test_the_typical_patch_is_the_one_of_median_distance(case: tuple[dict[str, Twin], Any]) -> None:
-    twins, found = case
-    evidence = found.evidence(found.regions[0])
-    twin = twins[evidence.member]
-    away = {
-        (row, column): twin.nearest(x, twin.settings.distance_neighbors)[0].mean()
-        for row, line in enumerate(twin.on_grid())
+def test_the_typical_patch_has_the_median_distance(case: tuple[dict[str, NaiveEvidence], Any]) -> None:
+    members, inspection = case
+    evidence = inspection.evidence(inspection.regions[0])
+    naive = members[evidence.member]
+    distances = {
+        (row, column): naive.nearest(x, naive.settings.distance_neighbors)[0].mean()
+        for row, line in enumerate(naive.on_grid())
         for column, x in enumerate(line)
-        if 0 < row < twin.grid[0] - 1 and 0 < column < twin.grid[1] - 1
+        if 0 < row < naive.grid[0] - 1 and 0 < column < naive.grid[1] - 1
     }
-    position = next(at for at in away if box_of(at, twin.grid, twin.original) == evidence.typical_box)
-    assert away[position] == pytest.approx(sorted(away.values())[(len(away) - 1) // 2], rel=1e-4)
-    assert np.array(evidence.typical_curve) == pytest.approx(np.array(twin.curve(twin.on_grid()[position])), rel=1e-4)
+    position = next(at for at in distances if box_of(at, naive.grid, naive.original) == evidence.typical_box)
+    assert distances[position] == pytest.approx(sorted(distances.values())[(len(distances) - 1) // 2], rel=1e-4)
+    assert np.array(evidence.typical_curve) == pytest.approx(np.array(naive.curve(naive.on_grid()[position])), rel=1e-4)
 
 
-def test_maps_of_noise_and_layers(case: tuple[dict[str, Twin], Any]) -> None:
-    """A pixel in the centre of a position has that position's value, the mean of the members; the layers sum to 1."""
-    twins, found = case
-    several = len(twins) > 1
+def test_noise_and_layer_maps_equal_the_naive_ones(case: tuple[dict[str, NaiveEvidence], Any]) -> None:
+    """Maps are interpolated from the positions and averaged over the members.
+
+    The layer maps sum to 1.
+    """
+    members, inspection = case
+    several = len(members) > 1
     names = [
-        f"{name}:{layer}" if several else layer for name, twin in twins.items() for layer in twin.member["backbone"]["layers"]
+        f"{name}:{layer}" if several else layer
+        for name, naive in members.items()
+        for layer in naive.member["backbone"]["layers"]
     ]
-    assert found.noise_map.shape == found.anomaly_map.shape
-    assert list(found.layer_maps) == names
-    assert sum(found.layer_maps.values()) == pytest.approx(np.ones(found.anomaly_map.shape), abs=1e-4)
+    assert inspection.noise_map.shape == inspection.anomaly_map.shape
+    assert list(inspection.layer_maps) == names
+    assert sum(inspection.layer_maps.values()) == pytest.approx(np.ones(inspection.anomaly_map.shape), abs=1e-4)
     noise, shares = [], []
-    for twin in twins.values():
-        patches = twin.on_grid()
-        noise.append(np.array([[np.sqrt((twin.noise(x) ** 2).mean()) for x in line] for line in patches], dtype=np.float32))
-        squares = np.array([[(x - twin.bank[twin.nearest(x, 1)[1][0]]) ** 2 for x in line] for line in patches])
-        shares += list(np.einsum("ld,hwd->lhw", twin.layer_parts(), squares) / squares.sum(2) / len(twins))
-    size = found.anomaly_map.shape
-    for values, map_ in zip(shares, found.layer_maps.values(), strict=True):
+    for naive in members.values():
+        patches = naive.on_grid()
+        noise.append(np.array([[np.sqrt((naive.noise(x) ** 2).mean()) for x in line] for line in patches], dtype=np.float32))
+        squares = np.array([[(x - naive.bank[naive.nearest(x, 1)[1][0]]) ** 2 for x in line] for line in patches])
+        shares += list(np.einsum("ld,hwd->lhw", naive.layer_parts(), squares) / squares.sum(2) / len(members))
+    size = inspection.anomaly_map.shape
+    for values, map_ in zip(shares, inspection.layer_maps.values(), strict=True):
         assert map_ == pytest.approx(_interpolated(values, size), abs=2e-3)
     finest = max((values.shape for values in noise), key=np.prod)
     average = np.mean([_interpolated(values, finest) for values in noise], axis=0)
-    assert found.noise_map == pytest.approx(_interpolated(average, size), abs=2e-3)
+    assert inspection.noise_map == pytest.approx(_interpolated(average, size), abs=2e-3)
 
 
 def _interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear, pixel centres aligned, edges held."""
+    """Bilinear interpolation with aligned pixel centres, constant beyond the edges."""
     for axis, count in enumerate(size):
         at = np.clip((np.arange(count) + 0.5) * values.shape[axis] / count - 0.5, 0, values.shape[axis] - 1)
         low = np.minimum(at.astype(int), values.shape[axis] - 2)
@@ -152,50 +159,50 @@ def _interpolated(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return values
 
 
-def test_the_mean_of_the_neighbours_is_the_distance_that_the_score_is_made_of(detector: Detector) -> None:
-    found = detector.inspect(damaged(7)[0], evidence=True)
-    region = found.regions[0]
-    evidence = found.evidence(region)
-    (number,) = (at for at, one in enumerate(detector.model.members) if one.name == evidence.member)
-    shown = detector.explain(damaged(7)[0], number)
-    row, column = position_at(region.peak_at, shown.grid, found.anomaly_map.shape)
-    counted = detector.settings.distance_neighbors
-    signals = np.zeros((*shown.grid, len(SIGNALS)), np.float32)
-    signals[:, :, 0] = shown.distances[:, :counted].mean(1).reshape(shown.grid)
-    standard = detector.model.members[number].normal.standardise(signals)[row, column, 0]
-    nearest = evidence.nearest[:counted]
-    assert np.mean([near.distance_in_sd for near in nearest]) == pytest.approx(standard, rel=1e-4)
+def test_the_mean_neighbour_distance_is_the_distance_signal(detector: Detector) -> None:
+    inspection = detector.inspect(damaged(7)[0], evidence=True)
+    region = inspection.regions[0]
+    evidence = inspection.evidence(region)
+    (number,) = (at for at, member in enumerate(detector.model.members) if member.name == evidence.member)
+    explanation = detector.explain(damaged(7)[0], number)
+    row, column = position_at(region.peak_at, explanation.grid, inspection.anomaly_map.shape)
+    k = detector.settings.distance_neighbors
+    signals = np.zeros((*explanation.grid, len(SIGNALS)), np.float32)
+    signals[:, :, 0] = explanation.distances[:, :k].mean(1).reshape(explanation.grid)
+    standardised = detector.model.members[number].normal.standardise(signals)[row, column, 0]
+    nearest = evidence.nearest[:k]
+    assert np.mean([near.distance_in_sd for near in nearest]) == pytest.approx(standardised, rel=1e-4)
 
 
-def test_evidence_is_of_the_member_whose_map_is_highest_at_the_peak(detector: Detector) -> None:
+def test_evidence_comes_from_the_member_with_the_highest_map_at_the_peak(detector: Detector) -> None:
     image = damaged(7)[0]
-    image[70:74, 100:104] = 255  # small: seen better at the larger scale
-    found = detector.inspect(image, evidence=True)
-    inspector, alone = detector._ready(), []
+    image[70:74, 100:104] = 255  # small, so that the larger scale detects it better
+    inspection = detector.inspect(image, evidence=True)
+    inspector, maps = detector._ready(), []
     for member, engine in zip(detector.model.members, inspector.engines, strict=True):
-        one = Inspector(replace(detector.model, members=(member,), appearance=None), (engine,))
-        ((_, of_member, _),) = one.inspect([image], lambda index, error: None)
-        alone.append(of_member.anomaly_map)
-    clear = 0
-    for region in found.regions:
+        single = Inspector(replace(detector.model, members=(member,), appearance=None), (engine,))
+        ((_, of_member, _),) = single.inspect([image], lambda index, error: None)
+        maps.append(of_member.anomaly_map)
+    distinct = 0
+    for region in inspection.regions:
         x, y = region.peak_at
-        heights = [float(one[y, x]) for one in alone]
+        heights = [float(map_[y, x]) for map_ in maps]
         if abs(heights[0] - heights[1]) > 0.1 * max(heights):  # the maps are interpolated to pixels
-            clear += 1
-            assert found.evidence(region).member == detector.model.members[int(np.argmax(heights))].name
-    assert clear
+            distinct += 1
+            assert inspection.evidence(region).member == detector.model.members[int(np.argmax(heights))].name
+    assert distinct
 
 
-def test_the_curve_starts_as_the_influence_says_and_falls_for_a_bad_patch(detector: Detector) -> None:
-    found = detector.inspect(damaged(8)[0], evidence=True)
-    evidence = found.evidence(found.regions[0])
-    curve, usual = dict(evidence.curve), dict(evidence.typical_curve)
+def test_the_distance_curve_falls_more_for_an_anomalous_patch(detector: Detector) -> None:
+    inspection = detector.inspect(damaged(8)[0], evidence=True)
+    evidence = inspection.evidence(inspection.regions[0])
+    curve, typical = dict(evidence.curve), dict(evidence.typical_curve)
     assert curve[-1.0] < curve[0.0] < curve[1.0]
-    assert curve[0.0] > usual[0.0]
-    assert curve[0.0] - min(curve.values()) > usual[0.0] - min(usual.values())
+    assert curve[0.0] > typical[0.0]
+    assert curve[0.0] - min(curve.values()) > typical[0.0] - min(typical.values())
 
 
-def test_evidence_changes_nothing_and_must_be_asked_for(detector: Detector) -> None:
+def test_evidence_is_optional_and_does_not_change_the_results(detector: Detector) -> None:
     image = damaged(9)[0]
     plain, full = detector.inspect(image), detector.inspect(image, evidence=True, maps=True)
     assert plain.score == pytest.approx(full.score, abs=1e-5)
@@ -206,26 +213,26 @@ def test_evidence_changes_nothing_and_must_be_asked_for(detector: Detector) -> N
         plain.evidence(plain.regions[0])
     with pytest.raises(InputError, match="not one of"):
         plain.evidence(Region((0, 0, 1, 1), 1, 0.0, (0, 0), 1.0))
-    calm = detector.inspect(texture(100), evidence=True)
-    assert calm.regions == ()
+    normal = detector.inspect(texture(100), evidence=True)
+    assert normal.regions == ()
 
 
-def test_several_images_give_what_each_gives_alone(detector: Detector) -> None:
+def test_evidence_of_several_images_equals_that_of_each_image(detector: Detector) -> None:
     images = [damaged(20)[0], texture(21), damaged(22)[0]]
 
     def fail(index: int, error: Exception) -> None:
         raise error
 
-    for index, found in detector.inspect_many(images, failed=fail, evidence=True):
-        alone = detector.inspect(images[index], evidence=True)
-        for region, other in zip(found.regions, alone.regions, strict=True):
-            ours, theirs = found.evidence(region), alone.evidence(other)
-            assert [near.box for near in ours.nearest] == [near.box for near in theirs.nearest]
-            assert np.array(ours.curve) == pytest.approx(np.array(theirs.curve), rel=1e-3)
+    for index, inspection in detector.inspect_many(images, failed=fail, evidence=True):
+        single = detector.inspect(images[index], evidence=True)
+        for region, other in zip(inspection.regions, single.regions, strict=True):
+            evidence, expected = inspection.evidence(region), single.evidence(other)
+            assert [near.box for near in evidence.nearest] == [near.box for near in expected.nearest]
+            assert np.array(evidence.curve) == pytest.approx(np.array(expected.curve), rel=1e-3)
 
 
 def maker_of(detector: Detector, number: int, bank: torch.Tensor | None = None) -> tuple[EvidenceMaker, SignalEngine]:
-    """Of one member, on torch; `bank` in place of its own."""
+    """The evidence maker of one member on torch, optionally with another bank."""
     model = detector.model
     member = model.members[number]
     if bank is not None:
@@ -235,12 +242,12 @@ def maker_of(detector: Detector, number: int, bank: torch.Tensor | None = None) 
     return EvidenceMaker(model, member, engine, signals), signals
 
 
-def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: Detector) -> None:
+def test_a_patch_in_the_bank_has_distance_zero_and_no_shares(detector: Detector) -> None:
     maker, signals = maker_of(detector, 0)
     patches = detector.model.members[0].bank.patches[: 14 * 14]  # the interior of a grid of 16 x 16
     region = Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0)
-    (found,) = maker.regions((region,), patches, signals(patches), (128, 128), (128, 128))
-    evidence = found.evidence
+    (explained,) = maker.regions((region,), patches, signals(patches), (128, 128), (128, 128))
+    evidence = explained.evidence
     assert evidence is not None
     assert evidence.nearest[0].distance == 0
     assert (evidence.layer_shares, evidence.channel_shares) == ({}, ())
@@ -249,21 +256,21 @@ def test_a_patch_of_the_bank_has_distance_zero_and_nothing_to_share(detector: De
     assert all((values == 0).all() for values in maps.values())
 
 
-def test_identical_patches_leave_no_influence_and_a_flat_curve(detector: Detector) -> None:
-    """All of the bank at one point, and the patch there too: every number is finite, and no direction leads away."""
+def test_identical_patches_have_no_influence_and_a_flat_curve(detector: Detector) -> None:
+    """All bank patches and the patch are equal. Every number is finite."""
     shape = detector.model.members[1].bank.patches.shape
     maker, signals = maker_of(detector, 1, torch.zeros(shape))
     patches = torch.zeros(100, shape[1])
-    (found,) = maker.regions((Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),), patches, signals(patches), (96, 96), (64, 64))
-    assert found.evidence is not None
-    assert found.evidence.influence == ()
-    assert {distance for _, distance in found.evidence.curve} == {0.0}
+    (region,) = maker.regions((Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),), patches, signals(patches), (96, 96), (64, 64))
+    assert region.evidence is not None
+    assert region.evidence.influence == ()
+    assert {distance for _, distance in region.evidence.curve} == {0.0}
 
 
 @pytest.mark.parametrize(
     ("grid", "original"), [((16, 20), (96, 120)), ((32, 32), (33, 500)), ((7, 9), (640, 481)), ((8, 8), (5, 3))]
 )
-def test_boxes_cover_the_image_and_hold_their_pixels(grid: tuple[int, int], original: tuple[int, int]) -> None:
+def test_boxes_cover_the_image_and_contain_their_pixels(grid: tuple[int, int], original: tuple[int, int]) -> None:
     covered = np.zeros(original, bool)
     for row in range(grid[0]):
         for column in range(grid[1]):
@@ -279,42 +286,42 @@ def test_boxes_cover_the_image_and_hold_their_pixels(grid: tuple[int, int], orig
             assert top <= y < bottom
 
 
-def test_a_position_between_good_and_bad(detector: Detector, model_file: Path) -> None:
-    """Noise and p-value where neither is at an end of its range, as both are in a blotch."""
+def test_evidence_of_intermediate_scores_equals_the_naive_one(detector: Detector, model_file: Path) -> None:
+    """Noise and p-values inside their ranges. In a blotch, both are at the ends of their ranges."""
     for number, member in enumerate(detector.model.members):
-        twin = Twin(model_file, texture(70), number)
+        naive = NaiveEvidence(model_file, texture(70), number)
         calibration = detector.model.calibration
-        signals = SignalEngine(member.bank.patches, detector.settings, member.distance_scale, twin.engine.device)
-        patches = torch.from_numpy(twin.patches).float()
+        signals = SignalEngine(member.bank.patches, detector.settings, member.distance_scale, naive.engine.device)
+        patches = torch.from_numpy(naive.patches).float()
         regions = tuple(
             Region((0, 0, 8, 8), 64, peak, (9 * at + 5, 8 * at + 3), calibration.p_value(peak))
             for at, peak in enumerate(calibration.scores[:-2].tolist())
         )
-        maker = EvidenceMaker(detector.model, member, twin.engine, signals)
-        found = maker.regions(regions, patches, signals(patches), twin.network, twin.original)
-        for region in found:
+        maker = EvidenceMaker(detector.model, member, naive.engine, signals)
+        explained = maker.regions(regions, patches, signals(patches), naive.network, naive.original)
+        for region in explained:
             assert region.evidence is not None
-            noise = twin.noise(twin.at(region.peak_at))
+            noise = naive.noise(naive.at(region.peak_at))
             assert noise.std() > 0.01
             assert region.evidence.noise_std == pytest.approx(np.sqrt((noise**2).mean()), rel=1e-4)
-            higher = sum(score >= region.peak for score in twin.scores)
-            assert region.evidence.p_value == (1 + higher) / (len(twin.scores) + 1)
-        assert len({region.evidence.p_value for region in found if region.evidence}) > 3
+            higher = sum(score >= region.peak for score in naive.scores)
+            assert region.evidence.p_value == (1 + higher) / (len(naive.scores) + 1)
+        assert len({region.evidence.p_value for region in explained if region.evidence}) > 3
 
 
-def test_what_is_shown_has_a_patch_of_its_own() -> None:
+def test_evidence_refers_to_interior_positions() -> None:
     images = [texture(seed) for seed in range(6)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.2).fit(images)
-    bad = images[0].copy()
-    bad[:10, :10] = 255 - bad[:10, :10]
-    (region, *_) = detector.inspect(bad, evidence=True).regions
+    image = images[0].copy()
+    image[:10, :10] = 255 - image[:10, :10]
+    (region, *_) = detector.inspect(image, evidence=True).regions
     assert region.evidence is not None
     for engine, member in zip(detector._ready().engines, detector.model.members, strict=True):
         height, width = engine.grid(member.geometry.network_size(images[0].shape[:2]))
         assert member.bank.position.min() == 1
         assert (member.bank.position.max(0) == (height - 2, width - 2)).all()
         if member.name == region.evidence.member:
-            position = min(bad.shape[0] // height, bad.shape[1] // width)
+            position_size = min(image.shape[0] // height, image.shape[1] // width)
             for box in (region.evidence.box, region.evidence.typical_box):
                 assert box is not None
-                assert min(box[:2]) >= position
+                assert min(box[:2]) >= position_size

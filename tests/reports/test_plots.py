@@ -1,4 +1,4 @@
-"""Charts: what they show, and that SVG and file show it alike."""
+"""Charts: the data they show, as SVG and as files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def parsed(chart: Chart) -> ElementTree.Element:
     return ElementTree.fromstring(svg(chart).replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
 
 
-def test_radii_against_the_naive_greedy_choice() -> None:
+def test_radii_equal_the_naive_covering_radii() -> None:
     patches = np.random.default_rng(0).normal(size=(600, 7)).astype(np.float32)
     chosen = greedy_kcenter(patches, 80, start=3)
     radii = kcenter_radii(patches[chosen])
@@ -36,28 +36,28 @@ def test_radii_against_the_naive_greedy_choice() -> None:
         kcenter_radii(patches[:1])
 
 
-def test_radii_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_radii_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
     whole = kcenter_radii(bank)
     monkeypatch.setitem(kcenter_radii.__globals__, "_CELLS", 150)
     assert kcenter_radii(bank) == pytest.approx(whole)
 
 
-def test_coverage_is_the_principal_plane() -> None:
+def test_coverage_equals_pca() -> None:
     from sklearn.decomposition import PCA
 
     rng = np.random.default_rng(2)
     bank = (rng.normal(size=(200, 12)) * np.r_[9, 5, np.ones(10)]).astype(np.float32)
     chart = bank_coverage(bank)
-    flat = np.asarray(chart.marks[-1].points)  # type: ignore[union-attr]
-    theirs = PCA(2, svd_solver="full").fit(bank)
-    assert np.abs(flat) == pytest.approx(np.abs(theirs.transform(bank)), abs=1e-3)
-    assert f"{theirs.explained_variance_ratio_[0]:.0%}" in chart.x_label
+    points = np.asarray(chart.marks[-1].points)  # type: ignore[union-attr]
+    pca = PCA(2, svd_solver="full").fit(bank)
+    assert np.abs(points) == pytest.approx(np.abs(pca.transform(bank)), abs=1e-3)
+    assert f"{pca.explained_variance_ratio_[0]:.0%}" in chart.x_label
     assert bank_coverage(bank[:2]).marks  # fewer patches than features
     assert bank_coverage(bank[:5, :1]).marks
 
 
-def test_histogram_counts_every_image() -> None:
+def test_the_histogram_counts_every_image() -> None:
     rng = np.random.default_rng(3)
     good, defect = rng.normal(1, 1, 300).astype(np.float32), rng.normal(4, 2, 100).astype(np.float32)
     chart = score_histogram({"good": good, "defect": defect}, 3.0)
@@ -70,16 +70,16 @@ def test_histogram_counts_every_image() -> None:
     assert float(rule.get("x1", "")) == pytest.approx(left + (3.0 - low) / (high - low) * (right - left), abs=0.1)
 
 
-def test_images_are_counted_in_whole_ones() -> None:
-    for most in (1, 2, 5, 400):
-        scores = np.concatenate([np.full(most, 1.0), np.linspace(0, 3, 7)]).astype(np.float32)
-        found = parsed(score_histogram({"all": scores}, 2.0)).iter(f"{_SVG}text")
-        sides = [float(text.text.replace(",", "")) for text in found if text.text and text.get("text-anchor") == "end"]
-        assert len(sides) > 1
-        assert all(side % 1 == 0 for side in sides), most
+def test_count_axes_have_integer_ticks() -> None:
+    for count in (1, 2, 5, 400):
+        scores = np.concatenate([np.full(count, 1.0), np.linspace(0, 3, 7)]).astype(np.float32)
+        texts = parsed(score_histogram({"all": scores}, 2.0)).iter(f"{_SVG}text")
+        ticks = [float(text.text.replace(",", "")) for text in texts if text.text and text.get("text-anchor") == "end"]
+        assert len(ticks) > 1
+        assert all(tick % 1 == 0 for tick in ticks), count
 
 
-def test_boxes_are_quartiles() -> None:
+def test_boxes_span_the_quartiles() -> None:
     values = np.random.default_rng(4).normal(size=101).astype(np.float32)
     root = parsed(class_boxes([("good", values), ("<crack>", values + 5)], 2.0))
     boxes = [box for box in root.iter(f"{_SVG}rect") if "box" in box.get("class", "")]
@@ -90,38 +90,38 @@ def test_boxes_are_quartiles() -> None:
     assert any(text.text == "<crack> (101)" for text in root.iter(f"{_SVG}text"))
 
 
-def test_charts_of_a_run_and_of_a_model(detector: Detector, parts: Path, tmp_path: Path) -> None:
+def test_charts_of_a_run_and_a_model(detector: Detector, parts: Path, tmp_path: Path) -> None:
     result = detector.evaluate(parts)
     charts = evaluation_charts(detector.model.calibration, result)
     names = ["scores", "roc", "precision-recall", "pro", "pixel-precision-recall", "calibration", "classes"]
     assert [chart.name for chart in charts] == names
     of_model = model_charts(detector.model)
     assert [chart.name for chart in of_model] == ["coverage-1", "radius-1", "coverage-2", "radius-2"]
-    for member, coverage, growth in zip(detector.model.members, of_model[::2], of_model[1::2], strict=True):
+    for member, coverage, radius in zip(detector.model.members, of_model[::2], of_model[1::2], strict=True):
         assert coverage.title.endswith(f": {member.name}")
-        radii = np.asarray(growth.marks[0].points)[:, 1]  # type: ignore[union-attr]
+        radii = np.asarray(radius.marks[0].points)[:, 1]  # type: ignore[union-attr]
         assert radii[-1] == member.bank.radius
-        assert np.all(np.diff(radii) <= 1e-4 * radii[:-1])  # a greedy radius never grows
+        assert np.all(np.diff(radii) <= 1e-4 * radii[:-1])  # the covering radius of a greedy coreset never increases
     for chart in (*charts, *of_model):
         root = parsed(chart)
         assert root.get("role") == "img"
         assert chart.title in root.get("aria-label", "")
-        places = [
+        coordinates = [
             float(number) for number in re.findall(r"-?[\d.]+", " ".join(p.get("d", "") for p in root.iter(f"{_SVG}path")))
         ]
-        assert all(-1 <= place <= 700 for place in places), chart.name
+        assert all(-1 <= coordinate <= 700 for coordinate in coordinates), chart.name
     for path in write_charts([*charts, *of_model], tmp_path / "deep" / "plots"):
-        drawn = cv2.imread(str(path))
-        assert drawn is not None
-        assert drawn.std() > 5
+        picture = cv2.imread(str(path))
+        assert picture is not None
+        assert picture.std() > 5
     assert len(list((tmp_path / "deep" / "plots").iterdir())) == 11
 
 
-def test_a_radius_is_drawn_of_a_bank_in_greedy_order_alone(detector: Detector) -> None:
+def test_the_radius_chart_needs_a_bank_in_greedy_order(detector: Detector) -> None:
     model = detector.model
     assert [chart.name for chart in model_charts(replace(model, added=1))] == ["coverage-1", "coverage-2"]
-    alone = replace(model, members=model.members[:1])
-    assert [chart.name for chart in model_charts(alone)] == ["coverage", "radius"]
+    single = replace(model, members=model.members[:1])
+    assert [chart.name for chart in model_charts(single)] == ["coverage", "radius"]
     few = Detector(image_size=96, bank=1).fit([texture(seed) for seed in range(3)])
     assert model_charts(few.model) == []
 

@@ -1,6 +1,6 @@
-"""The report as a reader meets it, in a real headless Chromium: clicked through, counted, and looked at for access.
+"""The report in a headless Chromium: interaction, counts and accessibility.
 
-Needs Debian's `chromium` and `chromium-driver`. Without them these tests are skipped, but where CI is set they fail.
+Needs Debian's `chromium` and `chromium-driver`. If they are missing, the tests are skipped, or fail if CI is set.
 """
 
 from __future__ import annotations
@@ -73,20 +73,20 @@ def browser() -> Iterator[WebDriver]:
 
 @pytest.fixture(scope="module")
 def folder(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of the generated parts; one name is hostile, and the regions of one image carry evidence."""
+    """A report on the generated parts. One name contains HTML, and the regions of one image have evidence."""
     folder = tmp_path_factory.mktemp("report")
     result = detector.evaluate(parts)
     page = ReportWriter(folder, detector.model)
     worst = max(result.images, key=lambda image: image.inspection.score)
     rows = []
     for index, image in enumerate(result.images):
-        found = image.inspection
+        inspection = image.inspection
         if image is worst:
-            regions = tuple(_with_evidence(region) for region in found.regions)
-            found = replace(found, regions=regions)
+            regions = tuple(_with_evidence(region) for region in inspection.regions)
+            inspection = replace(inspection, regions=regions)
         name = HOSTILE if image is worst else image.item.name
-        page.add(index, name, found, texture(index), label=image.item.label, good=image.item.good, mask=image.mask)
-        rows.append((name, image.item.good, found.score))
+        page.add(index, name, inspection, texture(index), label=image.item.label, good=image.item.good, mask=image.mask)
+        rows.append((name, image.item.good, inspection.score))
     charts = evaluation_charts(detector.model.calibration, result)
     page.write("Parts <b>&", {"Backbone": "<i>"}, ["A note & <u>"], [("gone.png", "is empty")], result.as_json(), charts[1:])
     (folder / "rows.json").write_text(json.dumps({"rows": rows, "threshold": detector.model.calibration.threshold}))
@@ -100,7 +100,7 @@ def _with_evidence(region: Region) -> Region:
 @pytest.fixture
 def page(browser: WebDriver, folder: Path) -> WebDriver:
     for kind in ("browser", "performance"):
-        log(browser, kind)  # what earlier tests left
+        log(browser, kind)  # discard the logs of earlier tests
     browser.get("about:blank")
     browser.get((folder / "report.html").as_uri())
     return browser
@@ -112,7 +112,7 @@ def rows(folder: Path) -> list[tuple[str, bool, float]]:
 
 
 def log(browser: Any, kind: str) -> Any:
-    """What Chromium logged since the last call; other browsers have no such method."""
+    """The log of Chromium since the last call. Other browsers do not have this method."""
     return browser.get_log(kind)
 
 
@@ -137,20 +137,22 @@ def expected(rows: list[tuple[str, bool, float]], threshold: float) -> tuple[int
     return tuple(int(kind.sum()) for kind in (~good & flagged, ~good & ~flagged, good & flagged, good & ~flagged))
 
 
-def test_opens_in_silence(page: WebDriver, folder: Path, rows: list[tuple[str, bool, float]]) -> None:
+def test_the_page_opens_without_errors_or_network_requests(
+    page: WebDriver, folder: Path, rows: list[tuple[str, bool, float]]
+) -> None:
     assert at(page, "h1").text == "Parts <b>&"
     assert sorted(visible(page)) == sorted(name for name, _, _ in rows)
     assert HOSTILE in visible(page)
     at(page, ".card a").click()
     WebDriverWait(page, 5).until(lambda d: d.execute_script("return document.getElementById('full').naturalWidth") > 0)
     assert log(page, "browser") == []
-    asked = [json.loads(entry["message"])["message"] for entry in log(page, "performance")]
-    urls = {m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"}
+    messages = [json.loads(entry["message"])["message"] for entry in log(page, "performance")]
+    urls = {m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"}
     assert {url.split(":")[0] for url in urls} <= {"file", "data", "about"}
     assert all(url.startswith(folder.as_uri()) for url in urls if url.startswith("file:"))
 
 
-def test_slider_counts_as_python(page: WebDriver, folder: Path, rows: list[tuple[str, bool, float]]) -> None:
+def test_the_slider_counts_like_python(page: WebDriver, folder: Path, rows: list[tuple[str, bool, float]]) -> None:
     calibrated = json.loads((folder / "rows.json").read_text())["threshold"]
     assert confusion(page) == expected(rows, calibrated)
     assert not at(page, "#exploring").is_displayed()
@@ -161,9 +163,9 @@ def test_slider_counts_as_python(page: WebDriver, folder: Path, rows: list[tuple
         box.clear()
         box.send_keys(repr(level))
         assert confusion(page) == expected(rows, level)
-        words = [tag.get_attribute("textContent") for tag in page.find_elements(By.CSS_SELECTOR, ".card .tag")]
-        counted = tuple(words.count(word) for word in ("found", "missed", "false alarm", "passed"))
-        assert counted == expected(rows, level)
+        tags = [tag.get_attribute("textContent") for tag in page.find_elements(By.CSS_SELECTOR, ".card .tag")]
+        counts = tuple(tags.count(word) for word in ("found", "missed", "false alarm", "passed"))
+        assert counts == expected(rows, level)
     slider = at(page, "#slider")
     before = confusion(page)
     for key in (Keys.HOME, *[Keys.PAGE_UP] * 3, *[Keys.ARROW_RIGHT] * 5):
@@ -179,7 +181,7 @@ def test_slider_counts_as_python(page: WebDriver, folder: Path, rows: list[tuple
     assert at(page, '[data-chart="scores"] .follows').get_attribute("x1") == rule
 
 
-def test_filters_and_order(page: WebDriver, rows: list[tuple[str, bool, float]]) -> None:
+def test_filters_and_sorting(page: WebDriver, rows: list[tuple[str, bool, float]]) -> None:
     by_name = {name: score for name, _, score in rows}
     Select(at(page, "#class")).select_by_visible_text("good")
     assert sorted(visible(page)) == sorted(name for name, good, _ in rows if good)
@@ -199,12 +201,12 @@ def test_filters_and_order(page: WebDriver, rows: list[tuple[str, bool, float]])
     for box in page.find_elements(By.CSS_SELECTOR, "[name=verdict]"):
         if box.get_attribute("value") != "found":
             box.click()
-    words = {tag.text for tag in page.find_elements(By.CSS_SELECTOR, ".card:not([hidden]) .tag")}
-    assert words == {"found"}
+    verdicts = {tag.text for tag in page.find_elements(By.CSS_SELECTOR, ".card:not([hidden]) .tag")}
+    assert verdicts == {"found"}
     assert at(page, "#shown").text.startswith(f"{len(visible(page))} of {len(rows)}")
 
 
-def test_keyboard_walks_through_the_images(page: WebDriver) -> None:
+def test_the_keyboard_navigates_the_images(page: WebDriver) -> None:
     names = visible(page)
     first = at(page, ".card a")
     first.send_keys(Keys.ARROW_RIGHT)
@@ -229,10 +231,10 @@ def test_keyboard_walks_through_the_images(page: WebDriver) -> None:
         assert at(page, f"[data-view={kind}]").get_attribute("aria-pressed") == "true"
     ActionChains(page).send_keys(Keys.ARROW_RIGHT).send_keys(Keys.ESCAPE).perform()
     assert not viewer.is_displayed()
-    assert names[1] in page.switch_to.active_element.text  # the focus is where one left off
+    assert names[1] in page.switch_to.active_element.text  # the focus returns to the last image
 
 
-def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
+def test_regions_and_receipts_link_to_each_other(page: WebDriver) -> None:
     at(page, "#text").send_keys("<script>")
     at(page, ".card:not([hidden]) a").click()
     button = at(page, "#region-0")
@@ -240,12 +242,12 @@ def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
     button.click()
     receipt = at(page, "#receipt-0")
     assert page.switch_to.active_element.get_attribute("id") == "receipt-title"
-    told = receipt.text
+    text = receipt.text
     for part in ("8.4", "train/good/<b>003</b>.png", "12.50", "blocks.2", "75.0 %", "channel 17", "-0.500", "0.1250", "0.0625"):
-        assert part in told
-    here, good = receipt.find_elements(By.CSS_SELECTOR, ".crop")  # of the two good patches the model knows one
-    assert (here.text, good.text) == ("this patch", "good: 8.5 SD away")
-    for crop in (here, good):
+        assert part in text
+    own, good = receipt.find_elements(By.CSS_SELECTOR, ".crop")  # the model contains one of the two good patches
+    assert (own.text, good.text) == ("this patch", "good: 8.5 SD away")
+    for crop in (own, good):
         frame, mark = crop.find_element(By.TAG_NAME, "div").rect, crop.find_element(By.TAG_NAME, "i").rect
         assert abs(mark["x"] + mark["width"] / 2 - frame["x"] - frame["width"] / 2) < 2
         picture = crop.find_element(By.TAG_NAME, "img")
@@ -260,18 +262,18 @@ def test_region_and_receipt_point_at_each_other(page: WebDriver) -> None:
     assert log(page, "browser") == []
 
 
-def test_dark_and_light(page: WebDriver) -> None:
-    def ground() -> str:
+def test_dark_and_light_themes(page: WebDriver) -> None:
+    def background() -> str:
         return str(page.execute_script("return getComputedStyle(document.body).backgroundColor"))
 
-    before, pressed = ground(), at(page, "#theme").get_attribute("aria-pressed")
+    before, pressed = background(), at(page, "#theme").get_attribute("aria-pressed")
     at(page, "#theme").click()
-    assert ground() != before
+    assert background() != before
     assert at(page, "#theme").get_attribute("aria-pressed") != pressed
     page.refresh()
-    assert ground() != before  # remembered
+    assert background() != before  # the theme is stored
     at(page, "#theme").click()
-    assert ground() == before
+    assert background() == before
 
 
 _CONTRAST = """
@@ -307,10 +309,10 @@ return [...document.querySelectorAll("button, input, select, a[href], [tabindex=
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_accessible(page: WebDriver, theme: str) -> None:
+def test_the_page_is_accessible(page: WebDriver, theme: str) -> None:
     if page.execute_script("return document.documentElement.dataset.theme") != theme:
         at(page, "#theme").click()
-    at(page, "#level").send_keys("1")  # the line that says what is explored
+    at(page, "#level").send_keys("1")  # shows the note about the explored threshold
     assert page.execute_script(_CONTRAST) == []
     at(page, "#back").click()
     at(page, "#text").send_keys("<script>")
@@ -343,7 +345,7 @@ def test_accessible(page: WebDriver, theme: str) -> None:
     assert order[:3] == ["theme", "slider", "level"]
 
 
-def test_fits_a_phone(page: WebDriver) -> None:
+def test_the_page_fits_a_phone(page: WebDriver) -> None:
     page.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     )
@@ -367,23 +369,23 @@ stage.dispatchEvent(new TouchEvent("touchend", { touches: [], changedTouches: [t
 """
 
 
-def test_prints(page: WebDriver) -> None:
+def test_the_page_prints(page: WebDriver) -> None:
     printed = page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     content = base64.b64decode(printed["data"])
     assert content.startswith(b"%PDF")
     assert content.count(b"/Type /Page\n") >= 2
 
 
-def test_page_of_an_inspection(
+def test_the_page_of_an_inspection(
     browser: WebDriver, detector: Detector, inspected: list[tuple[str, Inspection]], tmp_path: Path
 ) -> None:
     page = ReportWriter(tmp_path, detector.model, most=4)
-    for index, (name, found) in enumerate(inspected):
-        page.add(index, name, found, texture(index))
+    for index, (name, inspection) in enumerate(inspected):
+        page.add(index, name, inspection, texture(index))
     page.write("Inspected", {}, [], [])
     log(browser, "browser")
     browser.get((tmp_path / "report.html").as_uri())
-    flagged = sum(found.anomalous for _, found in inspected)
+    flagged = sum(inspection.anomalous for _, inspection in inspected)
     assert (int(at(browser, "#flagged").text), int(at(browser, "#passed").text)) == (flagged, len(inspected) - flagged)
     highest = sorted(inspected, key=lambda pair: -pair[1].score)[:4]
     assert visible(browser) == [name for name, _ in highest]
@@ -392,7 +394,7 @@ def test_page_of_an_inspection(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_page_of_a_comparison(browser: WebDriver, detector: Detector, parts: Path, tmp_path: Path, theme: str) -> None:
+def test_the_page_of_a_comparison(browser: WebDriver, detector: Detector, parts: Path, tmp_path: Path, theme: str) -> None:
     write_evaluation(detector.model, detector.evaluate(parts), tmp_path / "a", "A")
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     scores = (tmp_path / "b" / "scores.csv").read_text()
