@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, Response
@@ -50,6 +51,16 @@ def shared(name: str) -> Response:
     return FileResponse(REPORT / name, media_type=SHARED[name], headers={"Cache-Control": "no-cache"})
 
 
+class _Static(StaticFiles):
+    """Files that a browser asks for again, so that after an upgrade no old script runs with a new one."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """The file, or that it has not changed."""
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def mount_static(app: FastAPI) -> None:
     """Serve the files of `static`."""
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    app.mount("/static", _Static(directory=STATIC), name="static")
