@@ -17,6 +17,7 @@ from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.inspections import write_inspections
 from offnominal.outputs.model_facts import facts
 from offnominal.outputs.optional_outputs import Extras
+from offnominal.station.settings import settings_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,7 +25,16 @@ SETTINGS = (ROOT / "docs/reference/settings.md").read_text("utf-8")
 DOCUMENTED = {
     name for page in (ROOT / "docs/reference").glob("*.md") for name in re.findall(r"`([^`]+)`", page.read_text("utf-8"))
 }
-PARAMETERS = {name: command.get_params(click.Context(command)) for name, command in app.commands.items()}
+COMMANDS = {
+    **{name: command for name, command in app.commands.items() if not isinstance(command, click.Group)},
+    **{
+        f"{name} {sub}": command
+        for name, group in app.commands.items()
+        if isinstance(group, click.Group)
+        for sub, command in group.commands.items()
+    },
+}
+PARAMETERS = {name: command.get_params(click.Context(command)) for name, command in COMMANDS.items()}
 
 
 def test_every_setting_is_in_the_reference() -> None:
@@ -37,6 +47,18 @@ def test_every_setting_is_in_the_reference() -> None:
     assert rows | set(shown) == set(Settings.model_fields)
 
 
+def test_every_setting_of_the_station_is_in_its_reference() -> None:
+    text = (ROOT / "docs/reference/station.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| ([^|]+) \|", text.split("## Settings")[1].split("## ")[0], re.MULTILINE))
+    for name, default, _ in settings_table():
+        if name.startswith("lines.NAME.sources."):
+            assert f"`{name.split('.')[-1]}`" in text
+        elif name != "lines":
+            assert name in rows, name
+            if default not in (None, ()):
+                assert rows[name] == f"{default:g}" if isinstance(default, float) else json.dumps(default), name
+
+
 def test_every_command_and_option_exists() -> None:
     mentioned = set()
     for page in PAGES:
@@ -45,7 +67,11 @@ def test_every_command_and_option_exists() -> None:
         lines = re.findall(r"^offnominal [^#\n]+", blocks, re.MULTILINE) + re.findall(r"`(offnominal [a-z][^`]*)`", text)
         for line in lines:
             name, *words = line.split()[1:]
-            if name.startswith("--") or name == "COMMAND":
+            if isinstance(app.commands.get(name), click.Group):
+                if not words:
+                    continue  # the group as a whole
+                name, *words = f"{name} {words[0]}", *words[1:]
+            if name.startswith("--") or name.endswith("COMMAND"):
                 continue
             assert name in PARAMETERS, f"{page}: {line}"
             options = {option for parameter in PARAMETERS[name] for option in (*parameter.opts, *parameter.secondary_opts)}
