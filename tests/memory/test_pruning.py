@@ -28,22 +28,22 @@ pytestmark = pytest.mark.skipif(not compiled.compiled(), reason="installed witho
 Points = tuple[torch.Tensor, torch.Tensor]
 
 
-def in_question_at_most() -> int:
-    most: int = importlib.import_module(compiled.PRUNING).MOST_IN_QUESTION
-    return most
+def max_candidates() -> int:
+    count: int = importlib.import_module(compiled.PRUNING).MOST_IN_QUESTION
+    return count
 
 
-def able(bits: int) -> bool:
+def supports(bits: int) -> bool:
     return compiled.compiled() and importlib.import_module(compiled.PRUNING).multiplies(bits)
 
 
 @pytest.fixture(params=[0, *REGISTERS], ids="{} bits".format)
 def bits(request: pytest.FixtureRequest) -> int:
     """Every register width of this processor, and the scalar code."""
-    asked: int = request.param
-    if not able(asked):
-        pytest.skip(f"this processor has no int8 dot products in registers of {asked} bits")
-    return asked
+    width: int = request.param
+    if not supports(width):
+        pytest.skip(f"this processor has no int8 dot products in registers of {width} bits")
+    return width
 
 
 @pytest.fixture
@@ -53,69 +53,69 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def naive(patches: torch.Tensor, bank: torch.Tensor, k: int) -> Points:
+def brute_force(patches: torch.Tensor, bank: torch.Tensor, k: int) -> Points:
     squared = torch.cdist(patches.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist").square()
     order = squared.argsort(dim=1, stable=True)[:, :k]
     return squared.gather(1, order), order
 
 
-def made(kind: str, dimensions: int = 24) -> Points:
-    """(N, D) patches and an (M, D) bank."""
+def random_points(kind: str, dimensions: int = 24) -> Points:
+    """(N, D) patches and an (M, D) bank, with a kind of `KINDS`."""
     random = torch.Generator().manual_seed(3)
     patches, bank = torch.randn(700, dimensions, generator=random), torch.randn(1500, dimensions, generator=random)
     if kind == "far from the origin":
         return patches + 40, bank + 40
-    if kind == "of all lengths":
+    if kind == "all lengths":
         return patches * torch.logspace(-3, 3, 700)[:, None], bank * torch.logspace(-3, 3, 1500)[:, None]
-    if kind == "among the bank":
+    if kind == "near the bank":
         return bank[:700] + 1e-3 * patches, bank
-    if kind == "copies":
+    if kind == "duplicates":
         return bank[:700].clone(), bank[torch.arange(1500) % 300]
     if kind == "all equal":
         return torch.ones(5, dimensions), torch.ones(1500, dimensions)
     return patches, bank
 
 
-KINDS = ("random", "far from the origin", "of all lengths", "among the bank", "copies", "all equal")
+KINDS = ("random", "far from the origin", "all lengths", "near the bank", "duplicates", "all equal")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 2, 9, 16])
-def test_what_is_sure_are_the_nearest(kind: str, k: int, bits: int) -> None:
-    patches, bank = made(kind)
-    squared, rows, sure = PrunedBank(bank, bits)(patches, k)
-    right, _ = naive(patches, bank, k)
-    own = (patches[:, None].double() - bank[rows].double()).square().sum(2)
-    assert torch.allclose(squared[sure].double(), own[sure], rtol=1e-5, atol=1e-10), "the distances are those of the rows"
-    assert torch.allclose(own[sure], right[sure], rtol=1e-6, atol=1e-12), "no other is nearer"
-    assert all(len(set(row)) == k for row in rows[sure].tolist())
+def test_exact_results_are_the_nearest_neighbours(kind: str, k: int, bits: int) -> None:
+    patches, bank = random_points(kind)
+    squared, rows, exact = PrunedBank(bank, bits)(patches, k)
+    expected, _ = brute_force(patches, bank, k)
+    of_rows = (patches[:, None].double() - bank[rows].double()).square().sum(2)
+    assert torch.allclose(squared[exact].double(), of_rows[exact], rtol=1e-5, atol=1e-10), "distances are those of the rows"
+    assert torch.allclose(of_rows[exact], expected[exact], rtol=1e-6, atol=1e-12), "no other patch is nearer"
+    assert all(len(set(row)) == k for row in rows[exact].tolist())
     if kind == "random":
-        assert sure.float().mean() > 0.9, "pruning that is hardly ever sure is of no use"
+        assert exact.float().mean() > 0.9, "pruning must succeed for most patches"
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 23, 31, 33, 152])
-def test_however_many_features(dimensions: int, bits: int) -> None:
-    patches, bank = made("random", dimensions)
-    squared, rows, sure = PrunedBank(bank, bits)(patches[:101], 9)
-    right, right_rows = naive(patches[:101], bank, 9)
-    assert torch.equal(rows[sure], right_rows[sure])
-    assert torch.allclose(squared[sure].double(), right[sure], rtol=1e-5)
+def test_any_number_of_features(dimensions: int, bits: int) -> None:
+    patches, bank = random_points("random", dimensions)
+    squared, rows, exact = PrunedBank(bank, bits)(patches[:101], 9)
+    expected, expected_rows = brute_force(patches[:101], bank, 9)
+    assert torch.equal(rows[exact], expected_rows[exact])
+    assert torch.allclose(squared[exact].double(), expected[exact], rtol=1e-5)
     if dimensions >= 8:
-        assert sure.float().mean() > 0.9
+        assert exact.float().mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_however_bytes_are_multiplied_the_same_is_found(kind: str, bits: int) -> None:
-    patches, bank = made(kind)
-    found, one_by_one = PrunedBank(bank, bits)(patches, 9), PrunedBank(bank, 0)(patches, 9)
-    assert all(torch.equal(*pair) for pair in zip(found, one_by_one, strict=True))
+def test_all_register_widths_give_the_same_results(kind: str, bits: int) -> None:
+    patches, bank = random_points(kind)
+    vectorised, scalar = PrunedBank(bank, bits)(patches, 9), PrunedBank(bank, 0)(patches, 9)
+    assert all(torch.equal(*pair) for pair in zip(vectorised, scalar, strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_bank_in_whole_steps_is_off_by_no_more_than_it_is_said_to_be(kind: str) -> None:
-    _, bank = made(kind, 26)
+def test_the_quantisation_error_is_within_its_bound(kind: str) -> None:
+    _, bank = random_points(kind, 26)
     pruned = PrunedBank(bank)
-    near, count = bank[pruned._inliers].double(), len(pruned._inliers)
+    inliers, count = bank[pruned._inliers].double(), len(pruned._inliers)
     columns_of, start, rows = pruned._packed
     panels, quads, width, four = columns_of.shape
     assert (width, four, quads) == (PANEL, 4, 7)
@@ -124,17 +124,17 @@ def test_a_bank_in_whole_steps_is_off_by_no_more_than_it_is_said_to_be(kind: str
     assert not columns[:, 26:].any()
     assert (start[count:] == PADDING_PRODUCT).all()
     assert torch.equal(rows[:count], pruned._inliers)
-    steps = columns[:count, :26]
-    right = -(steps.square().sum(1) // 2) - 128 * steps.sum(1)
-    assert torch.equal(start[:count].long(), right)
-    lost = (near - pruned._mean.double()) / pruned._scale - steps
-    lengths = torch.linalg.vector_norm(lost, dim=1)
+    levels = columns[:count, :26]
+    expected = -(levels.square().sum(1) // 2) - 128 * levels.sum(1)
+    assert torch.equal(start[:count].long(), expected)
+    errors = (inliers - pruned._mean.double()) / pruned._scale - levels
+    lengths = torch.linalg.vector_norm(errors, dim=1)
     assert float(lengths.max()) <= pruned._error
     assert float(lengths.max()) > 0.9 * pruned._error or kind == "all equal"
 
 
-def test_the_farthest_of_the_bank_make_no_long_steps() -> None:
-    patches, bank = made("random")
+def test_outliers_do_not_enlarge_the_quantisation_step() -> None:
+    patches, bank = random_points("random")
     bank[:OUTLIERS] *= 1000
     pruned = PrunedBank(bank)
     assert sorted(pruned._outliers.tolist()) == list(range(OUTLIERS))
@@ -142,133 +142,133 @@ def test_the_farthest_of_the_bank_make_no_long_steps() -> None:
     assert pruned(patches, 9)[2].float().mean() > 0.9
 
 
-def test_many_features_at_their_largest_stay_in_32_bits(bits: int) -> None:
+def test_the_largest_products_fit_in_32_bits(bits: int) -> None:
     bank = torch.zeros(520, MAX_FEATURES)
     bank[0], bank[1] = 1.0, -1.0
     bank[2:] = torch.linspace(-1, 1, 518)[:, None]
     patches = torch.stack([torch.ones(MAX_FEATURES), -torch.ones(MAX_FEATURES), torch.full((MAX_FEATURES,), 0.3)])
-    squared, _, sure = PrunedBank(bank, bits)(patches, 3)
-    assert sure.all()
-    assert torch.allclose(squared.double(), naive(patches, bank, 3)[0], rtol=1e-5)
+    squared, _, exact = PrunedBank(bank, bits)(patches, 3)
+    assert exact.all()
+    assert torch.allclose(squared.double(), brute_force(patches, bank, 3)[0], rtol=1e-5)
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("k", [1, 9, 16])
 def test_real_patches_are_searched_exactly(real: tuple[np.ndarray, np.ndarray], k: int, bits: int) -> None:
     patches, bank = (torch.from_numpy(part) for part in real)
-    squared, rows, sure = PrunedBank(bank, bits)(patches, k)
-    right, _ = naive(patches, bank, k)
-    own = (patches[:, None].double() - bank[rows].double()).square().sum(2)
-    assert torch.allclose(squared[sure].double(), own[sure], rtol=1e-5)
-    assert torch.allclose(own[sure], right[sure], rtol=1e-6)
-    assert sure.float().mean() > 0.98
+    squared, rows, exact = PrunedBank(bank, bits)(patches, k)
+    expected, _ = brute_force(patches, bank, k)
+    of_rows = (patches[:, None].double() - bank[rows].double()).square().sum(2)
+    assert torch.allclose(squared[exact].double(), of_rows[exact], rtol=1e-5)
+    assert torch.allclose(of_rows[exact], expected[exact], rtol=1e-6)
+    assert exact.float().mean() > 0.98
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 16, 17, 63, 64, 65, 100, 263, 265, 330, 511, 513])
-def test_small_banks_and_what_fills_them_up(size: int, bits: int) -> None:
-    patches, bank = made("random")
+def test_small_banks_with_padding(size: int, bits: int) -> None:
+    patches, bank = random_points("random")
     bank, k = bank[:size], min(size, 9)
-    squared, rows, sure = PrunedBank(bank, bits)(patches, k)
-    right, right_rows = naive(patches, bank, k)
-    assert torch.equal(rows[sure], right_rows[sure])
-    assert torch.allclose(squared[sure].double(), right[sure], rtol=1e-5)
+    squared, rows, exact = PrunedBank(bank, bits)(patches, k)
+    expected, expected_rows = brute_force(patches, bank, k)
+    assert torch.equal(rows[exact], expected_rows[exact])
+    assert torch.allclose(squared[exact].double(), expected[exact], rtol=1e-5)
     assert int(rows.max()) < size
-    assert sure.any()
+    assert exact.any()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 8, 9, 63])
-def test_however_few_patches(count: int, bits: int) -> None:
-    patches, bank = made("random")
+def test_any_number_of_patches(count: int, bits: int) -> None:
+    patches, bank = random_points("random")
     pruned = PrunedBank(bank, bits)
-    everything, few = pruned(patches, 9), pruned(patches[:count], 9)
-    assert all(torch.equal(part, whole[:count]) for part, whole in zip(few, everything, strict=True))
+    all_results, results = pruned(patches, 9), pruned(patches[:count], 9)
+    assert all(torch.equal(part, full[:count]) for part, full in zip(results, all_results, strict=True))
     assert [len(part) for part in pruned(patches[:0], 9)] == [0, 0, 0]
 
 
-def test_more_in_question_than_pays_is_not_sure(bits: int) -> None:
-    most = in_question_at_most()
+def test_too_many_candidates_are_not_exact(bits: int) -> None:
+    limit = max_candidates()
     random = torch.Generator().manual_seed(5)
-    around = 1000 * torch.randn(OUTLIERS + 100, 12, generator=random)  # these make the steps long
-    close, patches = torch.randn(2 * most, 12, generator=random), torch.randn(20, 12, generator=random)
-    assert not PrunedBank(torch.cat([around, close]), bits)(patches, 9)[2].any()
-    squared, rows, sure = PrunedBank(torch.cat([around, close[:most]]), bits)(patches, 9)
-    assert sure.all(), "just as many"
-    assert torch.equal(rows, naive(patches, torch.cat([around, close[:most]]), 9)[1])
-    assert torch.allclose(squared.double(), naive(patches, close[:most], 9)[0], rtol=1e-5)
+    outliers = 1000 * torch.randn(OUTLIERS + 100, 12, generator=random)  # these enlarge the quantisation step
+    close, patches = torch.randn(2 * limit, 12, generator=random), torch.randn(20, 12, generator=random)
+    assert not PrunedBank(torch.cat([outliers, close]), bits)(patches, 9)[2].any()
+    squared, rows, exact = PrunedBank(torch.cat([outliers, close[:limit]]), bits)(patches, 9)
+    assert exact.all(), "exactly at the limit"
+    assert torch.equal(rows, brute_force(patches, torch.cat([outliers, close[:limit]]), 9)[1])
+    assert torch.allclose(squared.double(), brute_force(patches, close[:limit], 9)[0], rtol=1e-5)
 
 
-def test_what_is_not_finite_is_never_sure(bits: int) -> None:
-    patches, bank = made("random")
+def test_non_finite_patches_are_never_exact(bits: int) -> None:
+    patches, bank = random_points("random")
     patches[3, 2], patches[5, 0], patches[9, 1], patches[11, 4] = torch.nan, torch.inf, -torch.nan, 1e30
-    sure = PrunedBank(bank, bits)(patches, 9)[2]
-    assert not sure[[3, 5, 9, 11]].any()
-    assert sure.float().mean() > 0.9
+    exact = PrunedBank(bank, bits)(patches, 9)[2]
+    assert not exact[[3, 5, 9, 11]].any()
+    assert exact.float().mean() > 0.9
 
 
-def test_differences_whose_squares_float32_does_not_hold_are_not_lost(bits: int) -> None:
+def test_differences_with_underflowing_squares_are_ranked(bits: int) -> None:
     bank, patches = torch.randn(72, 4) * 1e-23, torch.randn(50, 4) * 1e-23
     bank[:4], bank[4:8] = 1, -1
-    squared, rows, sure = PrunedBank(bank, bits)(patches, 1)
-    assert sure.all()
+    squared, rows, exact = PrunedBank(bank, bits)(patches, 1)
+    assert exact.all()
     assert (rows >= 8).all()
     assert (squared == 0).all()
     centres = torch.tensor([[0.0], [1.0]])
     centre_search = PrunedCentres(centres, 1e-30, bits)
     centre_search.add(0, 2)
-    near, sure = centre_search(torch.tensor([[1e-30]]), 0, 2)
-    assert float(near) == 0 or not bool(sure)
+    squared_centre, exact = centre_search(torch.tensor([[1e-30]]), 0, 2)
+    assert float(squared_centre) == 0 or not bool(exact)
 
 
 @pytest.mark.usefixtures("threads")
-def test_threads_find_the_same_and_torch_keeps_its_own(bits: int) -> None:
-    patches, bank = made("random")
-    found = []
+def test_results_do_not_depend_on_threads_and_torch_keeps_its_own(bits: int) -> None:
+    patches, bank = random_points("random")
+    results = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        found.append(PrunedBank(bank, bits)(patches[:333], 9))
+        results.append(PrunedBank(bank, bits)(patches[:333], 9))
         assert torch.get_num_threads() == count
-    for other in found[1:]:
-        assert all(torch.equal(*pair) for pair in zip(found[0], other, strict=True))
+    for other in results[1:]:
+        assert all(torch.equal(*pair) for pair in zip(results[0], other, strict=True))
 
 
-def test_centres_that_are_added_by_and_by_are_searched_alike(bits: int) -> None:
-    patches, made_centres = made("random")
+def test_centres_added_step_by_step_are_searched_exactly(bits: int) -> None:
+    patches, all_centres = random_points("random")
     centres = torch.full((300, 24), torch.nan)
-    reach = float(made_centres[:300].abs().amax(1).sort().values[-5])
-    pruned, done, far = PrunedCentres(centres, reach, bits), 0, 0
+    reach = float(all_centres[:300].abs().amax(1).sort().values[-5])
+    pruned, done, outliers = PrunedCentres(centres, reach, bits), 0, 0
     for count in (1, 2, 61, 1, 63, 64, 65, 43):
         last = done + count
-        centres[done:last] = made_centres[done:last]
+        centres[done:last] = all_centres[done:last]
         pruned.add(done, last)
-        far += int((made_centres[done:last].abs().amax(1) > reach).sum())
+        outliers += int((all_centres[done:last].abs().amax(1) > reach).sum())
         for first in {0, done, max(0, done - 30), last - 1}:
-            squared, sure = pruned(patches, first, last)
-            every = naive(patches, made_centres[:last], 1)[0][:, 0]
-            those = naive(patches, made_centres[first:last], 1)[0][:, 0]
-            assert sure.float().mean() > 0.9
-            assert (squared[sure].double() <= those[sure] * (1 + 1e-5)).all(), "none of those is missed"
-            assert (squared[sure].double() >= every[sure] * (1 - 1e-5)).all(), "none is made up"
+            squared, exact = pruned(patches, first, last)
+            to_all = brute_force(patches, all_centres[:last], 1)[0][:, 0]
+            to_range = brute_force(patches, all_centres[first:last], 1)[0][:, 0]
+            assert exact.float().mean() > 0.9
+            assert (squared[exact].double() <= to_range[exact] * (1 + 1e-5)).all(), "no centre of the range is missed"
+            assert (squared[exact].double() >= to_all[exact] * (1 - 1e-5)).all(), "the distance is to an existing centre"
             if first == 0:
-                assert torch.allclose(squared[sure].double(), every[sure], rtol=1e-5)
+                assert torch.allclose(squared[exact].double(), to_all[exact], rtol=1e-5)
         done = last
         pruned.add(done, done)
-    assert (done, far) == (300, 4)
-    near = made_centres[:300][made_centres[:300].abs().amax(1) <= reach].double() / pruned._scale
-    lost = torch.linalg.vector_norm(near - near.round(), dim=1)
-    assert 0.99 * pruned._error < float(lost.max()) <= pruned._error
-    assert pruned._outliers.tolist() == torch.nonzero(made_centres[:300].abs().amax(1) > reach).flatten().tolist()
+    assert (done, outliers) == (300, 4)
+    inliers = all_centres[:300][all_centres[:300].abs().amax(1) <= reach].double() / pruned._scale
+    errors = torch.linalg.vector_norm(inliers - inliers.round(), dim=1)
+    assert 0.99 * pruned._error < float(errors.max()) <= pruned._error
+    assert pruned._outliers.tolist() == torch.nonzero(all_centres[:300].abs().amax(1) > reach).flatten().tolist()
 
 
-def test_both_sides_agree() -> None:
-    there = importlib.import_module(compiled.PRUNING)
-    assert (there.PANEL, there.NEVER, there.STEPS) == (PANEL, PADDING_PRODUCT, LEVELS)
-    assert there.MOST_IN_QUESTION == MAX_NEIGHBOURS
-    assert [there.multiplies(bits) for bits in (0, 8, 128, 1024)] == [True, False, False, False]
-    assert register_bits() == next((bits for bits in REGISTERS if there.multiplies(bits)), 0)
+def test_constants_equal_those_of_the_c_code() -> None:
+    extension = importlib.import_module(compiled.PRUNING)
+    assert (extension.PANEL, extension.NEVER, extension.STEPS) == (PANEL, PADDING_PRODUCT, LEVELS)
+    assert extension.MOST_IN_QUESTION == MAX_NEIGHBOURS
+    assert [extension.multiplies(bits) for bits in (0, 8, 128, 1024)] == [True, False, False, False]
+    assert register_bits() == next((bits for bits in REGISTERS if extension.multiplies(bits)), 0)
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
-    patches, bank = made("random")
+def test_invalid_arguments_are_refused() -> None:
+    patches, bank = random_points("random")
     pruned = PrunedBank(bank, 0)
     with pytest.raises(ValueError, match=r"contiguous .*float32 .*, got .*float64"):
         pruned(patches.double(), 3)
@@ -284,8 +284,8 @@ def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_search_is_the_same_with_and_without(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    patches, bank = made(kind)
+def test_search_results_do_not_depend_on_pruning(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    patches, bank = random_points(kind)
     monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: False)
     flat_squared, flat_rows = NearestPatches(bank)(patches, 9)
     monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: True)
@@ -296,20 +296,20 @@ def test_the_search_is_the_same_with_and_without(kind: str, monkeypatch: pytest.
     assert ((squared - flat_squared).abs() <= 1e-6 * lengths).all()
     if kind == "random":
         assert torch.equal(rows, flat_rows)
-    alone = torch.cat([pruned(part, 9)[0] for part in patches.split(100)])
-    assert torch.allclose(alone, squared, rtol=1e-6), "what is near does not depend on what is searched beside it"
+    in_parts = torch.cat([pruned(part, 9)[0] for part in patches.split(100)])
+    assert torch.allclose(in_parts, squared, rtol=1e-6), "results do not depend on the other patches of a batch"
 
 
-def test_few_patches_and_many_neighbours_are_searched_flat(monkeypatch: pytest.MonkeyPatch) -> None:
-    patches, bank = made("random")
+def test_few_patches_and_many_neighbours_are_searched_without_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches, bank = random_points("random")
     monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: True)
     pruned = NearestPatches(bank)
-    monkeypatch.setattr(pruned, "_pruned", lambda *given: pytest.fail("pruned"))
+    monkeypatch.setattr(pruned, "_pruned", lambda *args: pytest.fail("pruned"))
     assert pruned(patches[:10], 9)[1].shape == (10, 9)
     assert pruned(patches, 100)[1].shape == (len(patches), 100)
 
 
-def test_a_bank_is_pruned_by_its_size_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pruning_depends_on_the_bank_size_and_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "register_bits", lambda: 512)
     sizes = (5, 511, 512, 2**19 - 1, 2**19)
     assert [search.uses_pruning(count, 152) for count in sizes] == [False, False, True, True, False]
@@ -318,15 +318,15 @@ def test_a_bank_is_pruned_by_its_size_and_the_processor(monkeypatch: pytest.Monk
     assert not search.uses_pruning(5000, 152)
 
 
-def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    patches, bank = made("random")
+def test_banks_are_searched_without_compiled_extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    patches, bank = random_points("random")
     monkeypatch.setattr(search, "register_bits", lambda: 512)
     assert NearestPatches(bank)._pruned is not None
-    monkeypatch.setattr(compiled, "PRUNING", "offnominal.memory.none_of_this_name")
+    monkeypatch.setattr(compiled, "PRUNING", "offnominal.memory.missing")
     without = NearestPatches(bank)
     assert without._pruned is None
     assert without._upsampled is None
-    assert torch.equal(without(patches, 9)[1], naive(patches, bank, 9)[1])
+    assert torch.equal(without(patches, 9)[1], brute_force(patches, bank, 9)[1])
     register_bits.cache_clear()
     try:
         assert register_bits() == 0
@@ -334,14 +334,14 @@ def test_where_it_could_not_be_compiled_banks_are_searched_without(monkeypatch: 
         register_bits.cache_clear()
 
 
-def test_a_small_bank_is_searched_by_the_smaller_map_where_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_banks_use_upsampling_and_larger_ones_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "register_bits", lambda: 512)
-    kinds = {size: NearestPatches(torch.randn(size, 12)) for size in (10, 511, 512, 1500)}
-    assert [one._upsampled is not None for one in kinds.values()] == [True, True, False, False]
-    assert [one._pruned is not None for one in kinds.values()] == [False, False, True, True]
+    searches = {size: NearestPatches(torch.randn(size, 12)) for size in (10, 511, 512, 1500)}
+    assert [neighbour_search._upsampled is not None for neighbour_search in searches.values()] == [True, True, False, False]
+    assert [neighbour_search._pruned is not None for neighbour_search in searches.values()] == [False, False, True, True]
 
 
-def test_a_defect_far_outside_the_bank_is_searched_all_the_same(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patches_far_from_the_bank_are_searched(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = torch.Generator().manual_seed(3000)
     patches, bank = 30 * torch.randn(100, 12, generator=random), 30 * torch.randn(3000, 12, generator=random)
     patches[50:] *= 100
@@ -349,25 +349,25 @@ def test_a_defect_far_outside_the_bank_is_searched_all_the_same(bits: int, monke
     nearest = NearestPatches(bank)
     monkeypatch.setattr(nearest, "_pruned", PrunedBank(bank, bits))
     squared, rows = nearest(patches, 9)
-    right, right_rows = naive(patches, bank, 9)
-    assert np.mean(rows.numpy() == right_rows.numpy()) > 0.99
-    assert torch.allclose(squared.double(), right, rtol=1e-5)
+    expected, expected_rows = brute_force(patches, bank, 9)
+    assert np.mean(rows.numpy() == expected_rows.numpy()) > 0.99
+    assert torch.allclose(squared.double(), expected, rtol=1e-5)
     assert not PrunedBank(bank, bits)(patches, 9)[2].all()
 
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("count", [1, 2])
-def test_torch_keeps_its_threads(count: int) -> None:
-    """FAISS sets the threads of both where it shares them."""
-    patches, bank = made("random")
+def test_the_number_of_torch_threads_is_kept(count: int) -> None:
+    """If FAISS shares its OpenMP runtime with torch, FAISS sets the threads of both."""
+    patches, bank = random_points("random")
     torch.set_num_threads(count)
     search._shares_threads.cache_clear()
     squared_distances(patches, bank, torch.zeros((len(patches), 3), dtype=torch.int64))
     assert torch.get_num_threads() == count
 
 
-def test_squared_distances_are_those_of_the_rows() -> None:
-    patches, bank = made("random")
+def test_squared_distances_are_those_of_the_given_rows() -> None:
+    patches, bank = random_points("random")
     rows = torch.randint(-1, len(bank), (len(patches), 7), generator=torch.Generator().manual_seed(2))
-    right = (patches[:, None].double() - bank[rows].double()).square().sum(2).masked_fill(rows < 0, torch.inf)
-    assert torch.allclose(squared_distances(patches.T.contiguous().T, bank, rows).double(), right, rtol=1e-5)
+    expected = (patches[:, None].double() - bank[rows].double()).square().sum(2).masked_fill(rows < 0, torch.inf)
+    assert torch.allclose(squared_distances(patches.T.contiguous().T, bank, rows).double(), expected, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""Products by way of the map that features were brought up from, against products of the patches as they are."""
+"""Search on the coarse map of upsampled features, against search with the patches."""
 
 from __future__ import annotations
 
@@ -25,48 +25,50 @@ GRIDS = [(2, 2), (2, 8), (6, 4), (32, 44)]
 
 
 @pytest.fixture(autouse=True)
-def _no_other_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "uses_pruning", lambda count, dimensions: False)
 
 
-def made(grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7) -> tuple[torch.Tensor, torch.Tensor, Upsampling]:
-    """(N, D) patches, (h w / 4, coarse) the map, and what tells of them."""
+def upsampled_patches(
+    grid: tuple[int, int], seed: int = 0, fine: int = 5, coarse: int = 7
+) -> tuple[torch.Tensor, torch.Tensor, Upsampling]:
+    """(N, D) patches, the coarse map (h w / 4, coarse), and the `Upsampling` that describes them."""
     draw = torch.Generator().manual_seed(seed)
     share = 0.4 + 0.6 * torch.rand(grid, generator=draw)
     low = torch.randn((1, coarse, grid[0] // 2, grid[1] // 2), generator=draw)
     high = F.interpolate(low, size=grid, mode="bilinear", align_corners=False)[0] * share
     own = torch.randn((fine, *grid), generator=draw)
-    seen = interior(grid)
-    patches = torch.cat([own, high])[:, *seen].flatten(1).T.contiguous()
-    return patches, low[0].flatten(1).T, Upsampling(fine, grid, share[seen])
+    inside = interior(grid)
+    patches = torch.cat([own, high])[:, *inside].flatten(1).T.contiguous()
+    return patches, low[0].flatten(1).T, Upsampling(fine, grid, share[inside])
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("count", [1, PART_SIZE - 1, PART_SIZE, 2 * PART_SIZE + 3])
-def test_distances_are_those_of_the_patches(grid: tuple[int, int], count: int) -> None:
-    patches, low, upsampling = made(grid)
+def test_neighbours_and_distances_equal_brute_force(grid: tuple[int, int], count: int) -> None:
+    patches, low, upsampling = upsampled_patches(grid)
     bank = torch.randn((count, patches.shape[1]), generator=torch.Generator().manual_seed(1))
     assert torch.allclose(upsampling.map(patches), low, atol=1e-5)
-    found, rows = UpsampledBank(bank)(patches, min(count, 60), upsampling)
-    every = (patches[:, None].double() - bank.double()).square().sum(2)
-    assert torch.allclose(found.double(), every.sort(dim=1).values[:, : found.shape[1]], atol=2e-4)
-    assert torch.allclose(found.double(), every.gather(1, rows), atol=2e-4)
+    squared, rows = UpsampledBank(bank)(patches, min(count, 60), upsampling)
+    all_squared = (patches[:, None].double() - bank.double()).square().sum(2)
+    assert torch.allclose(squared.double(), all_squared.sort(dim=1).values[:, : squared.shape[1]], atol=2e-4)
+    assert torch.allclose(squared.double(), all_squared.gather(1, rows), atol=2e-4)
     assert all(len(set(row)) == len(row) for row in rows.tolist())
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_corners_are_what_interpolation_takes(grid: tuple[int, int]) -> None:
-    _, low, upsampling = made(grid)
+def test_corners_and_weights_equal_bilinear_interpolation(grid: tuple[int, int]) -> None:
+    _, low, upsampling = upsampled_patches(grid)
     high = F.interpolate(low.T.unflatten(1, upsampling.half)[None], size=grid, mode="bilinear", align_corners=False)[0]
-    right = (high[:, *interior(grid)] * upsampling.share).flatten(1).T
-    found = (low[upsampling.corners] * upsampling.weights[:, :, None]).sum(1)
-    assert torch.allclose(found, right, atol=1e-5)
+    expected = (high[:, *interior(grid)] * upsampling.share).flatten(1).T
+    interpolated = (low[upsampling.corners] * upsampling.weights[:, :, None]).sum(1)
+    assert torch.allclose(interpolated, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_neighbours_do_not_depend_on_threads(threads: int) -> None:
-    patches, _, upsampling = made((32, 44))
-    bank = UpsampledBank(made((32, 44), 2)[0][:700])
+    patches, _, upsampling = upsampled_patches((32, 44))
+    bank = UpsampledBank(upsampled_patches((32, 44), 2)[0][:700])
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -81,9 +83,9 @@ def test_neighbours_do_not_depend_on_threads(threads: int) -> None:
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("count", [1, 3, 700])
-def test_the_nearest_are_the_same(grid: tuple[int, int], count: int) -> None:
-    patches, _, upsampling = made(grid)
-    nearest = NearestPatches(made((32, 44), 2)[0][:count] + 0.1)
+def test_upsampled_search_equals_plain_search(grid: tuple[int, int], count: int) -> None:
+    patches, _, upsampling = upsampled_patches(grid)
+    nearest = NearestPatches(upsampled_patches((32, 44), 2)[0][:count] + 0.1)
     (squared, rows), (plain, plain_rows) = nearest(patches, 4, upsampling), nearest(patches, 4)
     assert torch.allclose(squared, plain, atol=1e-4)
     assert (rows == plain_rows).float().mean() > 0.999
@@ -91,7 +93,7 @@ def test_the_nearest_are_the_same(grid: tuple[int, int], count: int) -> None:
 
 
 def test_equal_and_infinite_patches() -> None:
-    patches, _, upsampling = made((6, 4))
+    patches, _, upsampling = upsampled_patches((6, 4))
     nearest = NearestPatches(patches[:1].expand(600, -1))
     squared, rows = nearest(patches, 3, upsampling)
     assert torch.allclose(squared, nearest(patches, 3)[0], atol=1e-4)
@@ -102,18 +104,18 @@ def test_equal_and_infinite_patches() -> None:
     assert ((rows >= 0) & (rows < 600)).all()
 
 
-def test_what_does_not_fit_is_refused_before_it_is_read() -> None:
+def test_invalid_arguments_are_refused() -> None:
     products, corners = (torch.zeros(4, 10), torch.zeros(20, 10)), torch.zeros((20, 4), dtype=torch.int64)
-    found = torch.full((20, 3), torch.inf), torch.full((20, 3), -1)
-    nearest(products, (corners, torch.zeros(20, 4)), 0, found)
+    neighbours = torch.full((20, 3), torch.inf), torch.full((20, 3), -1)
+    nearest(products, (corners, torch.zeros(20, 4)), 0, neighbours)
     with pytest.raises(ValueError, match=r"expected .*float32 \(20, 4\)"):
-        nearest(products, (corners, torch.zeros(20, 3)), 0, found)
+        nearest(products, (corners, torch.zeros(20, 3)), 0, neighbours)
     with pytest.raises(ValueError, match="at most 512 bank patches at once, got 600"):
-        nearest((torch.zeros(4, 600), torch.zeros(20, 600)), (corners, torch.zeros(20, 4)), 0, found)
+        nearest((torch.zeros(4, 600), torch.zeros(20, 600)), (corners, torch.zeros(20, 4)), 0, neighbours)
     assert importlib.import_module(compiled.UPSAMPLED).MOST_AT_ONCE == PART_SIZE
 
 
-def test_an_odd_grid_and_another_share_are_refused() -> None:
+def test_odd_grids_and_wrong_share_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="must be even, got 3 x 4"):
         Upsampling(2, (3, 4), torch.ones(1, 2))
     with pytest.raises(ValueError, match=r"share must be \(2, 4\), got \(4, 6\)"):
@@ -131,7 +133,7 @@ def test_an_odd_grid_and_another_share_are_refused() -> None:
         ({"backbone": "efficientnet-lite0@1.5"}, 40),
     ],
 )
-def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, Any], first: int | None) -> None:
+def test_engine_patches_match_their_upsampling(settings: dict[str, Any], first: int | None) -> None:
     (engine,) = member_engines(Detector(image_size=96, resize="keep", **settings).settings)
     (batch,) = batches(
         [texture(0)], [engine.geometry([])], ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
@@ -150,99 +152,102 @@ def test_patches_of_images_are_what_is_told_of_them(settings: dict[str, Any], fi
     assert torch.allclose(high.flatten(1).T, patches[:, upsampling.first :], atol=1e-4)
 
 
-def test_inspections_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[tuple[Any, ...]] = []
+def test_inspections_use_upsampled_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
-    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: used.append(args), products))
+    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: calls.append(args), products))
     images = [texture(seed) for seed in range(12)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images)
-    used.clear()
-    found, near = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
-    assert len(used) == 5  # two members, and one of them explains
+    calls.clear()
+    maps, explained = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
+    assert len(calls) == 5  # two images with two members, and one explanation
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
-    plain, plainly = [detector.inspect(image).anomaly_map for image in images[:2]], detector.explain(images[0]).distances
-    assert len(used) == 5
-    assert np.allclose(near, plainly, rtol=1e-4)
-    assert np.allclose(found[1], plain[1], rtol=1e-4)
-    assert np.allclose(found[0], plain[0], rtol=0, atol=1e-5)  # it goes through 0, where nothing is relative
+    plain_maps, plain_explained = (
+        [detector.inspect(image).anomaly_map for image in images[:2]],
+        detector.explain(images[0]).distances,
+    )
+    assert len(calls) == 5
+    assert np.allclose(explained, plain_explained, rtol=1e-4)
+    assert np.allclose(maps[1], plain_maps[1], rtol=1e-4)
+    assert np.allclose(maps[0], plain_maps[0], rtol=0, atol=1e-5)  # the map has zeros, so the tolerance is absolute
 
 
-#: A squared distance in twice as many features is rounded more; scores are in standard deviations.
-@pytest.mark.parametrize(("backbone", "within"), [("efficientnet-lite0", {"rel": 1e-4}), (DEFAULT_BACKBONE, {"abs": 1e-4})])
-def test_fits_use_it(backbone: str, within: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[tuple[Any, ...]] = []
+#: Rounding grows with the number of features. Scores are in standard deviations.
+@pytest.mark.parametrize(("backbone", "tolerance"), [("efficientnet-lite0", {"rel": 1e-4}), (DEFAULT_BACKBONE, {"abs": 1e-4})])
+def test_fits_use_upsampled_search(backbone: str, tolerance: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
-    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: used.append(args), products))
+    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: calls.append(args), products))
     images = [texture(seed) for seed in range(12)]
-    found = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
-    assert len(used) >= 12
-    used.clear()
+    model = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
+    assert len(calls) >= 12
+    calls.clear()
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
     plain = Detector(backbone=backbone, image_size=96, bank=200, false_alarm_rate=0.1).fit(images).model
-    assert not used
-    assert found.calibration.scores == pytest.approx(plain.calibration.scores, **within)
-    for member, other in zip(found.members, plain.members, strict=True):
+    assert not calls
+    assert model.calibration.scores == pytest.approx(plain.calibration.scores, **tolerance)
+    for member, other in zip(model.members, plain.members, strict=True):
         for signals, others in zip(member.held_out.signals, other.held_out.signals, strict=True):
             assert np.allclose(signals, others, rtol=1e-3, atol=1e-3)
 
 
-def test_audits_and_updates_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    used: list[tuple[Any, ...]] = []
+def test_audits_and_updates_use_upsampled_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, ...]] = []
     products = UpsampledBank.__call__
     images = [texture(seed) for seed in range(14)]
     detector = Detector(image_size=96, bank=200, false_alarm_rate=0.1)
     fitted = Detector(image_size=96, bank=200, false_alarm_rate=0.1).fit(images[:12])
-    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: used.append(args), products))
-    found = detector.audit(images[:12])
-    assert len(used) >= 12
-    used.clear()
+    monkeypatch.setattr(UpsampledBank, "__call__", with_spy(lambda *args: calls.append(args), products))
+    audit = detector.audit(images[:12])
+    assert len(calls) >= 12
+    calls.clear()
     fitted.update(add=images[12:])
-    assert len(used) == 4
+    assert len(calls) == 4
     monkeypatch.setattr(FeatureEngine, "upsampling", lambda self, network: None)
-    assert found.scores == pytest.approx(detector.audit(images[:12]).scores, rel=1e-3)
-    assert len(used) == 4
+    assert audit.scores == pytest.approx(detector.audit(images[:12]).scores, rel=1e-3)
+    assert len(calls) == 4
 
 
 def held_out_pair(dtype: torch.dtype = torch.float32) -> list[HeldOutBanks]:
-    """Images of two shapes, held out with what tells of them, and without."""
-    told = [made((6, 4), seed) for seed in range(3)] + [made((4, 8), seed) for seed in range(2)]
-    patches = torch.cat([one[0] for one in told])
-    starts = np.cumsum([0, *(len(one[0]) for one in told[:-1])])
+    """Held-out banks of images of two shapes, with and without their upsampling."""
+    images = [upsampled_patches((6, 4), seed) for seed in range(3)] + [upsampled_patches((4, 8), seed) for seed in range(2)]
+    patches = torch.cat([image[0] for image in images])
+    starts = np.cumsum([0, *(len(image[0]) for image in images[:-1])])
     centres = np.arange(0, len(patches), 2)
     return [
         HeldOutBanks(patches.to(dtype), starts, centres, 1.0, torch.device("cpu"), upsamplings)
-        for upsamplings in ([one[2] for one in told], [None] * 5)
+        for upsamplings in ([image[2] for image in images], [None] * 5)
     ]
 
 
-def test_held_out_banks_find_the_same() -> None:
+def test_held_out_banks_give_the_same_neighbours() -> None:
     banks, plain = held_out_pair()
     for image in range(5):
-        (squared, rows), (right, others) = banks.neighbours(image, 3), plain.neighbours(image, 3)
-        assert torch.allclose(squared, right, atol=1e-4)
-        assert torch.equal(rows, others)
+        (squared, rows), (expected, expected_rows) = banks.neighbours(image, 3), plain.neighbours(image, 3)
+        assert torch.allclose(squared, expected, atol=1e-4)
+        assert torch.equal(rows, expected_rows)
     assert all(torch.equal(banks.replacement_rows(image), plain.replacement_rows(image)) for image in range(5))
 
 
-def test_patches_that_were_rounded_to_be_kept_are_searched_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_float16_held_out_patches_are_searched_without_upsampling(monkeypatch: pytest.MonkeyPatch) -> None:
     banks, plain = held_out_pair(torch.float16)
     monkeypatch.delattr(UpsampledBank, "__call__")
     for image in range(5):
-        for one, other in zip(banks.neighbours(image, 3), plain.neighbours(image, 3), strict=True):
-            assert torch.equal(one, other)
+        for actual, expected in zip(banks.neighbours(image, 3), plain.neighbours(image, 3), strict=True):
+            assert torch.equal(actual, expected)
 
 
-def test_held_out_images_and_what_is_told_of_them_are_as_many() -> None:
+def test_held_out_banks_need_one_upsampling_per_image() -> None:
     with pytest.raises(ValueError, match="2 images, 1 upsamplings"):
         HeldOutBanks(torch.eye(8), np.array([0, 4]), np.array([0, 5]), 1.0, torch.device("cpu"), [None])
 
 
-def test_patches_rounded_to_half_a_float_have_no_such_map() -> None:
+def test_half_precision_engines_have_no_upsampling() -> None:
     (engine,) = member_engines(Detector(preset="fast", image_size=96, runtime="torch", precision="bfloat16").settings)
     assert engine.upsampling((96, 96)) is None
 
 
-def test_a_gpu_multiplies_patches_as_they_are() -> None:
+def test_gpu_engines_have_no_upsampling() -> None:
     (engine,) = member_engines(Detector(preset="fast", image_size=96).settings)
     engine.device = torch.device("cuda")
     assert engine.upsampling((96, 96)) is None
