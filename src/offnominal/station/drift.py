@@ -48,7 +48,7 @@ def public_drift(monitor: DriftMonitor | None) -> dict[str, Any]:
     if result["warning"]:
         since = result["since"]
         message = (
-            f"Since about part {since['path']}, images look {result['change']} than the training images. "
+            f"Since about part {since['path']}, images differ from the training images: {result['change']}. "
             "The stated false-alarm rate no longer holds. Check light, lens, camera and product."
         )
     return {"monitored": True, "warning": result["warning"], "message": message, "images": result["images"]}
