@@ -1,4 +1,4 @@
-"""Incremental update: images added and removed, against a fit and against what was held out."""
+"""Incremental updates: images added and removed, compared with a fit and with held-out scores."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def shared_fit(**settings: object) -> Detector:
 
 
 def fitted(**settings: object) -> Detector:
-    """A detector of its own on the one fit to ten images."""
+    """A new detector with the shared model of ten images."""
     detector = shared_fit(**settings)
     return with_model(detector, detector.model)
 
@@ -48,7 +48,7 @@ def number_of(model: Model, name: str) -> int:
 
 
 def patches_of(detector: Detector, image: np.ndarray) -> list[torch.Tensor]:
-    """Of every member."""
+    """The patches of an image for each member."""
 
     def fail(index: int, error: Exception) -> None:
         raise error
@@ -62,75 +62,75 @@ def with_members(model: Model, change: Callable[[Member], Member]) -> Model:
     return replace(model, members=tuple(map(change, model.members)))
 
 
-def away(patches: torch.Tensor, bank: torch.Tensor) -> float:
+def covering_distance(patches: torch.Tensor, bank: torch.Tensor) -> float:
     return float(torch.cdist(patches.double(), bank.double()).amin(1).max())
 
 
 @trials(deadline=None, max_examples=60)
 @given(st.integers(1, 60), st.integers(1, 9), st.floats(0, 3), st.integers(0, 2**32 - 1))
-def test_cover_is_the_farthest_first_choice(count: int, bank: int, radius: float, seed: int) -> None:
+def test_cover_equals_the_naive_farthest_first_selection(count: int, bank: int, radius: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     new, old = rng.normal(size=(count, 3)).astype(np.float32), rng.normal(size=(bank, 3)).astype(np.float32)
-    new[rng.random(count) < 0.2] = new[0]  # copies
+    new[rng.random(count) < 0.2] = new[0]  # duplicates
     distance = np.linalg.norm(new[:, None].astype(np.float64) - old[None], axis=2).min(1)
-    right = []
+    expected = []
     while distance.max() > radius:
-        right.append(int(distance.argmax()))
-        distance = np.minimum(distance, np.linalg.norm(new.astype(np.float64) - new[right[-1]], axis=1))
-    assert cover(torch.from_numpy(new), torch.from_numpy(old), radius).tolist() == right
+        expected.append(int(distance.argmax()))
+        distance = np.minimum(distance, np.linalg.norm(new.astype(np.float64) - new[expected[-1]], axis=1))
+    assert cover(torch.from_numpy(new), torch.from_numpy(old), radius).tolist() == expected
 
 
-def test_the_file_keeps_what_calibrates(model_file: Path, detector: Detector) -> None:
-    model, read = detector.model, load(model_file).model
+def test_the_model_file_keeps_the_held_out_data(model_file: Path, detector: Detector) -> None:
+    model, loaded = detector.model, load(model_file).model
     assert np.array_equal(np.sort(scores_of(model)), model.calibration.scores)
-    assert np.array_equal(scores_of(read), scores_of(model))
-    for mine, theirs in zip(read.members, model.members, strict=True):
-        kept, original = mine.held_out.replacements, theirs.held_out.replacements
+    assert np.array_equal(scores_of(loaded), scores_of(model))
+    for stored, fitted_member in zip(loaded.members, model.members, strict=True):
+        kept, original = stored.held_out.replacements, fitted_member.held_out.replacements
         assert torch.equal(kept.patches, original.patches)
         for name in ("replaces", "image", "position"):
             assert np.array_equal(getattr(kept, name), getattr(original, name))
-        assert mine.held_out.radius == theirs.bank.radius
+        assert stored.held_out.radius == fitted_member.bank.radius
 
 
-@pytest.mark.parametrize("gone", [0, 4])
-def test_a_removed_image_scores_what_it_was_held_out_with(gone: int) -> None:
+@pytest.mark.parametrize("removed", [0, 4])
+def test_a_removed_image_gets_its_held_out_score(removed: int) -> None:
     detector = fitted()
-    held_out = scores_of(detector.model)[number_of(detector.model, f"array {gone}")]
-    change = detector.update(remove=[f"array {gone}"])
-    assert change.removed == (f"array {gone}",)
+    held_out = scores_of(detector.model)[number_of(detector.model, f"array {removed}")]
+    change = detector.update(remove=[f"array {removed}"])
+    assert change.removed == (f"array {removed}",)
     assert change.patches_removed > 0
-    assert detector.inspect(texture(gone)).score == pytest.approx(held_out, abs=5e-3)
+    assert detector.inspect(texture(removed)).score == pytest.approx(held_out, abs=5e-3)
 
 
-def test_nothing_of_a_removed_image_is_left() -> None:
+def test_a_removed_image_leaves_no_data() -> None:
     detector = fitted()
     before = detector.model
     own = patches_of(detector, texture(3))
     for patches, member in zip(own, before.members, strict=True):
         assert float(torch.cdist(patches, member.bank.patches).min()) < 1e-2
-    gone = number_of(before, "array 3")
+    removed = number_of(before, "array 3")
     detector.update(remove=["array 3"])
     after = detector.model
-    stayed = np.delete(np.arange(10), gone)
-    assert after.sources == tuple(before.sources[at] for at in stayed)
+    kept = np.delete(np.arange(10), removed)
+    assert after.sources == tuple(before.sources[at] for at in kept)
     assert after.calibration.count == 9
     for patches, old, new in zip(own, before.members, after.members, strict=True):
         assert len(new.held_out.signals) == 9
-        for left in (new.bank.patches, new.held_out.replacements.patches):
-            if len(left):
-                assert float(torch.cdist(patches, left).min()) > 1e-2
-        for at, source in enumerate(stayed):
-            rows, known = torch.from_numpy(new.bank.image == at), torch.from_numpy(old.bank.image == source)
-            assert {tuple(row) for row in old.bank.patches[known].tolist()} <= {
+        for remaining in (new.bank.patches, new.held_out.replacements.patches):
+            if len(remaining):
+                assert float(torch.cdist(patches, remaining).min()) > 1e-2
+        for at, source in enumerate(kept):
+            rows, old_rows = torch.from_numpy(new.bank.image == at), torch.from_numpy(old.bank.image == source)
+            assert {tuple(row) for row in old.bank.patches[old_rows].tolist()} <= {
                 tuple(row) for row in new.bank.patches[rows].tolist()
             }
             assert np.array_equal(new.held_out.signals[at], old.held_out.signals[source])
     assert before.thumbnails is not None
     assert after.thumbnails is not None
-    assert [after.thumbnails.stored(at) for at in range(9)] == [before.thumbnails.stored(int(at)) for at in stayed]
+    assert [after.thumbnails.stored(at) for at in range(9)] == [before.thumbnails.stored(int(at)) for at in kept]
 
 
-def test_after_a_removal_the_stated_radius_still_holds() -> None:
+def test_the_covering_radius_holds_after_a_removal() -> None:
     detector = fitted()
     before = detector.model.members
     detector.update(remove=["array 0", "array 5"])
@@ -139,10 +139,10 @@ def test_after_a_removal_the_stated_radius_still_holds() -> None:
         assert new.bank.radius is not None
         assert new.bank.radius >= old.bank.radius
         for seed in (1, 2, 7):
-            assert away(patches_of(detector, texture(seed))[number], new.bank.patches) <= new.bank.radius + 1e-3
+            assert covering_distance(patches_of(detector, texture(seed))[number], new.bank.patches) <= new.bank.radius + 1e-3
 
 
-def test_added_images_are_covered_held_out_and_calibrate() -> None:
+def test_added_images_are_covered_and_calibrate() -> None:
     detector = fitted()
     radii = [member.bank.radius for member in detector.model.members]
     other = [texture(seed) + np.uint8(40) for seed in (50, 51, 52)]
@@ -157,14 +157,14 @@ def test_added_images_are_covered_held_out_and_calibrate() -> None:
     for image in other:
         for patches, member, radius in zip(patches_of(detector, image), model.members, radii, strict=True):
             assert radius is not None
-            assert away(patches, member.bank.patches) <= radius + 1e-3
-    # Held out of the grown bank: what stays when the image is removed again.
+            assert covering_distance(patches, member.bank.patches) <= radius + 1e-3
+    # The held-out score against the updated bank equals the score after the image is removed again.
     held_out = scores_of(model)[11]
     detector.update(remove=["array 11"])
     assert detector.inspect(other[1]).score == pytest.approx(held_out, abs=5e-3)
 
 
-def test_added_and_removed_again_is_as_before(tmp_path: Path) -> None:
+def test_adding_and_removing_an_image_restores_the_model(tmp_path: Path) -> None:
     detector = fitted()
     before = detector.model
     detector.update(add=[damaged(60)[0]])
@@ -175,16 +175,16 @@ def test_added_and_removed_again_is_as_before(tmp_path: Path) -> None:
     for old, new in zip(before.members, after.members, strict=True):
         assert new.bank.radius is not None
         assert old.bank.radius is not None
-        assert new.bank.radius > old.bank.radius  # a bound: nobody knows any more whom the image's patches covered
+        assert new.bank.radius > old.bank.radius  # an upper bound, because the patches that the image covered are unknown
     radii = {member.name: member.bank.radius for member in before.members}
-    plain = with_members(after, lambda one: replace(one, bank=replace(one.bank, radius=radii[one.name])))
-    plain = replace(plain, added=0, removed=0, threshold_removed=False)
-    for name, model in (("before", before), ("after", plain)):
+    reset = with_members(after, lambda member: replace(member, bank=replace(member.bank, radius=radii[member.name])))
+    reset = replace(reset, added=0, removed=0, threshold_removed=False)
+    for name, model in (("before", before), ("after", reset)):
         with_model(detector, model).save(tmp_path / name)
     assert (tmp_path / "before").read_bytes() == (tmp_path / "after").read_bytes()
 
 
-def test_no_guarantee_after_the_image_that_the_threshold_rests_on_was_removed(tmp_path: Path) -> None:
+def test_removing_the_image_behind_the_threshold_voids_the_guarantee(tmp_path: Path) -> None:
     detector = fitted()
     order = np.argsort(scores_of(detector.model))
     lowest, highest = (detector.model.sources[at].name for at in (order[0], order[-1]))
@@ -195,23 +195,23 @@ def test_no_guarantee_after_the_image_that_the_threshold_rests_on_was_removed(tm
     assert not detector.model.guaranteed
     detector.update(add=[texture(30)])
     detector.save(tmp_path / "m")
-    read = load(tmp_path / "m").model
-    assert not read.guaranteed
-    assert promise(read).startswith("no guarantee applies")
+    loaded = load(tmp_path / "m").model
+    assert not loaded.guaranteed
+    assert promise(loaded).startswith("no guarantee applies")
 
 
-def test_a_model_that_was_fitted_with_folds_can_be_updated() -> None:
+def test_models_fitted_with_folds_can_be_updated() -> None:
     detector = fitted(calibration="folds")
     methods = [detector.model.calibration.method]
     detector.update(remove=["array 1"])
-    methods.append(detector.model.calibration.method)  # all that is left was held out so
+    methods.append(detector.model.calibration.method)  # the remaining images were held out by folds
     detector.update(add=[texture(30)], remove=["array 2"])
     methods.append(detector.model.calibration.method)
     assert methods == ["folds", "folds", "leave-one-image-out"]
     assert detector.inspect(damaged(50)[0]).anomalous
 
 
-def test_an_update_learns_every_page_of_a_file(tmp_path: Path) -> None:
+def test_an_update_adds_every_page_of_a_file(tmp_path: Path) -> None:
     stack = tmp_path / "stack.tif"
     first, *others = (Image.fromarray(texture(seed)) for seed in (40, 41, 42))
     first.save(stack, save_all=True, append_images=others)
@@ -225,12 +225,12 @@ def test_an_update_learns_every_page_of_a_file(tmp_path: Path) -> None:
         ]
 
 
-def test_how_a_model_is_run_is_not_written_into_it(model_file: Path, tmp_path: Path) -> None:
+def test_run_settings_are_not_stored_in_the_model(model_file: Path, tmp_path: Path) -> None:
     stored = load(model_file).settings
-    run = load(model_file, runtime="torch", batch_size=2, device="cpu")
-    assert (run.settings.runtime, run.settings.batch_size) == ("torch", 2)
-    run.update(add=[texture(900)])
-    run.save(tmp_path / "m")
+    detector = load(model_file, runtime="torch", batch_size=2, device="cpu")
+    assert (detector.settings.runtime, detector.settings.batch_size) == ("torch", 2)
+    detector.update(add=[texture(900)])
+    detector.save(tmp_path / "m")
     assert load(tmp_path / "m").settings == stored
 
 
@@ -240,13 +240,13 @@ def test_the_same_update_gives_the_same_bytes(model_file: Path, parts: Path, tmp
         detector.update(add=parts / "test" / "good", remove=["train/good/002.png"])
         detector.save(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    read = load(tmp_path / "a")
-    assert read.model.calibration.count == 16
-    assert read.model.sources[-1].name == "104.png"
-    assert read.inspect(damaged(300)[0]).anomalous
+    loaded = load(tmp_path / "a")
+    assert loaded.model.calibration.count == 16
+    assert loaded.model.sources[-1].name == "104.png"
+    assert loaded.inspect(damaged(300)[0]).anomalous
 
 
-def test_a_random_bank_grows_by_its_share() -> None:
+def test_a_random_bank_grows_in_proportion() -> None:
     detector = fitted(sampler="random", bank=0.1)
     sizes = [len(member.bank.patches) for member in detector.model.members]
     detector.update(add=[texture(seed) for seed in range(20, 25)])
@@ -255,7 +255,7 @@ def test_a_random_bank_grows_by_its_share() -> None:
     assert [member.bank.radius for member in detector.model.members] == [None, None]
 
 
-def test_images_of_several_shapes_and_with_the_response() -> None:
+def test_updates_with_several_shapes_and_with_the_response() -> None:
     images = [texture(i, (96, 120 if i % 2 else 200)) for i in range(8)]
     detector = Detector(**SMALL, fusion={"response": 1.0}).fit(images[:6])
     detector.update(add=images[6:], remove=["array 1"])
@@ -263,7 +263,7 @@ def test_images_of_several_shapes_and_with_the_response() -> None:
     assert detector.inspect(images[1]).anomaly_map.shape == (96, 120)
 
 
-def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tmp_path: Path) -> None:
+def test_invalid_updates_are_refused_and_change_nothing(model_file: Path, tmp_path: Path) -> None:
     detector = load(model_file)
     before = detector.model
     names = [source.name for source in before.sources]
@@ -277,18 +277,18 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tm
         detector.update(remove=names[1:])
     with pytest.raises(InputError, match="nothing to update"):
         detector.update()
-    twice = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(3)])
-    sources = twice.model.sources
-    alike = replace(twice.model, sources=(sources[0], sources[0], sources[2]))
-    twice = with_model(twice, alike)
+    ambiguous = Detector(image_size=96, bank=50).fit([texture(seed) for seed in range(3)])
+    sources = ambiguous.model.sources
+    same_names = replace(ambiguous.model, sources=(sources[0], sources[0], sources[2]))
+    ambiguous = with_model(ambiguous, same_names)
     with pytest.raises(InputError, match=f"2 images named '{sources[0].name}'"):
-        twice.update(remove=[sources[0].name])
-    wide = tmp_path / "wide.png"
-    cv2.imwrite(str(wide), texture(9).astype(np.uint16) * 256)
+        ambiguous.update(remove=[sources[0].name])
+    path_16_bit = tmp_path / "wide.png"
+    cv2.imwrite(str(path_16_bit), texture(9).astype(np.uint16) * 256)
     with pytest.raises(InputError, match=r"none of 1 images can be added; the first error: .*16-bit"):
-        detector.update(add=[wide])
+        detector.update(add=[path_16_bit])
     with pytest.raises(InputError, match="twice"):
-        detector.update(add=[str(wide), str(wide)])
+        detector.update(add=[str(path_16_bit), str(path_16_bit)])
     with pytest.raises(InputError, match="does not exist"):
         detector.update(add=tmp_path / "nowhere")
     assert detector.model is before
@@ -303,15 +303,15 @@ def test_what_cannot_be_done_is_refused_and_changes_nothing(model_file: Path, tm
 
 
 @pytest.mark.realdata
-def test_added_cookies_against_a_full_fit() -> None:
+def test_an_update_with_cookies_is_as_good_as_a_full_fit() -> None:
     paths = sorted((REAL_DATA / "aws_cookies" / "train" / "good").iterdir())
-    # A share of the patches: banks that grow with their images can be compared, a fewest number is as large for both.
-    whole, grown = Detector(bank=0.01).fit(paths), Detector(bank=0.01).fit(paths[:24])
+    # The bank size is a share of the patches, so that both banks grow with their images.
+    full, grown = Detector(bank=0.01).fit(paths), Detector(bank=0.01).fit(paths[:24])
     grown.update(add=paths[24:])
-    assert grown.model.calibration.count == whole.model.calibration.count == 31
-    for detector in (whole, grown):
+    assert grown.model.calibration.count == full.model.calibration.count == 31
+    for detector in (full, grown):
         auroc = detector.evaluate(REAL_DATA / "aws_cookies").figures["image_auroc"]
         assert auroc is not None
         assert auroc >= 0.99
-    for mine, theirs in zip(grown.model.members, whole.model.members, strict=True):
-        assert mine.bank.radius == pytest.approx(theirs.bank.radius, rel=0.05)
+    for updated, expected in zip(grown.model.members, full.model.members, strict=True):
+        assert updated.bank.radius == pytest.approx(expected.bank.radius, rel=0.05)
