@@ -19,8 +19,15 @@ from offnominal.station.folder import StationFolder
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
-def upgrade(database: Database, folder: StationFolder) -> None:
+def upgrade(database: Database, folder: StationFolder, revision: str | None = None) -> None:
     """Apply the migrations that are missing.
+
+    Parameters
+    ----------
+    database, folder
+        Of the station.
+    revision
+        Where to stop; None for the newest.
 
     Raises
     ------
@@ -33,9 +40,10 @@ def upgrade(database: Database, folder: StationFolder) -> None:
     with database.read() as session:
         current = MigrationContext.configure(session.connection()).get_current_revision()
     newest = script.get_current_head()
-    if current == newest:
+    revision = newest if revision is None else revision
+    if current == revision:
         return
-    if current is not None and current not in {revision.revision for revision in script.walk_revisions()}:
+    if not {current, revision} <= {None, *(known.revision for known in script.walk_revisions())}:
         raise InputError(f"{folder.root}: the database is of a newer version of offnominal; install that one")
     if current is not None and database.is_sqlite:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -43,7 +51,7 @@ def upgrade(database: Database, folder: StationFolder) -> None:
     with database.write() as session:
         config = _config()
         config.attributes["connection"] = session.connection()
-        command.upgrade(config, "head")
+        command.upgrade(config, revision or "head")
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
