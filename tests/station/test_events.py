@@ -108,9 +108,14 @@ def test_swapped_events_are_found(log: Database) -> None:
 def test_an_event_of_a_change_that_failed_is_not_there(log: Database) -> None:
     with log.read() as session:
         before = head(session)
-    with pytest.raises(RuntimeError), log.write() as session:
-        append(session, "test", "never", "anna", {})
-        raise RuntimeError
+
+    def fail() -> None:
+        with log.write() as session:
+            append(session, "test", "never", "anna", {})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     with log.read() as session:
         assert head(session) == before
     assert problems(log) == []

@@ -127,8 +127,10 @@ def test_closing_finishes_what_was_accepted(store: Store, detector: Detector, pa
     futures: list[Future[Any]] = [judge.submit(part(str(serial))) for serial in range(8)]
     closing = threading.Thread(target=judge.close)
     closing.start()
-    while not pytest.raises(UnavailableError, judge.require_space).match("stopping"):
-        pass
+    closing.join(0.5)
+    with pytest.raises(UnavailableError, match="stopping"):
+        judge.require_space()
+    assert closing.is_alive()  # it waits for what was accepted
     store.open.set()
     closing.join(PATIENCE)
     assert [future.result(0) for future in futures] == [str(serial) for serial in range(8)]

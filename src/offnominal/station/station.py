@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from offnominal.detector import load
-from offnominal.errors import InputError, OffnominalError, reason_of
+from offnominal.errors import InputError, ModelFileError, OffnominalError, reason_of
 from offnominal.station import drift, events, inspections, lines, media, migrate
 from offnominal.station.database import Database, sqlite_url
 from offnominal.station.errors import NotFoundError, UnavailableError
@@ -262,7 +263,10 @@ class Station:
         self.feed.notify()
 
     def _loaded(self, line: Line, version: ModelVersion) -> LoadedVersion:
-        detector = load(self.folder.model(version.digest))
+        try:
+            detector = load(self.folder.model(version.digest))
+        except ModelFileError as error:  # all see it in /readyz, so without the station's place on the disk
+            raise ModelFileError(str(error).replace(f"{self.folder.root}{os.sep}", "")) from None
         with self.database.read() as session:
             monitor = drift.monitor_of(session, line, version, detector)
         return LoadedVersion(line.id, version.id, version.digest, detector, monitor)

@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from offnominal.errors import ModelFileError
 from offnominal.station import lines
 from offnominal.station.accounts import Identity
 from offnominal.station.errors import NotFoundError
@@ -77,6 +78,8 @@ def upload(
     file = uploads.receive_model(station, model)
     try:
         added = lines.add_version(station.database, station.folder, line, file, caller.name, comment=comment)
+    except ModelFileError as error:
+        raise ModelFileError(str(error).replace(str(file), "model")) from None
     finally:
         remove(file)
     return lines.public_version(added, None if active is None else active.id)
