@@ -1,10 +1,10 @@
-"""Accuracy, time and memory of the default settings (or others) on every set at hand; writes a Markdown and a JSON table.
+"""Accuracy, time and memory of the defaults or of other settings on every set; writes a Markdown and a JSON table.
 
     python benchmarks/accuracy.py --data FOLDER_OF_SETS [--draws 5] [--set resize=keep ...] [--sets textile,...] [--out FOLDER]
 
 FOLDER_OF_SETS holds MVTec roots; the solar cells of `elpv-dataset` and the textile of `conformal-clip-data` are added if these
-packages are installed. Each draw leaves out a random tenth of the training images. Figures are mean ± standard deviation over
-draws; time and memory come from the first draw. Each fit runs in a process of its own, so that its peak memory is its own.
+packages are installed. Each draw leaves out a random tenth of the training images. Metrics are mean ± standard deviation over
+draws; time and memory come from the first draw. Each fit runs in its own process, for an independent peak memory.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from offnominal import Detector
 from offnominal.datasets import labelled_images
 from offnominal.images import pixels_of
 from offnominal.metrics import Judged, figures
-from sets import drawn, packaged_sets
-from tables import apart, machine, peak_memory, plus_minus, table
+from sets import draw_training_images, packaged_sets
+from tables import machine, peak_memory, plus_minus, run_in_process, table
 
 COLUMNS = (
     "set",
@@ -43,8 +43,8 @@ COLUMNS = (
 
 
 def measure(data: str, settings: dict[str, Any], joined: list[str], draw: int) -> dict[str, Any]:
-    """Fit and evaluate one draw of a set in this process; if it has all `joined` classes, these together as well."""
-    images = drawn(data, draw)
+    """Fit and evaluate one draw of a set in this process. If the set has all `joined` classes, also evaluate them as one."""
+    images = draw_training_images(data, draw)
     started = perf_counter()
     detector = Detector(**settings).fit(images)
     fit_seconds = perf_counter() - started
@@ -56,24 +56,24 @@ def measure(data: str, settings: dict[str, Any], joined: list[str], draw: int) -
         detector.inspect(pixels)
         times.append(perf_counter() - started)
     result = detector.evaluate(data)
-    found = result.as_json()
+    metrics = result.as_json()
     if set(joined) <= set(result.classes):
-        found["classes"][" + ".join(joined)] = figures(
+        metrics["classes"][" + ".join(joined)] = figures(
             [
                 Judged(
-                    one.item.good,
-                    one.item.label or "defect",
-                    one.inspection.score,
-                    one.inspection.anomalous,
-                    one.inspection.anomaly_map,
-                    one.mask,
+                    image.item.good,
+                    image.item.label or "defect",
+                    image.inspection.score,
+                    image.inspection.anomalous,
+                    image.inspection.anomaly_map,
+                    image.mask,
                 )
-                for one in result.images
-                if one.item.good or one.item.label in joined
+                for image in result.images
+                if image.item.good or image.item.label in joined
             ]
         )
     return {
-        **found,
+        **metrics,
         "fit_seconds": fit_seconds,
         "stages": detector.seconds,
         "ms_batch_of_one": None if draw else 1000 * float(np.median(times[3:] or times)),
@@ -83,14 +83,14 @@ def measure(data: str, settings: dict[str, Any], joined: list[str], draw: int) -
 
 
 def as_a_whole(draws: list[dict[str, Any]]) -> str:
-    """False alarms and detections by the appearance of whole images; – for sets with too few images to learn it."""
-    if any(one["whole_image"] is None for one in draws):
+    """False alarms and detections by image-level p-values; – for sets with too few images."""
+    if any(draw["whole_image"] is None for draw in draws):
         return "–"
     return ", ".join(over(draws, "whole_image", key) for key in ("false_alarm_rate", "detection_rate"))
 
 
 def over(draws: list[dict[str, Any]], *keys: str) -> str:
-    """Mean and standard deviation over draws of the figure at these keys; – if a draw lacks it."""
+    """Mean and standard deviation over draws of the metric at these keys; – if a draw lacks it."""
     values: list[Any] = list(draws)
     for key in keys:
         values = [None if value is None else value.get(key) for value in values]
@@ -125,7 +125,7 @@ def rows_of_classes(name: str, draws: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def setting(pair: str) -> tuple[str, Any]:
-    """`seed=1` -> a name and a value: a number where it reads as one."""
+    """Parse `seed=1` into a name and a value, which is a number if possible."""
     name, _, value = pair.partition("=")
     try:
         return name, json.loads(value)
@@ -138,32 +138,33 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the fit")
-    parser.add_argument("--sets", default="", help="measure only these, comma-separated")
+    parser.add_argument("--sets", default="", help="measure only these sets, comma-separated")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--joined", default="blowhole,crack", help="classes that are also evaluated together")
-    given = parser.parse_args()
-    settings = dict(map(setting, given.set))
-    sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
+    args = parser.parse_args()
+    settings = dict(map(setting, args.set))
+    sets = {path.name: str(path) for path in sorted(args.data.iterdir()) if (path / "train" / "good").is_dir()}
     with tempfile.TemporaryDirectory() as folder:
         sets |= {name: str(manifest) for name, manifest in packaged_sets(Path(folder)).items()}
-        chosen = [name for name in given.sets.split(",") if name] or list(sets)
-        found: dict[str, list[dict[str, Any]]] = {}
+        chosen = [name for name in args.sets.split(",") if name] or list(sets)
+        results: dict[str, list[dict[str, Any]]] = {}
         for name in chosen:
-            for draw in range(given.draws):
+            for draw in range(args.draws):
                 print(name, draw, file=sys.stderr, flush=True)
-                one = apart(None, measure, sets[name], settings, given.joined.split(","), draw)
-                found.setdefault(name, []).append(one)
+                result = run_in_process(None, measure, sets[name], settings, args.joined.split(","), draw)
+                results.setdefault(name, []).append(result)
     about = (
-        f"Settings: {settings or 'the defaults'}; {len(found)} sets, {given.draws} draws of nine tenths of the training images."
+        f"Settings: {settings or 'the defaults'}; {len(results)} sets, "
+        f"{args.draws} draws of nine tenths of the training images."
     )
     text = [f"{machine()}\n\n{about}", ""]
-    text.append(table(COLUMNS, [row(name, draws) for name, draws in found.items()]))
-    classes = [one for name, draws in found.items() for one in rows_of_classes(name, draws)]
+    text.append(table(COLUMNS, [row(name, draws) for name, draws in results.items()]))
+    classes = [row for name, draws in results.items() for row in rows_of_classes(name, draws)]
     text += ["", table(("set", "class", "image AUROC", "pixel AUROC", "pixel AP", "anomalous as a whole"), classes), ""]
-    given.out.mkdir(parents=True, exist_ok=True)
-    stem = "-".join(["accuracy", *filter(None, given.sets.split(",")), *(pair.replace("=", "-") for pair in given.set)])
-    (given.out / f"{stem}.md").write_text("\n".join(text))
-    (given.out / f"{stem}.json").write_text(json.dumps(found, indent=1) + "\n")
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = "-".join(["accuracy", *filter(None, args.sets.split(",")), *(pair.replace("=", "-") for pair in args.set)])
+    (args.out / f"{stem}.md").write_text("\n".join(text))
+    (args.out / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     print("\n".join(text))
 
 

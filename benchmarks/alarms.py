@@ -1,11 +1,11 @@
-"""Realised against stated error rates: false alarms, lots, the drift monitor, leave-one-out against a new fit.
+"""Realised and stated error rates: false alarms, lots, the drift monitor, and leave-one-out against a new fit.
 
     python benchmarks/alarms.py --data FOLDER_OF_SETS --out benchmarks/results
 
 FOLDER_OF_SETS holds MVTec roots; the monocrystalline solar cells of `elpv-dataset` and the textile of `conformal-clip-data`
 are added if these packages are installed. Scores and features are computed once; calibrations, lots and streams are drawn from
-them hundreds of times. Writes alarms.md and alarms.json. With `--sets` or `--parts` the results of other sets and parts in
-alarms.json are kept, so that the whole can be measured in pieces.
+them hundreds of times. Writes alarms.md and alarms.json. With `--sets` or `--parts`, other results in alarms.json are kept, so
+that the sets and parts can be measured one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from offnominal.datasets import labelled_images, normal_images
 from offnominal.decisions import calibrate, judge_lot
 from offnominal.fitting import fit as fitting
 from sets import packaged_sets
-from streams import endless, stream_tables, watched
+from streams import stream_results, stream_tables, synthetic_streams
 from tables import arguments, machine, table, use_threads, write
 
 ALPHAS = (0.01, 0.05, 0.10)
@@ -48,7 +48,7 @@ def shown(values: Sequence[float] | np.ndarray[Any, Any]) -> str:
 
 
 def scores_of(good: list[Any], bad: list[Any], seed: int = 0) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Scores of good and defective images by a model fitted on a random 40 % of the good ones, which are not among them."""
+    """Scores of defective images and of the good images outside the fit, which uses a random 40 % of the good images."""
     order = np.random.default_rng(seed).permutation(len(good))
     count = round(0.4 * len(good))
     detector = Detector(calibration="leave-one-out").fit([good[at] for at in order[:count]])
@@ -59,7 +59,7 @@ def scores_of(good: list[Any], bad: list[Any], seed: int = 0) -> tuple[np.ndarra
 
 
 def false_alarms(good: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    """Realised rates over random splits of scores of images that the model was not fitted on."""
+    """Realised rates over random splits of the scores of images outside the fit."""
     rows = []
     for alpha in ALPHAS:
         rates, n, test = [], len(good) * 2 // 3, len(good) - len(good) * 2 // 3
@@ -88,15 +88,15 @@ def false_alarms(good: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
 
 
 def leave_one_out_rates(good: list[Any], train: int, fits: int) -> list[dict[str, Any]]:
-    """Realised rates of leave-one-image-out calibration: fits on random images, all others inspected."""
-    found: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
+    """Realised rates of leave-one-image-out calibration: fits on random images, inspections of all others."""
+    rates: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
     for seed in range(fits):
         order = np.random.default_rng([2, seed]).permutation(len(good))
         detector = Detector(calibration="leave-one-out").fit([good[at] for at in order[:train]])
         scores = detector.score_samples([good[at] for at in order[train:]])
         for alpha in ALPHAS:
             calibration = calibrate(detector.model.calibration.scores, alpha)
-            found[alpha].append((float((scores > calibration.threshold).mean()), calibration.marginal_rate))
+            rates[alpha].append((float((scores > calibration.threshold).mean()), calibration.marginal_rate))
     return [
         {
             "asked": alpha,
@@ -107,36 +107,36 @@ def leave_one_out_rates(good: list[Any], train: int, fits: int) -> list[dict[str
             "mean": float(np.mean([p[0] for p in pairs])),
             "error": float(np.sqrt(pairs[0][1] * (1 - pairs[0][1]) * (1 / (len(good) - train) + 1 / train) / fits)),
         }
-        for alpha, pairs in found.items()
+        for alpha, pairs in rates.items()
     ]
 
 
 def lots(good: np.ndarray[Any, Any], bad: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
-    """False discoveries in lots of real scores; calibration and good parts of a lot never share an image."""
+    """False discoveries in lots of real scores. The calibration and the good parts of a lot share no image."""
     rows = []
     size = min(LOT, len(good) // 2)
     for share in (0.05, 0.1, 0.2, 0.5):
-        false, found, estimated = [], [], []
-        wrong = max(1, round(share * size))
+        false, pulled_bad, estimated = [], [], []
+        bad_parts = max(1, round(share * size))
         for draw in range(LOTS):
             rng = np.random.default_rng([3, draw])
             order = rng.permutation(len(good))
-            right, rest = good[order[: size - wrong]], good[order[size - wrong :]]
+            good_parts, rest = good[order[: size - bad_parts]], good[order[size - bad_parts :]]
             calibration = calibrate(rest, 0.5, "split")
-            parts = np.concatenate([right, rng.choice(bad, wrong, replace=wrong > len(bad))])
+            parts = np.concatenate([good_parts, rng.choice(bad, bad_parts, replace=bad_parts > len(bad))])
             lot = judge_lot([calibration.p_value(float(score)) for score in parts], len(rest), FDR)
-            false.append(lot.pulled[: len(right)].sum() / max(1, lot.pulled.sum()))
-            found.append(lot.pulled[len(right) :].mean())
+            false.append(lot.pulled[: len(good_parts)].sum() / max(1, lot.pulled.sum()))
+            pulled_bad.append(lot.pulled[len(good_parts) :].mean())
             estimated.append(lot.estimated_bad)
         rows.append(
             {
-                "bad": wrong,
+                "bad": bad_parts,
                 "parts": size,
-                "n": len(good) - (size - wrong),
+                "n": len(good) - (size - bad_parts),
                 "fewest": lot.smallest_pull,
                 "fdp": float(np.mean(false)),
                 "error": float(np.std(false) / np.sqrt(LOTS)),
-                "found": float(np.mean(found)),
+                "found": float(np.mean(pulled_bad)),
                 "estimated_bad": float(np.mean(estimated)),
             }
         )
@@ -144,63 +144,63 @@ def lots(good: np.ndarray[Any, Any], bad: np.ndarray[Any, Any]) -> list[dict[str
 
 
 def rebuilt(data: str) -> dict[str, Any]:
-    """Leave-one-image-out scores beside those of a model fitted without the image."""
+    """Leave-one-image-out scores, and the scores of a model that is fitted without the image."""
     images = [item.path for item in normal_images(data)]
-    held: list[Any] = []
+    recorded: list[Any] = []
 
-    def remembered(scores: Any, *rest: Any) -> Any:
-        held.append(np.array(scores))
-        return calibrate(scores, *rest)
+    def recording(scores: Any, *args: Any) -> Any:
+        recorded.append(np.array(scores))
+        return calibrate(scores, *args)
 
-    with mock.patch.object(fitting, "calibrate", remembered):
+    with mock.patch.object(fitting, "calibrate", recording):
         model = Detector(calibration="leave-one-out").fit(images).model
-    (left_out,) = held
-    anew = np.array(
+    (left_out,) = recorded
+    refitted = np.array(
         [
             Detector(calibration="leave-one-out").fit(images[:at] + images[at + 1 :]).inspect(images[at]).score
             for at in range(len(images))
         ]
     )
-    difference = left_out - anew
+    difference = left_out - refitted
     return {
         "n": len(images),
         "left_out": float(left_out.mean()),
-        "anew": float(anew.mean()),
+        "anew": float(refitted.mean()),
         "difference": float(difference.mean()),
         "spread": float(difference.std()),
-        "scores_spread": float(anew.std()),
-        "correlation": float(np.corrcoef(left_out, anew)[0, 1]),
+        "scores_spread": float(refitted.std()),
+        "correlation": float(np.corrcoef(left_out, refitted)[0, 1]),
         "threshold": model.calibration.threshold,
-        "threshold_anew": calibrate(anew.astype(np.float32), model.calibration.requested_rate).threshold,
+        "threshold_anew": calibrate(refitted.astype(np.float32), model.calibration.requested_rate).threshold,
     }
 
 
-# --- all of it --------------------------------------------------------------------------------------------------------
+# --- everything -------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--sets", help="comma-separated names; the others are left as they are")
+    parser.add_argument("--sets", help="comma-separated names; the results of other sets are kept")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; comma-separated")
-    given = parser.parse_args()
-    use_threads(given.threads)
-    here = machine()
-    parts = given.parts.split(",")
-    before = given.out / "alarms.json"
-    whole = given.sets is None and set(parts) == set(PARTS)
-    found: dict[str, Any] = {"sets": {}} if whole or not before.exists() else json.loads(before.read_text())
-    found["machine"] = here.as_json()
-    sets = {path.name: str(path) for path in sorted(given.data.iterdir()) if (path / "train" / "good").is_dir()}
+    args = parser.parse_args()
+    use_threads(args.threads)
+    this_machine = machine()
+    parts = args.parts.split(",")
+    results_file = args.out / "alarms.json"
+    complete = args.sets is None and set(parts) == set(PARTS)
+    results: dict[str, Any] = {"sets": {}} if complete or not results_file.exists() else json.loads(results_file.read_text())
+    results["machine"] = this_machine.as_json()
+    sets = {path.name: str(path) for path in sorted(args.data.iterdir()) if (path / "train" / "good").is_dir()}
     with tempfile.TemporaryDirectory() as folder:
         sets |= {name: str(manifest) for name, manifest in packaged_sets(Path(folder)).items() if name in PACKAGED}
         for name, data in sets.items():
-            if given.sets is None or name in given.sets.split(","):
-                found["sets"].setdefault(name, {}).update(measure(name, data, parts))
+            if args.sets is None or name in args.sets.split(","):
+                results["sets"].setdefault(name, {}).update(measure(name, data, parts))
     if "made" in parts:
         log("synthetic streams")
-        found["made"] = [endless(15, 1000), endless(200, 1000)]
-    write(given.out, "alarms", with_rows(report(str(here), found)), found)
+        results["made"] = [synthetic_streams(15, 1000), synthetic_streams(200, 1000)]
+    write(args.out, "alarms", with_rows(report(str(this_machine), results)), results)
 
 
 def measure(name: str, data: str, parts: list[str]) -> dict[str, Any]:
@@ -215,32 +215,32 @@ def measure(name: str, data: str, parts: list[str]) -> dict[str, Any]:
         return result
     if "scores" in parts:
         log(name, "scores")
-        right, wrong = scores_of(good, bad)
-        result["false_alarms"], result["lots"] = false_alarms(right), lots(right, wrong)
+        good_scores, bad_scores = scores_of(good, bad)
+        result["false_alarms"], result["lots"] = false_alarms(good_scores), lots(good_scores, bad_scores)
     if "leave-one-out" in parts:
         log(name, "leave-one-out")
         result["leave_one_out"] = leave_one_out_rates(good, len(good) * 2 // 3, 10 if len(good) < 100 else 4)
     if "streams" in parts:
         log(name, "streams")
-        result |= watched(good, bad)
+        result |= stream_results(good, bad)
     return result
 
 
 def with_rows(parts: list[str]) -> list[str]:
-    """Without tables that have no row yet, and the words before them."""
+    """Remove tables without rows, and the text before them."""
     empty = {at for at, part in enumerate(parts) if part.startswith("|") and part.count("\n") < 2}
     return [part for at, part in enumerate(parts) if at not in empty and at + 1 not in empty]
 
 
-def report(here: str, found: dict[str, Any]) -> list[str]:
-    sets = found["sets"]
+def report(this_machine: str, results: dict[str, Any]) -> list[str]:
+    sets = results["sets"]
 
     def rows(key: str, cells: Callable[[dict[str, Any]], list[str]]) -> list[list[str]]:
-        return [[name, *cells(row)] for name, known in sets.items() for row in known.get(key, [])]
+        return [[name, *cells(row)] for name, result in sets.items() for row in result.get(key, [])]
 
     return [
         "# Alarms: stated and realised rates",
-        here,
+        this_machine,
         "**Split calibration.** A model is fitted once on 40 % of the good images; scores of the others are split at random "
         f"{SPLITS} times, two thirds to calibrate and one third to inspect. Percent. *Promised* is k / (n + 1), at most the "
         "rate in force; the spread by law is that of Beta(k, n + 1 - k) with as many inspected images (beta-binomial).",
@@ -291,8 +291,8 @@ def report(here: str, found: dict[str, Any]) -> list[str]:
                     f"{r['correlation']:.3f}",
                     f"{r['threshold']:.3f}, anew {r['threshold_anew']:.3f}",
                 ]
-                for name, known in sets.items()
-                if (r := known.get("rebuilt"))
+                for name, result in sets.items()
+                if (r := result.get("rebuilt"))
             ],
         ),
         f"**Lots** at a false discovery rate of {FDR:.0%}, {LOTS} lots a row, real scores. *Fewest*: so many parts must "
@@ -312,7 +312,7 @@ def report(here: str, found: dict[str, Any]) -> list[str]:
                 ],
             ),
         ),
-        *stream_tables(found),
+        *stream_tables(results),
     ]
 
 

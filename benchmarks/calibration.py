@@ -2,10 +2,9 @@
 
     python benchmarks/calibration.py [--draws 200] [--images 59] [--out benchmarks/results]
 
-Every patch of every image is independent, so an image's own patches are its only neighbours in the bank, and holding it out
-matters most. Each draw fits on normal images in each way and scores 400 new ones by the whole bank. A share flagged above the
-stated rate is optimism of the calibration. Scores are the largest distance of an image's patches; nothing else of the pipeline
-takes part.
+All patches of all images are independent, so the only near neighbours of an image in the bank are its own patches, and holding
+it out matters most. Each draw calibrates with each method and scores 400 new images with the whole bank. A flagged share above
+the stated rate shows an optimistic calibration. The score is the largest patch distance; no other part of the pipeline is used.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tables import arguments, machine, table, use_threads, write
 
 FEATURES, PATCHES, NEW, SHARE = 32, 40, 400, 0.02
 RATES = (0.05, 0.10, 0.20)
-WAYS: tuple[Method, ...] = ("folds", "leave-one-image-out", "split")
+METHODS: tuple[Method, ...] = ("folds", "leave-one-image-out", "split")
 CPU = torch.device("cpu")
 
 
@@ -36,58 +35,60 @@ def scores_of(signals: list[Float]) -> Float:
     return np.array([values[:, DISTANCE].max() for values in signals], dtype=np.float32)
 
 
-def flagged(images: int, way: Method, seed: int) -> dict[float, float]:
-    """Share of new images that a calibration on so many images flags, for each stated rate."""
+def flagged_shares(images: int, method: Method, seed: int) -> dict[float, float]:
+    """Share of new images that are flagged after a calibration with `images` images, for each stated rate."""
     random = torch.Generator().manual_seed(seed)
     patches = torch.randn((images * PATCHES, FEATURES), generator=random)
     new = torch.randn((NEW * PATCHES, FEATURES), generator=random)
-    held = split_size(images) if way == SPLIT else 0
-    rows = PatchRows(patches[: (images - held) * PATCHES])
+    held_out = split_size(images) if method == SPLIT else 0
+    rows = PatchRows(patches[: (images - held_out) * PATCHES])
     size, settings = round(SHARE * len(rows)), settings_from()
-    slices = [slice(at * PATCHES, (at + 1) * PATCHES) for at in range(images - held)]
-    units = [slice(at, at + 1) for at in range(images - held)]
+    slices = [slice(at * PATCHES, (at + 1) * PATCHES) for at in range(images - held_out)]
+    units = [slice(at, at + 1) for at in range(images - held_out)]
     coreset = choose_coreset(rows, size, settings)
-    banks = HeldOutBanks(rows, np.array([one.start for one in slices]), coreset.indices, coreset.radius, CPU)
+    banks = HeldOutBanks(
+        rows, np.array([rows_of_image.start for rows_of_image in slices]), coreset.indices, coreset.radius, CPU
+    )
     scale = distance_scale(banks, len(units), settings)
-    if way == "folds":
-        own = scores_of(
+    if method == "folds":
+        calibration_scores = scores_of(
             fold_signals(
                 rows, slices, units, size=size, settings=settings, scale=scale, device=CPU, upsamplings=[None] * len(units)
             )
         )
-    elif way == SPLIT:
-        outside = SignalEngine(banks.bank, settings, scale, CPU)(patches[len(rows) :]).values
-        own = scores_of(np.split(outside, held))
+    elif method == SPLIT:
+        outside_signals = SignalEngine(banks.bank, settings, scale, CPU)(patches[len(rows) :]).values
+        calibration_scores = scores_of(np.split(outside_signals, held_out))
     else:
-        own = scores_of(held_out_signals(banks, len(units), settings, scale))
+        calibration_scores = scores_of(held_out_signals(banks, len(units), settings, scale))
     scores = scores_of(np.split(SignalEngine(banks.bank, settings, scale, CPU)(new).values, NEW))
-    found = {}
+    shares = {}
     for rate in RATES:
-        calibration = calibrate(own, rate, way)
-        found[rate] = float(np.mean([calibration.anomalous(score) for score in scores]))
-    return found
+        calibration = calibrate(calibration_scores, rate, method)
+        shares[rate] = float(np.mean([calibration.anomalous(score) for score in scores]))
+    return shares
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--images", type=int, default=59)
-    given = parser.parse_args()
-    use_threads(given.threads)
-    rows, kept = [], {}
-    for way in WAYS:
-        runs = [flagged(given.images, way, seed) for seed in range(given.draws)]
+    args = parser.parse_args()
+    use_threads(args.threads)
+    rows, results = [], {}
+    for method in METHODS:
+        runs = [flagged_shares(args.images, method, seed) for seed in range(args.draws)]
         for rate in RATES:
             shares = [run[rate] for run in runs]
             error = stdev(shares) / len(shares) ** 0.5
-            kept[f"{way} {rate}"] = {"mean": mean(shares), "standard error": error}
-            rows.append((way, f"{rate:.0%}", f"{mean(shares):.1%}", f"{error:.1%}", f"{mean(shares) / rate:.2f}"))
+            results[f"{method} {rate}"] = {"mean": mean(shares), "standard error": error}
+            rows.append((method, f"{rate:.0%}", f"{mean(shares):.1%}", f"{error:.1%}", f"{mean(shares) / rate:.2f}"))
     text = (
-        f"# Calibration in the worst case\n\n{given.images} images of {PATCHES} independent Gaussian patches with {FEATURES} "
-        f"features, a bank of {SHARE:.0%}; {given.draws} draws, {NEW} new images each."
+        f"# Calibration in the worst case\n\n{args.images} images of {PATCHES} independent Gaussian patches with {FEATURES} "
+        f"features, a bank of {SHARE:.0%}; {args.draws} draws, {NEW} new images each."
     )
     columns = ("held out by", "stated", "flagged", "standard error", "flagged / stated")
-    write(given.out, "calibration", [text, str(machine()), table(columns, rows)], kept)
+    write(args.out, "calibration", [text, str(machine()), table(columns, rows)], results)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The method on a GPU: influence by loop, autograd and closed form; the coreset's naive loop; the search.
+"""The method on a GPU: influence by loop, autograd and closed form; the naive coreset loop; the search.
 
     python benchmarks/gpu.py [--out benchmarks/results]
 
 The measurements of `influence.py`, `coreset.py` and `search.py` with the same synthetic patches. Our coreset always runs on the
-CPU; here the naive loop, one centre a pass, runs on the GPU against it. FAISS is not among the searches: the pinned package has
-no GPU support. `gpu_sets.py` measures the networks and whole sets.
+CPU; it is compared with the naive loop on the GPU, which selects one centre per pass. FAISS is not among the searches, because
+the pinned package has no GPU support. `gpu_sets.py` measures the networks and whole sets.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ import torch
 from torch import Tensor
 
 import influence
-from coreset import CENTRES, COUNT, START, by_turned, first_difference, naive
+from coreset import CENTRES, COUNT, START, by_transposed, first_difference, naive_kcenter
 from influence import BACKWARD, CLAIMED, CLOSED, DIMENSIONS, LOOP, PATCHES, SEARCH
 from offnominal.memory import NearestPatches, greedy_kcenter, kcenter
-from patches import LIKENESS, made_patches
-from search import BANKS, POOL, K, exactly, recall
+from patches import LIKENESS, synthetic_patches
+from search import BANKS, POOL, K, exact_neighbours, recall
 from tables import Timing, arguments, machine, table, timed, write
 
 GPU = torch.device("cuda")
 Rows = list[list[str]]
 
 
-def waited(work: Callable[[], Any]) -> Callable[[], Any]:
-    """The same, at an end only when the GPU is."""
+def synchronised(work: Callable[[], Any]) -> Callable[[], Any]:
+    """`work`, which returns only after the GPU has finished."""
 
     def run() -> Any:
-        found = work()
+        result = work()
         torch.cuda.synchronize()
-        return found
+        return result
 
     return run
 
 
-def on_gpu(*work: Callable[[], Any], runs: int = 7, warm: int = 2) -> list[Timing]:
-    return timed(*(waited(one) for one in work), runs=runs, warm=warm)
+def on_gpu(*functions: Callable[[], Any], runs: int = 7, warm: int = 2) -> list[Timing]:
+    return timed(*(synchronised(function) for function in functions), runs=runs, warm=warm)
 
 
 def peak_of(work: Callable[[], Any]) -> float:
-    """MB that it takes of the GPU beside what is there already."""
+    """Additional GPU memory in MB that `work` needs at its peak."""
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    waited(work)()
+    synchronised(work)()
     return float(torch.cuda.max_memory_allocated() - before) / 1e6
 
 
-def both_machines() -> str:
-    """The GPU with what it can do at best, and the processor beside it."""
+def describe_machines() -> str:
+    """The GPU with its best rates, and the processor."""
     if not torch.cuda.is_available():
         sys.exit("no CUDA GPU is visible to torch: there is nothing to measure")
     a, numbers = torch.randn(8192, 8192, device=GPU), torch.ones(2**30, device=GPU)
@@ -65,14 +65,14 @@ def both_machines() -> str:
 
 
 def influences(batch: int) -> tuple[Rows, list[str], dict[str, Any]]:
-    made = made_patches(PATCHES * batch + 4 * influence.BANK, DIMENSIONS).to(GPU)
-    patches, bank = made[: PATCHES * batch].clone(), made[PATCHES * batch :: 4].clone()
+    patches_and_pool = synthetic_patches(PATCHES * batch + 4 * influence.BANK, DIMENSIONS).to(GPU)
+    patches, bank = patches_and_pool[: PATCHES * batch].clone(), patches_and_pool[PATCHES * batch :: 4].clone()
     features = influence.some_features(influence.TIMED[batch])
-    differs = influence.check(patches, bank, features)
+    deviations = influence.check(patches, bank, features)
     work = influence.forms(patches, bank, features)
     times = dict(zip(work, on_gpu(*work.values()), strict=True))
     times[LOOP] = times[LOOP].times((DIMENSIONS + 1) / (len(features) + 1))
-    peaks = {name: peak_of(one) for name, one in work.items()}
+    peaks = {name: peak_of(form) for name, form in work.items()}
     closed = times[CLOSED].middle
     rows = [
         [
@@ -80,80 +80,80 @@ def influences(batch: int) -> tuple[Rows, list[str], dict[str, Any]]:
             name,
             str(time),
             f"{time.middle / closed:,.2f}",
-            f"{differs[name]:.0e}" if name in differs else "–",
+            f"{deviations[name]:.0e}" if name in deviations else "–",
             f"{peaks[name]:,.0f}",
         ]
         for name, time in times.items()
     ]
     before, after = CLAIMED[batch]
-    against = [
+    comparison = [
         str(batch),
         f"{before} / {after} s, {before / after:,.0f} times",
         f"{times[LOOP].middle:.2f} / {closed:.5f} s, {times[LOOP].middle / closed:,.0f} times",
         " / ".join(f"{times[name].middle / closed:.1f}" for name in BACKWARD) + " times",
         f"{100 * (closed / times[SEARCH].middle - 1):+.0f} %",
     ]
-    return rows, against, {"times": times, "peaks_mb": peaks, "differences": differs}
+    return rows, comparison, {"times": times, "peaks_mb": peaks, "differences": deviations}
 
 
 def coresets(dimensions: int) -> Rows:
-    made, rows = made_patches(COUNT, dimensions), []
-    (ours,) = timed(partial(kcenter, made, CENTRES, START), runs=3)
-    chosen = kcenter(made, CENTRES, START).indices
-    for there in (made.to(GPU), made.to(GPU).double()):
-        work = partial(naive, by_turned(there), CENTRES)
+    patches, rows = synthetic_patches(COUNT, dimensions), []
+    (our_time,) = timed(partial(kcenter, patches, CENTRES, START), runs=3)
+    chosen = kcenter(patches, CENTRES, START).indices
+    for gpu_patches in (patches.to(GPU), patches.to(GPU).double()):
+        work = partial(naive_kcenter, by_transposed(gpu_patches), CENTRES)
         (loop,) = on_gpu(work, runs=3, warm=1)
-        other = first_difference(chosen, work())
+        difference = first_difference(chosen, work())
         rows.append(
             [
                 f"{COUNT:,} x {dimensions:,} -> {CENTRES:,}",
-                str(there.dtype).removeprefix("torch."),
+                str(gpu_patches.dtype).removeprefix("torch."),
                 str(loop),
-                str(ours),
-                f"{loop.middle / ours.middle:.2f}",
-                "no" if other is None else f"from the {other + 1:,}th centre on",
+                str(our_time),
+                f"{loop.middle / our_time.middle:.2f}",
+                "no" if difference is None else f"from the {difference + 1:,}th centre on",
             ]
         )
     return rows
 
 
 def searches(dimensions: int) -> Rows:
-    made = made_patches(POOL + 4 * PATCHES, dimensions)
-    patches, pool = made[POOL::4].clone(), made[:POOL]
+    patches_and_pool = synthetic_patches(POOL + 4 * PATCHES, dimensions)
+    patches, pool = patches_and_pool[POOL::4].clone(), patches_and_pool[:POOL]
     order = greedy_kcenter(pool, max(BANKS[dimensions]), seed=0)
     return [row for size in BANKS[dimensions] for row in _searches(patches, pool[order[:size]].contiguous())]
 
 
 def _searches(patches: Tensor, bank: Tensor) -> Rows:
-    points, there = patches.to(GPU), bank.to(GPU)
+    points, bank_on_gpu = patches.to(GPU), bank.to(GPU)
     forms: dict[str, Callable[[], Any]] = {
-        "the detector's": partial(NearestPatches(there), points, K),
-        "torch.cdist + topk": lambda: torch.cdist(points, there).topk(K, largest=False),
-        "bare float32 product": lambda: points @ there.T,
+        "the detector's": partial(NearestPatches(bank_on_gpu), points, K),
+        "torch.cdist + topk": lambda: torch.cdist(points, bank_on_gpu).topk(K, largest=False),
+        "bare float32 product": lambda: points @ bank_on_gpu.T,
     }
-    right = exactly(patches, bank)
+    expected = exact_neighbours(patches, bank)
     rows = []
     for (name, work), time in zip(forms.items(), on_gpu(*forms.values(), runs=15), strict=True):
-        found = "–" if "product" in name else f"{recall(work()[1].cpu(), right):.4f}"
-        rows.append([f"{len(bank):,} x {bank.shape[1]:,}", name, str(time), found])
+        recall_of_search = "–" if "product" in name else f"{recall(work()[1].cpu(), expected):.4f}"
+        rows.append([f"{len(bank):,} x {bank.shape[1]:,}", name, str(time), recall_of_search])
     return rows
 
 
 def main() -> None:
-    given = arguments(__doc__).parse_args()
-    here = both_machines()
-    influenced = [influences(batch) for batch in influence.BATCHES]
+    args = arguments(__doc__).parse_args()
+    machines = describe_machines()
+    influence_results = [influences(batch) for batch in influence.BATCHES]
     write(
-        given.out,
+        args.out,
         "gpu",
         [
             "# The method on a GPU",
-            here,
+            machines,
             f"Influence: N = {PATCHES:,} patches an image, D = {DIMENSIONS:,}, bank {influence.BANK:,}, K = {K}, float32. "
             f"{LIKENESS}",
             table(
                 ("images", "form", "time", "over the closed form", "differs by", "memory over the data, MB"),
-                [row for rows, _, _ in influenced for row in rows],
+                [row for rows, _, _ in influence_results for row in rows],
             ),
             "The loop is timed on some features and extrapolated to all.",
             table(
@@ -164,7 +164,7 @@ def main() -> None:
                     "autograd (cdist / product / neighbours) over closed form",
                     "closed form on top of the search",
                 ),
-                [against for _, against, _ in influenced],
+                [comparison for _, comparison, _ in influence_results],
             ),
             "Coreset: the naive loop on the GPU, a product with a transposed copy a centre, against ours on the processor.",
             table(
@@ -175,8 +175,10 @@ def main() -> None:
             table(("bank", "search", "time", f"recall@{K}"), [row for dimensions in BANKS for row in searches(dimensions)]),
         ],
         {
-            "machines": here,
-            "influence": {str(batch): told for batch, (_, _, told) in zip(influence.BATCHES, influenced, strict=True)},
+            "machines": machines,
+            "influence": {
+                str(batch): details for batch, (_, _, details) in zip(influence.BATCHES, influence_results, strict=True)
+            },
         },
     )
 

@@ -2,10 +2,10 @@
 
     python benchmarks/influence.py [--threads 1] [--out benchmarks/results]
 
-N = 1,024 patches an image, D = 1,024 features, a bank of M = 2,140, K = 9, batches of 1, 4 and 8 images. The loop is that of
-the method's first version: it moves one feature of all patches, computes the distances to the whole bank again and takes the
-nearest K; a few features are timed and the rest extrapolated. Its float64 twin checks the values on the same features. Every
-form's peak memory is that of a process of its own, less that of a process that only loads the data.
+N = 1,024 patches per image, D = 1,024 features, a bank of M = 2,140, K = 9, batches of 1, 4 and 8 images. The loop is that of
+the first version of the method: it changes one feature of all patches, computes the distances to the whole bank again and takes
+the nearest K. A few features are timed and the rest is extrapolated. The loop in float64 verifies the values of these features.
+The peak memory of each form is that of its own process, less that of a process that only loads the data.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from offnominal.memory import NearestPatches
 from offnominal.noising import neighbourhood
-from patches import LIKENESS, made_patches
+from patches import LIKENESS, synthetic_patches
 from tables import Timing, arguments, machine, peak_memory, table, timed, use_threads, write, yes
 
 PATCHES, DIMENSIONS, BANK, K = 1024, 1024, 2140, 9
 BATCHES = (1, 4, 8)
-#: Features that the loop is timed on, spread evenly; one base distance more is worked out.
+#: Number of evenly spaced features for which the loop is timed. The loop also computes one base distance.
 TIMED = {1: 16, 4: 4, 8: 2}
 STEP, EXACT_STEP = 1e-2, 1e-5
 CLAIMED = {1: (10.2, 0.012), 4: (42.1, 0.045), 8: (85.3, 0.091)}
@@ -47,29 +47,29 @@ def mean_distance(patches: Tensor, bank: Tensor) -> Tensor:
 def by_loop(patches: Tensor, bank: Tensor, features: list[int], step: float = STEP) -> Tensor:
     """(N, len(features)): |f(x + step) - f(x)| / step, one feature at a time."""
     base = mean_distance(patches, bank)
-    moved = patches.clone()
+    perturbed = patches.clone()
     columns = []
     for feature in features:
-        moved[:, feature] += step
-        columns.append(((mean_distance(moved, bank) - base) / step).abs())
-        moved[:, feature] = patches[:, feature]
+        perturbed[:, feature] += step
+        columns.append(((mean_distance(perturbed, bank) - base) / step).abs())
+        perturbed[:, feature] = patches[:, feature]
     return torch.stack(columns, 1)
 
 
 def cdist_distance(patches: Tensor, bank: Tensor) -> Tensor:
-    """The same by `torch.cdist`, as one would write it first."""
+    """The mean distance by `torch.cdist`, the most direct implementation."""
     return torch.cdist(patches, bank).topk(K, largest=False).values.mean(1)
 
 
 def by_autograd(distance: Callable[[Tensor, Tensor], Tensor], patches: Tensor, bank: Tensor) -> Tensor:
-    """One backward pass through the distances to the whole bank, as the document describes it."""
+    """One backward pass through the distances to the whole bank, as described in the document."""
     leaf = patches.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(distance(leaf, bank).sum(), leaf)
     return gradient.abs()
 
 
 def at_neighbours(patches: Tensor, search: NearestPatches) -> Tensor:
-    """One backward pass through the distances to the K neighbours that our search found."""
+    """One backward pass through the distances to the K neighbours of our search."""
     near = search.bank[search(patches, K)[1]]
     leaf = patches.clone().requires_grad_(True)
     (gradient,) = torch.autograd.grad(torch.linalg.vector_norm(leaf[:, None] - near, dim=2).mean(1).sum(), leaf)
@@ -77,7 +77,7 @@ def at_neighbours(patches: Tensor, search: NearestPatches) -> Tensor:
 
 
 def closed_form(patches: Tensor, search: NearestPatches) -> Tensor:
-    """What the detector does: search, then absolute mean of the unit vectors."""
+    """The method of the detector: search, then the absolute mean of the unit vectors."""
     return neighbourhood(patches, search.bank, *search(patches, K)).gradient.abs()
 
 
@@ -97,22 +97,22 @@ def forms(patches: Tensor, bank: Tensor, features: list[int]) -> dict[str, Calla
     }
 
 
-def deviation(found: Tensor, right: Tensor) -> float:
-    """Largest difference over the root mean square of what is right."""
-    return float((found - right).abs().max() / right.square().mean().sqrt())
+def deviation(values: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the root mean square of the expected values."""
+    return float((values - expected).abs().max() / expected.square().mean().sqrt())
 
 
 def check(patches: Tensor, bank: Tensor, features: list[int]) -> dict[str, float]:
-    """How far every form is from the closed one, relative; only the float32 loop may be off by more than 1e-4."""
+    """Relative deviation of each form from the closed form. Only the float32 loop may deviate by more than 1e-4."""
     work = forms(patches, bank, features)
-    right = work[CLOSED]()
+    expected = work[CLOSED]()
     exact = by_loop(patches.double(), bank.double(), features, EXACT_STEP)
-    found = {name: deviation(work[name](), right) for name in BACKWARD}
-    found["loop in float64"] = deviation(exact, right[:, features].double())
+    deviations = {name: deviation(work[name](), expected) for name in BACKWARD}
+    deviations["loop in float64"] = deviation(exact, expected[:, features].double())
     print(f"{len(patches):,} patches: outputs compared", file=sys.stderr)
-    for name, value in found.items():
+    for name, value in deviations.items():
         assert value < 1e-4, f"{name} differs from the closed form by {value:.2e}"
-    return {**found, LOOP: deviation(work[LOOP](), right[:, features])}
+    return {**deviations, LOOP: deviation(work[LOOP](), expected[:, features])}
 
 
 def peak_kilobytes(form: str, data: Path, threads: int, count: int) -> int:
@@ -121,8 +121,8 @@ def peak_kilobytes(form: str, data: Path, threads: int, count: int) -> int:
 
 
 def measure(batch: int, threads: int) -> dict[str, Any]:
-    made = made_patches(PATCHES * batch + 4 * BANK, DIMENSIONS)
-    patches, pool = made[: PATCHES * batch].clone(), made[PATCHES * batch :]
+    patches_and_pool = synthetic_patches(PATCHES * batch + 4 * BANK, DIMENSIONS)
+    patches, pool = patches_and_pool[: PATCHES * batch].clone(), patches_and_pool[PATCHES * batch :]
     bank = pool[::4].clone()
     features = some_features(TIMED[batch])
     differences = check(patches, bank, features)
@@ -140,7 +140,7 @@ def measure(batch: int, threads: int) -> dict[str, Any]:
 
 
 def only(form: str, data: Path, count: int) -> None:
-    """Run one form in this process and print the peak of its memory in kilobytes."""
+    """Run one form in this process and print its peak memory in kilobytes."""
     loaded = np.load(data)
     patches, bank = torch.from_numpy(loaded["patches"]), torch.from_numpy(loaded["bank"])
     if form != "nothing":
@@ -148,8 +148,8 @@ def only(form: str, data: Path, count: int) -> None:
     print(peak_memory() // 1024)
 
 
-def rows_of(batch: int, found: dict[str, Any], product: float, reading: float) -> list[list[str]]:
-    times: dict[str, Timing] = found["times"]
+def rows_of(batch: int, result: dict[str, Any], product: float, reading: float) -> list[list[str]]:
+    times: dict[str, Timing] = result["times"]
     count = batch * PATCHES
     distances = 2 * count * BANK * DIMENSIONS / product
     gather = 4 * count * DIMENSIONS * (K + 2) / reading
@@ -163,16 +163,16 @@ def rows_of(batch: int, found: dict[str, Any], product: float, reading: float) -
     }
     rows = []
     for name, time in times.items():
-        difference = found["differences"].get(name)
+        difference = result["differences"].get(name)
         rows.append(
             [
                 str(batch),
-                name + (f", {found['features']} of {DIMENSIONS:,} features timed" if name == LOOP else ""),
+                name + (f", {result['features']} of {DIMENSIONS:,} features timed" if name == LOOP else ""),
                 str(time),
                 f"{time.middle / times[CLOSED].middle:,.2f}",
                 f"{time.middle / limits[name]:.1f}",
                 "–" if difference is None else f"{difference:.0e}",
-                f"{found['peaks_mb'][name]:,.0f}",
+                f"{result['peaks_mb'][name]:,.0f}",
             ]
         )
     return rows
@@ -182,14 +182,14 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--only", help="run one form and print its peak memory (used by this program itself)")
     parser.add_argument("--data", type=Path, help="data of --only")
-    parser.add_argument("--features", type=int, default=2, help="features of the loop of --only")
-    given = parser.parse_args()
-    use_threads(given.threads)
-    if given.only:
-        only(given.only, given.data, given.features)
+    parser.add_argument("--features", type=int, default=2, help="number of features for the loop of --only")
+    args = parser.parse_args()
+    use_threads(args.threads)
+    if args.only:
+        only(args.only, args.data, args.features)
         return
-    here = machine()
-    found = {batch: measure(batch, here.threads) for batch in BATCHES}
+    this_machine = machine()
+    results = {batch: measure(batch, this_machine.threads) for batch in BATCHES}
     columns = (
         "images",
         "form",
@@ -199,13 +199,15 @@ def main() -> None:
         "differs by",
         "memory over the data, MB",
     )
-    rows = [row for batch, figures in found.items() for row in rows_of(batch, figures, here.product, here.reading)]
-    against = []
-    for batch, figures in found.items():
+    rows = [
+        row for batch, figures in results.items() for row in rows_of(batch, figures, this_machine.product, this_machine.reading)
+    ]
+    comparisons = []
+    for batch, figures in results.items():
         times: dict[str, Timing] = figures["times"]
         before, after = CLAIMED[batch]
         closed = times[CLOSED].middle
-        against.append(
+        comparisons.append(
             [
                 str(batch),
                 f"{before} / {after} s, {before / after:,.0f} times",
@@ -227,7 +229,7 @@ def main() -> None:
         "closed form on top of the search",
         "at most 15 %?",
     )
-    exact = max(figures["differences"]["loop in float64"] for figures in found.values())
+    exact = max(figures["differences"]["loop in float64"] for figures in results.values())
     notes = (
         "The times of the loop are extrapolated to all features. *Differs by*: largest difference from the closed form over "
         f"its root mean square. The loop in float64 (step {EXACT_STEP:g}) differs by {exact:.0e} on the features timed; in "
@@ -235,20 +237,20 @@ def main() -> None:
         "machine's matrix rate (autograd: as many again backwards), and for the forms with neighbours reading them once."
     )
     write(
-        given.out,
+        args.out,
         "influence",
         [
             "# Influence: loop, autograd, closed form",
             f"N = {PATCHES:,} patches an image, D = {DIMENSIONS:,}, bank {BANK:,}, K = {K}, float32. {LIKENESS}",
-            str(here),
+            str(this_machine),
             table(columns, rows),
             notes,
-            table(goals, against),
+            table(goals, comparisons),
             f"The document's memory claim is for 131,072 x 1,024 features, which alone are {131072 * 1024 * 4 / 1e6:,.0f} MB "
             'in float32 (its "~270 MB" cannot hold them). The data of 8 images '
             f"({8 * PATCHES:,} x {DIMENSIONS:,}): {8 * PATCHES * DIMENSIONS * 4 / 1e6:.0f} MB; the table says what is added.",
         ],
-        {"machine": here.as_json(), "batches": found},
+        {"machine": this_machine.as_json(), "batches": results},
     )
 
 

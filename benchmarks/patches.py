@@ -1,4 +1,4 @@
-"""Patches for the benchmarks: synthetic ones with the statistics of real ones, and the patches of a folder of images."""
+"""Patches for the benchmarks: synthetic patches with the statistics of real ones, and the patches of a folder of images."""
 
 from __future__ import annotations
 
@@ -28,34 +28,34 @@ LIKENESS = (
 )
 
 
-def made_patches(count: int, dimensions: int, seed: int = 0) -> Tensor:
-    """(count, dimensions) float32: see `LIKENESS`. Rough patches of one length are harder to cover than real ones."""
+def synthetic_patches(count: int, dimensions: int, seed: int = 0) -> Tensor:
+    """(count, dimensions) float32 patches, see `LIKENESS`. Unsmoothed patches of equal length would be harder to cover."""
     random = torch.Generator().manual_seed(seed)
     axis = torch.arange(2, dimensions + 2).float().rsqrt()
     axis *= (dimensions / axis.square().sum()).sqrt()
-    turn = torch.linalg.qr(torch.randn(dimensions, dimensions, generator=random)).Q
+    rotation = torch.linalg.qr(torch.randn(dimensions, dimensions, generator=random)).Q
     centres = torch.randn(CLUSTERS, dimensions, generator=random) * axis
     cells = SIDE // CELL
     patches = torch.empty(count, dimensions)
     for image in patches.split(SIDE * SIDE):
-        which = torch.randint(CLUSTERS, (cells * cells,), generator=random)
-        coarse = (torch.randn(cells * cells, dimensions, generator=random) * axis + centres[which]) * 0.5**0.5
+        clusters = torch.randint(CLUSTERS, (cells * cells,), generator=random)
+        coarse = (torch.randn(cells * cells, dimensions, generator=random) * axis + centres[clusters]) * 0.5**0.5
         coarse *= torch.exp(0.2 * torch.randn(cells * cells, 1, generator=random))
         smooth = F.interpolate(coarse.T.reshape(1, dimensions, cells, cells), size=(SIDE, SIDE), mode="bilinear")
         rough = 0.4 * torch.randn(SIDE * SIDE, dimensions, generator=random) * axis
-        image.copy_(((smooth[0].flatten(1).T + rough) @ turn)[: len(image)])
+        image.copy_(((smooth[0].flatten(1).T + rough) @ rotation)[: len(image)])
     return patches
 
 
 def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000) -> Tensor:
-    """Standardised patches of the good training images of an MVTec root for the first member; a random `most` of them."""
-    chosen = settings_from(**dict(pair.split("=", 1) for pair in settings))
-    engine = FeatureEngine(chosen, parse_members(chosen.backbone)[0])
+    """Standardised patches of the good training images of an MVTec root for the first member: at most `most`, at random."""
+    options = settings_from(**dict(pair.split("=", 1) for pair in settings))
+    engine = FeatureEngine(options, parse_members(options.backbone)[0])
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, seed=chosen.seed))
-    found = batches(paths, (geometry,), values, batch_size=chosen.batch_size, failed=raise_unreadable)
-    patches = torch.cat([image for batch in found for image in engine.patches(batch.network_input(0)).cpu()])
+    values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, seed=options.seed))
+    loaded = batches(paths, (geometry,), values, batch_size=options.batch_size, failed=raise_unreadable)
+    patches = torch.cat([image for batch in loaded for image in engine.patches(batch.network_input(0)).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)
     return patches[torch.randperm(len(patches), generator=random)[:most].sort().values].contiguous()

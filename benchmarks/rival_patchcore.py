@@ -1,9 +1,9 @@
-"""anomalib's Patchcore on one set, in an environment of its own; started by `rivals.py`, leaves maps and inspects in turns.
+"""anomalib's Patchcore on one set, in its own environment. Started by `rivals.py`; writes maps and inspects in turns.
 
     python rival_patchcore.py JOB.json
 
-The job names the training and test files, a file of backbone weights, layers, side of the image and share of the bank. The
-model is driven as anomalib's own engine drives it, but without that engine, which would only add to its time.
+The job names the training and test files, a file of backbone weights, the layers, the image side and the share of the bank. The
+model is called as by anomalib's engine, but without the engine, which would only add to its time.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 
 def import_schemas(path: str) -> None:
-    """Beside a CPU build of torch, torchvision needs two schemas before it can be imported."""
+    """Register two schemas that torchvision needs to be imported with a CPU build of torch."""
     spec = importlib.util.spec_from_file_location("torchvision_schemas", path)
     assert spec is not None
     assert spec.loader is not None
@@ -29,21 +29,25 @@ def import_schemas(path: str) -> None:
     module.import_timm()
 
 
-def contend(known: dict[str, Any], paths: list[Any], one: Callable[[Any], Any], batches: Callable[[list[Any]], Any]) -> None:
-    """Print what is known as a line of JSON; then, at every line of the input, inspect all images again, once one by one and
-    once in batches, and print the times."""
+def serve_turns(
+    results: dict[str, Any], paths: list[Any], inspect: Callable[[Any], Any], batches: Callable[[list[Any]], Any]
+) -> None:
+    """Print the results as a line of JSON. Then, for each input line, inspect all images and print the times.
+
+    Each turn inspects once one by one and once in batches.
+    """
     batches(paths)
-    print(json.dumps(known), flush=True)
+    print(json.dumps(results), flush=True)
     for _ in sys.stdin:
         times = []
         for path in paths:
             started = perf_counter()
-            one(path)
+            inspect(path)
             times.append(perf_counter() - started)
         started = perf_counter()
         batches(paths)
-        together = perf_counter() - started
-        answer = {"ms_batch_of_one": 1000 * median(times), "ms_in_batches": 1000 * together / len(paths)}
+        in_batches = perf_counter() - started
+        answer = {"ms_batch_of_one": 1000 * median(times), "ms_in_batches": 1000 * in_batches / len(paths)}
         print(json.dumps(answer), flush=True)
 
 
@@ -65,7 +69,7 @@ def main() -> None:
         prepared: torch.Tensor = prepare(read_image(path, as_tensor=True))
         return prepared
 
-    whole = Patchcore(
+    lightning_model = Patchcore(
         backbone=job["backbone"],
         layers=job["layers"],
         pre_trained=False,
@@ -75,14 +79,14 @@ def main() -> None:
         evaluator=False,
         visualizer=False,
     )
-    model = whole.model
+    model = lightning_model.model
     weights = torch.load(job["weights"], weights_only=True)
     network = model.feature_extractor.feature_extractor
     missing = network.load_state_dict(weights, strict=False).missing_keys
-    # It also runs the stages behind the last layer, whose weights change nothing.
+    # The network also runs the stages after the last layer, whose weights have no effect.
     last = int(job["layers"][-1].removeprefix("blocks."))
-    behind = [name for name in missing if name.startswith("blocks.") and int(name.split(".")[1]) > last]
-    assert all(name in behind or name.endswith("num_batches_tracked") for name in missing), missing
+    unused = [name for name in missing if name.startswith("blocks.") and int(name.split(".")[1]) > last]
+    assert all(name in unused or name.endswith("num_batches_tracked") for name in missing), missing
 
     seconds: dict[str, float] = {}
     select = KCenterGreedy.select_coreset_idxs
@@ -100,15 +104,15 @@ def main() -> None:
     with torch.inference_mode():
         for first in range(0, len(job["train"]), 32):
             model(torch.stack([read(path) for path in job["train"][first : first + 32]]))
-        whole.fit()
+        lightning_model.fit()
     seconds["fit"] = perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
     model.eval()
 
-    def one(path: str) -> tuple[float, Any]:
-        found = model(read(path)[None])
-        return float(found.pred_score), found.anomaly_map[0, 0].numpy()
+    def inspect(path: str) -> tuple[float, Any]:
+        prediction = model(read(path)[None])
+        return float(prediction.pred_score), prediction.anomaly_map[0, 0].numpy()
 
     def batches(paths: list[str]) -> None:
         for first in range(0, len(paths), 16):
@@ -118,17 +122,17 @@ def main() -> None:
     with torch.inference_mode():
         scores = []
         for at, path in enumerate(job["test"]):
-            score, maps[at] = one(path)
+            score, maps[at] = inspect(path)
             scores.append(score)
         maps.flush()
-        known = {
+        results = {
             "fit_seconds": seconds["fit"],
             "coreset_seconds": seconds["coreset"],
             "bank": len(model.memory_bank),
             "peak_gb": peak,
             "scores": scores,
         }
-        contend(known, job["test"][: job["in_batches"]], one, batches)
+        serve_turns(results, job["test"][: job["in_batches"]], inspect, batches)
 
 
 if __name__ == "__main__":

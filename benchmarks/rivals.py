@@ -1,12 +1,12 @@
-"""Ours against anomalib's Patchcore: same backbone weights, layers, image size and bank size, in one run.
+"""offnominal against anomalib's Patchcore: equal backbone weights, layers, image size and bank size, in one run.
 
     python benchmarks/rivals.py --data MVTEC_ROOT [--environment FOLDER] [--bank 0.01] [--test 200] [--out FOLDER]
 
-This program installs anomalib into an environment of its own. anomalib's input is normalised as the backbone expects; its
-default would cost it accuracy. Each method fits in a process of its own, one after the other. A quick method fits several
-times, because anomalib's fits differ in time, memory and accuracy. After all fits the methods inspect in turns, so that other
-load on the machine affects all alike. Times per image run from the file to the score and the map, after a warm-up. The same
-code computes the accuracy of all, on masks in original resolution. The bank of ours counts the patches of all members.
+This program installs anomalib into its own environment. The input of anomalib is normalised as the backbone expects; its
+default would reduce its accuracy. Each method fits in its own process, one after the other. A quick method fits several times,
+because the fits of anomalib differ in time, memory and accuracy. After all fits, the methods inspect in turns, so that other
+load on the machine affects all of them. Times per image run from the file to the score and the map, after a warm-up. The same
+code computes the accuracy of all methods, on masks in original resolution. Our bank size counts the patches of all members.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tables import machine, table, write
 
 SIDE = 256
 RIVAL = "anomalib Patchcore"
-#: So many images, or all that there are, are inspected in every turn, one by one and in batches, and so many turns taken.
+#: Largest number of images that are inspected in each turn, one by one and in batches, and the number of turns.
 IN_BATCHES, TURNS = 128, 5
-#: A method that fits in fewer seconds than these fits so many times.
+#: A method that fits in fewer than `QUICK` seconds fits `FITS` times.
 QUICK, FITS = 60.0, 5
 FIGURES = ("image_auroc", "pixel_auroc", "pixel_ap", "aupro_0.30", "aupro_0.05")
-VARIED = ("fit_seconds", "coreset_seconds", "peak_gb", "ms_batch_of_one", "ms_in_batches", *FIGURES)
+MEDIANS = ("fit_seconds", "coreset_seconds", "peak_gb", "ms_batch_of_one", "ms_in_batches", *FIGURES)
 COLUMNS = (
     "method",
     "fit, s",
@@ -53,7 +53,7 @@ COLUMNS = (
 
 
 def environment(folder: Path) -> Path:
-    """The interpreter of an environment that holds anomalib; made where it is missing."""
+    """The interpreter of an environment with anomalib, which is created if missing."""
     python = folder / "bin" / "python"
     if not (folder / "ready").exists():
         print(f"installing anomalib into {folder}", file=sys.stderr)
@@ -65,8 +65,8 @@ def environment(folder: Path) -> Path:
     return python
 
 
-def chosen(data: str, most: int) -> tuple[list[Any], list[Any]]:
-    """Training images, and up to `most` test images, every so many-th of each class."""
+def choose_images(data: str, most: int) -> tuple[list[Any], list[Any]]:
+    """Training images, and at most `most` test images by a fixed step."""
     from offnominal.datasets import labelled_images, normal_images
 
     test = labelled_images(data)
@@ -74,21 +74,23 @@ def chosen(data: str, most: int) -> tuple[list[Any], list[Any]]:
     return list(normal_images(data)), test[::step]
 
 
-def ours(data: str, settings: dict[str, str], most: int) -> None:
-    """Fit in this process and print what came of it, then inspect whenever it is asked for; see `Contestant`."""
+def run_ours(data: str, settings: dict[str, str], most: int) -> None:
+    """Fit in this process and print the results, then inspect on request; see `Contestant`."""
     from offnominal import Detector
     from offnominal.metrics import Judged, figures
 
-    train, test = chosen(data, most)
+    train, test = choose_images(data, most)
     started = perf_counter()
     detector = Detector(**settings).fit([item.path for item in train])
     fit = perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     judged = []
     for item in test:
-        found = detector.inspect(item.path)
-        judged.append(Judged(item.good, item.label, found.score, found.anomalous, found.anomaly_map, mask_of(item)))
-    known = {
+        inspection = detector.inspect(item.path)
+        judged.append(
+            Judged(item.good, item.label, inspection.score, inspection.anomalous, inspection.anomaly_map, mask_of(item))
+        )
+    results = {
         "fit_seconds": fit,
         "coreset_seconds": detector.seconds["coreset"],
         "bank": sum(len(member.bank.patches) for member in detector.model.members),
@@ -100,14 +102,14 @@ def ours(data: str, settings: dict[str, str], most: int) -> None:
         for _ in detector.inspect_many(paths, failed=lambda index, error: None):
             pass
 
-    rival_patchcore.contend(known, [item.path for item in test][:IN_BATCHES], detector.inspect, batches)
+    rival_patchcore.serve_turns(results, [item.path for item in test][:IN_BATCHES], detector.inspect, batches)
 
 
-def fitted(start: Callable[[], Contestant]) -> Contestant:
-    """One that has fitted, the last of several where that is quick; it knows what the others found."""
+def fit_repeatedly(start: Callable[[], Contestant]) -> Contestant:
+    """Start a contestant that fits; several times if the fit is quick. The last one has the results of all fits."""
     contestant = start()
     fits = contestant.fits
-    while contestant.known["fit_seconds"] < QUICK and len(fits) < FITS:
+    while contestant.results["fit_seconds"] < QUICK and len(fits) < FITS:
         contestant.end()
         contestant = start()
         fits = fits + contestant.fits
@@ -116,12 +118,12 @@ def fitted(start: Callable[[], Contestant]) -> Contestant:
 
 
 class Contestant:
-    """A process that has fitted and waits: `known` is what it found, `turn` lets it inspect once more."""
+    """A process that has fitted and waits. `results` are those of its fit; `turn` starts one more inspection."""
 
     def __init__(self, words: list[str]) -> None:
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.known = self._answer()
-        self.fits = [self.known]
+        self.results = self._answer()
+        self.fits = [self.results]
         self.turns: list[dict[str, float]] = []
 
     def turn(self) -> None:
@@ -130,16 +132,18 @@ class Contestant:
         self.turns.append(self._answer())
 
     def end(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.communicate()
 
-    def leave(self) -> None:
-        """`end`; figures are the medians of its fits and turns."""
+    def finish(self) -> None:
+        """End the process. The results become the medians over its fits and turns."""
         self.end()
         for several, name in ((self.fits, "fits"), (self.turns, "turns")):
-            some = [key for key in VARIED if all(one.get(key) is not None for one in several)]
-            told = [{key: one[key] for key in some} for one in several]
-            self.known = self.known | {key: statistics.median(one[key] for one in told) for key in some} | {name: told}
+            keys = [key for key in MEDIANS if all(result.get(key) is not None for result in several)]
+            values = [{key: result[key] for key in keys} for result in several]
+            self.results = (
+                self.results | {key: statistics.median(result[key] for result in values) for key in keys} | {name: values}
+            )
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -156,15 +160,15 @@ def mask_of(item: Any) -> Any:
     return None if item.mask is None else read_mask(item.mask, pixels_of(item.path).shape[:2])
 
 
-def theirs(python: Path, data: str, bank: float, most: int, folder: Path) -> Contestant:
-    """anomalib's, by `rival_patchcore.py` in its own environment; what it needs lies in `folder`."""
+def start_rival(python: Path, data: str, bank: float, most: int, folder: Path) -> Contestant:
+    """Start `rival_patchcore.py` in the environment of anomalib. `folder` holds its weights, job and maps."""
     import torch
 
     from offnominal.features import load_backbone, torchvision_schemas
     from offnominal.images import pixels_of
     from offnominal.metrics import Judged, figures
 
-    train, test = chosen(data, most)
+    train, test = choose_images(data, most)
     backbone = load_backbone("efficientnet-lite0")
     torch.save(dict(backbone.network.get_submodule("network").state_dict()), folder / "weights.pt")
     job = {
@@ -185,30 +189,30 @@ def theirs(python: Path, data: str, bank: float, most: int, folder: Path) -> Con
     contestant = Contestant([str(python), rival_patchcore.__file__, str(folder / "job.json")])
     maps = np.load(folder / "maps.npy", mmap_mode="r")
     judged = []
-    for item, score, small in zip(test, contestant.known.pop("scores"), maps, strict=True):
+    for item, score, small in zip(test, contestant.results.pop("scores"), maps, strict=True):
         height, width = pixels_of(item.path).shape[:2]
         large = cv2.resize(np.array(small), (width, height), interpolation=cv2.INTER_LINEAR)
         judged.append(Judged(item.good, item.label, score, False, large, mask_of(item)))
-    contestant.known |= figures(judged)
+    contestant.results |= figures(judged)
     return contestant
 
 
-def row(name: str, found: dict[str, Any]) -> list[str]:
-    def told(key: str, digits: int) -> str:
-        if found[key] is None:
+def row(name: str, results: dict[str, Any]) -> list[str]:
+    def cell(key: str, digits: int) -> str:
+        if results[key] is None:
             return "–"
-        least, most = (f"{of(one[key] for one in found['fits']):.{digits}f}" for of in (min, max))
-        return f"{found[key]:.{digits}f}" + (f" ({least}–{most})" if least != most else "")
+        low, high = (f"{function(fit[key] for fit in results['fits']):.{digits}f}" for function in (min, max))
+        return f"{results[key]:.{digits}f}" + (f" ({low}–{high})" if low != high else "")
 
     return [
         name,
-        told("fit_seconds", 1),
-        told("coreset_seconds", 1),
-        f"{found['bank']:,}",
-        f"{found['ms_batch_of_one']:.1f}",
-        f"{found['ms_in_batches']:.1f}",
-        told("peak_gb", 2),
-        *(told(key, 3) for key in FIGURES),
+        cell("fit_seconds", 1),
+        cell("coreset_seconds", 1),
+        f"{results['bank']:,}",
+        f"{results['ms_batch_of_one']:.1f}",
+        f"{results['ms_in_batches']:.1f}",
+        cell("peak_gb", 2),
+        *(cell(key, 3) for key in FIGURES),
     ]
 
 
@@ -217,69 +221,74 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--environment", type=Path, default=Path("build/anomalib"))
     parser.add_argument("--bank", type=float, default=0.01)
-    parser.add_argument("--test", type=int, default=200, help="at most about so many test images")
+    parser.add_argument("--test", type=int, default=200, help="approximate largest number of test images")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--ours", help="settings as JSON: measure ours and print JSON (used by this program itself)")
-    given = parser.parse_args()
-    if given.ours is not None:
-        ours(given.data, json.loads(given.ours), given.test)
+    args = parser.parse_args()
+    if args.ours is not None:
+        run_ours(args.data, json.loads(args.ours), args.test)
         return
     import torch
 
-    python = environment(given.environment)
-    alike = {"backbone": "efficientnet-lite0", "resize": "squash", "image_size": f"{SIDE}x{SIDE}", "bank": str(given.bank)}
-    ways = {
-        "ours, as theirs: squashed": alike,
-        "ours, fast": {"preset": "fast", "bank": str(given.bank)},
-        "ours, default": {"bank": str(given.bank)},
+    python = environment(args.environment)
+    same_settings = {
+        "backbone": "efficientnet-lite0",
+        "resize": "squash",
+        "image_size": f"{SIDE}x{SIDE}",
+        "bank": str(args.bank),
+    }
+    methods = {
+        "ours, as theirs: squashed": same_settings,
+        "ours, fast": {"preset": "fast", "bank": str(args.bank)},
+        "ours, default": {"bank": str(args.bank)},
     }
     if torch.cpu.get_capabilities().get("avx512_bf16"):
-        ways["as theirs, the network in bfloat16"] = {**alike, "precision": "bfloat16"}
+        methods["as theirs, the network in bfloat16"] = {**same_settings, "precision": "bfloat16"}
     contestants: dict[str, Contestant] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, settings in ways.items():
+        for name, settings in methods.items():
             print(name, file=sys.stderr)
-            words = [sys.executable, __file__, "--data", given.data, "--test", str(given.test), "--ours", json.dumps(settings)]
-            contestants[name] = fitted(partial(Contestant, words))
+            words = [sys.executable, __file__, "--data", args.data, "--test", str(args.test), "--ours", json.dumps(settings)]
+            contestants[name] = fit_repeatedly(partial(Contestant, words))
         print(RIVAL, file=sys.stderr)
-        contestants[RIVAL] = fitted(partial(theirs, python, given.data, given.bank, given.test, Path(folder)))
+        contestants[RIVAL] = fit_repeatedly(partial(start_rival, python, args.data, args.bank, args.test, Path(folder)))
         for _ in range(TURNS):
-            for one in contestants.values():
-                one.turn()
-        for one in contestants.values():
-            one.leave()
-    found = {name: one.known for name, one in contestants.items()}
-    rival = found[RIVAL]
+            for contestant in contestants.values():
+                contestant.turn()
+        for contestant in contestants.values():
+            contestant.finish()
+    results = {name: contestant.results for name, contestant in contestants.items()}
+    rival = results[RIVAL]
     ratios = [
         [
             name,
             *(
-                f"{rival[key] / one[key]:.1f}"
+                f"{rival[key] / result[key]:.1f}"
                 for key in ("fit_seconds", "coreset_seconds", "ms_batch_of_one", "ms_in_batches", "peak_gb")
             ),
         ]
-        for name, one in found.items()
-        if one is not rival
+        for name, result in results.items()
+        if result is not rival
     ]
-    where = machine()
-    train, test = chosen(given.data, given.test)
+    this_machine = machine()
+    train, test = choose_images(args.data, args.test)
     write(
-        given.out,
-        f"rivals-{Path(given.data).stem}",
+        args.out,
+        f"rivals-{Path(args.data).stem}",
         [
             "# Ours against anomalib's Patchcore",
-            f"{Path(given.data).stem}: {len(train)} good images to fit, {len(test)} to test. EfficientNet-Lite0, the same "
+            f"{Path(args.data).stem}: {len(train)} good images to fit, {len(test)} to test. EfficientNet-Lite0, the same "
             f"weights and layers, {SIDE} x {SIDE} pixels (ours by default keeps the aspect, and a second member sees "
-            f"the image at 1.5 times its size), a bank of {given.bank:g} of the patches. "
+            f"the image at 1.5 times its size), a bank of {args.bank:g} of the patches. "
             f"Ours also calibrates: it scores every training image "
             f"held out. Times an image: medians of {TURNS} turns. In brackets the least and the most of {FITS} fits, before "
             f"them their median; a method that takes {QUICK:.0f} s or longer fits once.",
-            str(where),
-            table(COLUMNS, [row(name, one) for name, one in found.items()]),
+            str(this_machine),
+            table(COLUMNS, [row(name, result) for name, result in results.items()]),
             "How many times anomalib needs what ours needs:",
             table(("method", "fit", "coreset", "one image", "image in batches", "memory"), ratios),
         ],
-        {"machine": where.as_json(), **found},
+        {"machine": this_machine.as_json(), **results},
     )
 
 

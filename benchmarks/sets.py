@@ -1,4 +1,4 @@
-"""Image sets for runs of minutes: MVTec roots, large ones thinned; and random draws of their training images.
+"""Image sets for benchmarks of minutes: MVTec roots, thinned if large, and random draws of their training images.
 
     python benchmarks/sets.py FOLDER [--most 100]
 
@@ -26,19 +26,19 @@ from tables import arguments
 
 
 def set_arguments(doc: str | None, *, most: int, cells: bool = False) -> ArgumentParser:
-    """`tables.arguments` with the folder of sets and how large a set may be."""
+    """`tables.arguments` with the folder of sets and the largest number of training images."""
     parser = arguments(doc)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--most", type=int, default=most, help="training images of a set, at most")
+    parser.add_argument("--most", type=int, default=most, help="largest number of training images of a set")
     if cells:
-        parser.add_argument("--cells", action="store_true", help="the solar cells of elpv-dataset too")
-        parser.add_argument("--textile", action="store_true", help="the simulated textile of conformal-clip-data too")
+        parser.add_argument("--cells", action="store_true", help="add the solar cells of elpv-dataset")
+        parser.add_argument("--textile", action="store_true", help="add the simulated textile of conformal-clip-data")
     return parser
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """What `fit` and `evaluate` take, and how much of the set it is: every `step`-th image of its sorted names."""
+    """Data for `fit` and `evaluate`: every `step`-th image of a set, sorted by name."""
 
     name: str
     data: Path
@@ -52,73 +52,79 @@ class ImageSet:
 
 
 def image_sets(folder: Path, most: int, lists: Path) -> list[ImageSet]:
-    """The MVTec roots in a folder. One with more than `most` training images is thinned by a fixed step, its test images by
-    the same; a manifest in `lists` says what is left."""
+    """The MVTec roots in a folder.
+
+    A root with more than `most` training images is thinned by a fixed step, and its test images by the same step. A manifest in
+    `lists` holds the remaining images.
+    """
     roots = sorted(path for path in folder.iterdir() if (path / "train" / "good").is_dir())
     return [_thinned(root.name, root, most, lists) for root in roots]
 
 
 def cell_sets(most: int, lists: Path) -> list[ImageSet]:
-    """The solar cells of `elpv-dataset`, mono- and polycrystalline, thinned as the roots are."""
-    found = []
+    """The mono- and polycrystalline solar cells of `elpv-dataset`, thinned like the roots."""
+    sets = []
     for kind in ("mono", "poly"):
-        whole = lists / f"elpv {kind}.csv"
-        write_manifest(whole, kind=kind)
-        found.append(_thinned(f"elpv {kind}", whole, most, lists))
-    return found
+        manifest = lists / f"elpv {kind}.csv"
+        write_manifest(manifest, kind=kind)
+        sets.append(_thinned(f"elpv {kind}", manifest, most, lists))
+    return sets
 
 
 def write_textile(manifest: Path) -> None:
-    """A manifest of the simulated textile of Megahed et al. 2025 (arXiv 2501.12596): 400 nominal images to fit on, the other
-    600 and 500 defects of each kind, `local` and `global`, to test. Most defaults were chosen before it was met; `accurate`,
-    `resize` and `exposure` were not.
-    250 x 250 pixels, grey, without masks, MIT licence.
+    """Write a manifest of the simulated textile of Megahed et al. 2025 (arXiv 2501.12596).
 
-    Raises:
-        InputError: the package is not installed; nothing else here needs it.
+    Training: 400 nominal images. Test: 600 nominal images and 500 defects of each kind, `local` and `global`. The images are
+    grey, 250 x 250 pixels, without masks (MIT licence). Most defaults were chosen without this set, except `accurate`, `resize`
+    and `exposure`.
+
+    Raises
+    ------
+    InputError
+        If the package is not installed.
     """
-    found = importlib.util.find_spec("conformal_clip_data")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("conformal_clip_data")
+    if spec is None or spec.origin is None:
         raise InputError("pip install conformal-clip-data")
-    images = Path(found.origin).parent / "data" / "textile_images" / "simulated"
+    images = Path(spec.origin).parent / "data" / "textile_images" / "simulated"
     rows = [
-        (path, "train" if kind == "nominal" and place < 400 else "test", "good" if kind == "nominal" else kind)
+        (path, "train" if kind == "nominal" and number < 400 else "test", "good" if kind == "nominal" else kind)
         for kind in ("nominal", "local", "global")
-        for place, path in enumerate(sorted((images / kind).iterdir()))
+        for number, path in enumerate(sorted((images / kind).iterdir()))
     ]
     with manifest.open("w", newline="") as file:
         csv.writer(file).writerows([("path", "split", "label"), *rows])
 
 
 def packaged_sets(lists: Path) -> dict[str, Path]:
-    """Manifests, in `lists`, of the sets that come as packages, as far as these are installed."""
-    makers: dict[str, Callable[[Path], None]] = {
+    """Manifests, written to `lists`, of the sets whose packages are installed."""
+    writers: dict[str, Callable[[Path], None]] = {
         "elpv monocrystalline": partial(write_manifest, kind="mono"),
         "elpv polycrystalline": partial(write_manifest, kind="poly"),
         "textile": write_textile,
     }
-    found = {}
-    for name, make in makers.items():
+    manifests = {}
+    for name, write in writers.items():
         try:
-            make(lists / f"{name}.csv")
-            found[name] = lists / f"{name}.csv"
+            write(lists / f"{name}.csv")
+            manifests[name] = lists / f"{name}.csv"
         except InputError as error:
             print(f"without {name}: {error}", file=sys.stderr)
-    return found
+    return manifests
 
 
 def textile_set(most: int, lists: Path) -> ImageSet:
-    """The textile, thinned as the roots are."""
-    whole = lists / "textile.csv"
-    write_textile(whole)
-    return _thinned("textile", whole, most, lists)
+    """The textile, thinned like the roots."""
+    manifest = lists / "textile.csv"
+    write_textile(manifest)
+    return _thinned("textile", manifest, most, lists)
 
 
-def sets_asked_for(given: Namespace, lists: Path) -> list[ImageSet]:
-    """What the arguments of `set_arguments(cells=True)` ask for."""
-    found = image_sets(given.data, given.most, lists)
-    found += cell_sets(given.most, lists) if given.cells else []
-    return found + ([textile_set(given.most, lists)] if given.textile else [])
+def requested_sets(args: Namespace, lists: Path) -> list[ImageSet]:
+    """The sets that the options of `set_arguments(cells=True)` request."""
+    sets = image_sets(args.data, args.most, lists)
+    sets += cell_sets(args.most, lists) if args.cells else []
+    return sets + ([textile_set(args.most, lists)] if args.textile else [])
 
 
 def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
@@ -137,25 +143,25 @@ def _thinned(name: str, data: Path, most: int, lists: Path) -> ImageSet:
     return ImageSet(name, data, step, len(train), len(test))
 
 
-def drawn(data: str | Path, draw: int) -> list[Path]:
-    """The training images without a random tenth of them, at least one; the draw is the seed.
+def draw_training_images(data: str | Path, draw: int) -> list[Path]:
+    """The training images without a random tenth, at least one; the draw is the seed.
 
-    A fit does not depend on the order of its images, so differences between draws come from the images alone.
+    A fit does not depend on the order of its images, so draws differ only in their images.
     """
     images = [item.path for item in normal_images(data)]
     left_out = set(np.random.default_rng(draw).permutation(len(images))[: max(1, len(images) // 10)].tolist())
     return [path for at, path in enumerate(images) if at not in left_out]
 
 
-def fitted(data: Path, model: Path) -> None:
-    """Fit with the defaults and save the model, for other processes to load."""
+def fit_and_save(data: Path, model: Path) -> None:
+    """Fit with the defaults and save the model for other processes."""
     Detector().fit(data).save(model)
 
 
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--most", type=int, default=sys.maxsize, help="training images, at most")
-    asked = parser.parse_args()
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    print(textile_set(asked.most, asked.folder))
+    parser.add_argument("--most", type=int, default=sys.maxsize, help="largest number of training images")
+    args = parser.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    print(textile_set(args.most, args.folder))

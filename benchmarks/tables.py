@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: clocks, separate processes, a description of the machine, Markdown tables, result files."""
+"""Shared parts of the benchmarks: clocks, separate processes, the description of the machine, Markdown tables, result files."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from statistics import mean, median, stdev
 from time import perf_counter, process_time
 from typing import Any, TypeVar
 
-import torch  # before FAISS, which then shares its threads, as in offnominal
+import torch  # imported before FAISS, so that FAISS shares the threads of torch, as in offnominal
 
 # isort: split
 import faiss
 
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of several runs."""
+    """Median, minimum and maximum seconds of several runs."""
 
     middle: float
     least: float
@@ -41,18 +41,18 @@ class Timing:
         return Timing(self.middle * factor, self.least * factor, self.most * factor)
 
     def __str__(self) -> str:
-        """`12.3 ms (11.9–14.0)`, all in the unit that suits the middle one."""
+        """`12.3 ms (11.9–14.0)`, all in a unit that fits the median."""
         unit, scale = ("s", 1.0) if self.middle >= 1 else ("ms", 1000.0)
-        middle, least, most = (f"{_three(scale * value)}" for value in (self.middle, self.least, self.most))
+        middle, least, most = (f"{_three_digits(scale * value)}" for value in (self.middle, self.least, self.most))
         return f"{middle} {unit} ({least}–{most})"
 
 
-def _three(value: float) -> str:
+def _three_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def now() -> float:
-    """On one thread the processor's seconds, which other programs hardly disturb; on several the wall's."""
+    """Processor seconds on one thread, which other programs hardly disturb; wall seconds on several threads."""
     return process_time() if torch.get_num_threads() == 1 else perf_counter()
 
 
@@ -63,10 +63,10 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def timed(*functions: Callable[[], Any], runs: int = 5, warm: int = 1, settle: int = 0) -> list[Timing]:
-    """One `Timing` a function; the functions take turns, so that what disturbs the machine disturbs them alike.
+    """Time functions in turns, so that other load on the machine affects all of them. Returns one `Timing` per function.
 
-    In each turn a function runs `settle` times before it is timed: threads of the library before it may still be awake, and
-    what it reads is not in the cache.
+    In each turn, a function first runs `settle` times without timing: threads of the previous library may still be active, and
+    the caches hold other data.
     """
     for function in functions:
         for _ in range(warm):
@@ -84,7 +84,7 @@ def timed(*functions: Callable[[], Any], runs: int = 5, warm: int = 1, settle: i
 
 @dataclass(frozen=True)
 class Machine:
-    """The processor and what it can do at best: operations of a float32 matrix product and bytes read a second."""
+    """The processor and its best rates: operations of a float32 matrix product and bytes read, per second."""
 
     processor: str
     cores: int
@@ -131,19 +131,19 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    named = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    model = f"family {named['cpu family']} model {named['model']}" if {"cpu family", "model"} <= named.keys() else ""
-    widest = next(
-        (flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in named.get("flags", "").split()), ""
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    model = f"family {fields['cpu family']} model {fields['model']}" if {"cpu family", "model"} <= fields.keys() else ""
+    extension = next(
+        (flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if flag in fields.get("flags", "").split()), ""
     )
-    return ", ".join(part for part in (named.get("model name", platform.machine()), model, widest) if part)
+    return ", ".join(part for part in (fields.get("model name", platform.machine()), model, extension) if part)
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A parser with what every benchmark takes: `--out` and `--threads`."""
+    """A parser with the options of every benchmark: `--out` and `--threads`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--threads", type=int, help="on one, processor seconds are counted; best where other programs run")
+    parser.add_argument("--threads", type=int, help="with 1, processor seconds are measured; use it if other programs run")
     return parser
 
 
@@ -153,48 +153,48 @@ def use_threads(threads: int | None) -> None:
         faiss.omp_set_num_threads(threads)
 
 
-def _hold(threads: int | None) -> None:
-    """Keep this process to so many threads and cores; OpenVINO goes by the cores and knows no other bound of ours."""
+def _limit(threads: int | None) -> None:
+    """Limit the threads and cores of this process. The limit of cores applies to OpenVINO."""
     use_threads(threads)
     if threads is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 
 
-def apart(threads: int | None, function: Callable[..., Found], *given: Any) -> Found:
-    """`function(*given)` in a new process of its own, held to so many cores: its memory is its own."""
-    with ProcessPoolExecutor(1, get_context("spawn"), _hold, (threads,)) as pool:
-        return pool.submit(function, *given).result()
+def run_in_process(threads: int | None, function: Callable[..., Result], *args: Any) -> Result:
+    """Run `function(*args)` in a new process with a limit of threads and cores, for an independent peak memory."""
+    with ProcessPoolExecutor(1, get_context("spawn"), _limit, (threads,)) as pool:
+        return pool.submit(function, *args).result()
 
 
 def peak_memory() -> int:
-    """Bytes that this process has held at most.
+    """Peak memory of this process in bytes.
 
-    `ru_maxrss` of a child starts at the size of the process that started it, so the kernel's own mark comes first.
+    `ru_maxrss` of a child process starts at the size of its parent, so the value of the kernel (`VmHWM`) is preferred.
     """
     status = Path("/proc/self/status")
-    mark = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
-    return 1024 * int(mark[1] if mark else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    match = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    return 1024 * int(match[1] if match else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def spread(runs: Sequence[dict[str, Any]], key: str, digits: int = 3) -> str:
-    """`0.950 (0.940–0.961)`: mean, least and most of a figure over several runs."""
-    values = [one[key] for one in runs]
+    """`0.950 (0.940–0.961)`: mean, minimum and maximum of a metric over several runs."""
+    values = [run[key] for run in runs]
     if None in values:
         return "–"
     return f"{mean(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 def plus_minus(values: Sequence[float | None], digits: int = 3) -> str:
-    """`0.963 ± 0.004`: mean and standard deviation of a figure over draws."""
+    """`0.963 ± 0.004`: mean and standard deviation of a metric over draws."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return "–"
     return f"{mean(known):.{digits}f}" + (f" ± {stdev(known):.{digits}f}" if len(known) > 1 else "")
 
 
-def points(ours: Sequence[dict[str, Any]], theirs: Sequence[dict[str, Any]], key: str) -> str:
-    """`+1.2`: what our runs gain over theirs in the mean of a figure from 0 to 1, in hundredths."""
-    values = [[one[key] for one in runs] for runs in (ours, theirs)]
+def points(ours: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]], key: str) -> str:
+    """`+1.2`: mean gain of our runs over the others in a metric from 0 to 1, in hundredths."""
+    values = [[run[key] for run in runs] for runs in (ours, others)]
     return "–" if None in values[0] + values[1] else f"{100 * (mean(values[0]) - mean(values[1])):+.1f}"
 
 
@@ -203,16 +203,16 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(str(cell) for cell in cells) + " |" for cells in lines)
 
 
-def write(out: Path, stem: str, parts: Sequence[str], found: dict[str, Any]) -> None:
-    """Print the parts (paragraphs and tables) and write them as Markdown, and `found` as JSON beside it."""
+def write(out: Path, stem: str, parts: Sequence[str], results: dict[str, Any]) -> None:
+    """Print the parts (paragraphs and tables), and write them as Markdown and the results as JSON."""
     text = "\n\n".join(parts) + "\n"
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{stem}.md").write_text(text)
-    (out / f"{stem}.json").write_text(json.dumps(found, indent=1, default=_plain) + "\n")
+    (out / f"{stem}.json").write_text(json.dumps(results, indent=1, default=_as_json) + "\n")
     print(text)
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     return asdict(value) if isinstance(value, Timing | Machine) else str(value)
 
 

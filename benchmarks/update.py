@@ -2,9 +2,9 @@
 
     python benchmarks/update.py --data FOLDER_OF_SETS/magnetic_tile --out benchmarks/results [--images 50]
 
-The training images are shuffled with seed 0. The last N are added to a fit on the others, which is compared with a fit on all.
-Then they are removed from the fit on all, which is compared with the fit on the others. `--limit` uses fewer test images of
-each kind. Bank and covering radius are those of the first member.
+The training images are shuffled with seed 0. The last N images are added to a fit on the others, and the result is compared
+with a fit on all images. Then they are removed from the fit on all images, and the result is compared with the fit on the
+others. `--limit` reduces the test images of each kind. Bank and covering radius are those of the first member.
 """
 
 from __future__ import annotations
@@ -39,21 +39,26 @@ def figures(detector: Detector, normal: list[Path], test: list[Path], bad: np.nd
 
 
 def covering_radius(detector: Detector, normal: list[Path]) -> float:
-    """The largest distance of a patch of the known images to the bank, for the first member."""
+    """The largest distance from a patch of the training images to the bank, for the first member."""
     search = NearestPatches(detector.model.members[0].bank.patches)
     inspector = detector._ready()
-    found = [float(search(patches[0], 1)[0].max()) for _, _, patches, _ in inspector.patches(normal, raise_unreadable)]
-    return float(np.sqrt(max(found)))
+    squared = [float(search(patches[0], 1)[0].max()) for _, _, patches, _ in inspector.patches(normal, raise_unreadable)]
+    return float(np.sqrt(max(squared)))
 
 
-def row(name: str, one: dict[str, Any], against: dict[str, Any] | None) -> list[str]:
-    stated = "–" if one["stated_radius"] is None else f"{one['stated_radius']:.2f}"
-    cells = [name, one["n"], one["bank"], f"{one['radius']:.2f} ({stated})", f"{one['threshold']:.3f}"]
-    cells += [f"{one['image_auroc']:.4f}", f"{one['false_alarms']:.3f}", f"{one['detected']:.3f}", f"{one['seconds']:.1f}"]
-    if against is None:
+def row(name: str, result: dict[str, Any], reference: dict[str, Any] | None) -> list[str]:
+    stated = "–" if result["stated_radius"] is None else f"{result['stated_radius']:.2f}"
+    cells = [name, result["n"], result["bank"], f"{result['radius']:.2f} ({stated})", f"{result['threshold']:.3f}"]
+    cells += [
+        f"{result['image_auroc']:.4f}",
+        f"{result['false_alarms']:.3f}",
+        f"{result['detected']:.3f}",
+        f"{result['seconds']:.1f}",
+    ]
+    if reference is None:
         return [*map(str, cells), "–"]
-    difference = np.abs(one["scores"] - against["scores"])
-    spread = float(against["scores"].std())
+    difference = np.abs(result["scores"] - reference["scores"])
+    spread = float(reference["scores"].std())
     return [*map(str, cells), f"{np.median(difference):.3f} / {np.quantile(difference, 0.95):.3f} of {spread:.2f}"]
 
 
@@ -61,39 +66,39 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--images", type=int, default=50)
-    parser.add_argument("--limit", type=int, help="test images of each of good and defective")
-    given = parser.parse_args()
-    use_threads(given.threads)
-    normal = [item.path for item in normal_images(given.data)]
+    parser.add_argument("--limit", type=int, help="number of good and of defective test images")
+    args = parser.parse_args()
+    use_threads(args.threads)
+    normal = [item.path for item in normal_images(args.data)]
     normal = [normal[at] for at in np.random.default_rng(0).permutation(len(normal))]
-    early, late = normal[: -given.images], normal[-given.images :]
-    items = labelled_images(given.data)
+    first, last = normal[: -args.images], normal[-args.images :]
+    items = labelled_images(args.data)
     items = [items[at] for at in np.random.default_rng(0).permutation(len(items))]
-    chosen = [[item for item in items if item.good][: given.limit], [item for item in items if not item.good][: given.limit]]
+    chosen = [[item for item in items if item.good][: args.limit], [item for item in items if not item.good][: args.limit]]
     test = [item.path for kind in chosen for item in kind]
     bad = np.arange(len(test)) >= len(chosen[0])
 
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
 
-    def note(name: str, detector: Detector, began: float, images: list[Path]) -> None:
-        seconds = now() - began
-        found[name] = {**figures(detector, images, test, bad), "seconds": seconds}
+    def record(name: str, detector: Detector, started: float, images: list[Path]) -> None:
+        seconds = now() - started
+        results[name] = {**figures(detector, images, test, bad), "seconds": seconds}
 
-    began = now()
-    some = Detector().fit(early)
-    note(f"fit on {len(early)}", some, began, early)
-    began = now()
-    some.update(add=[str(path) for path in late])
-    note(f"{given.images} added", some, began, normal)
-    began = now()
-    whole = Detector().fit(normal)
-    note(f"fit on {len(normal)}", whole, began, normal)
-    began = now()
-    whole.update(remove=[str(path) for path in late])
-    note(f"{given.images} removed", whole, began, early)
+    started = now()
+    partial = Detector().fit(first)
+    record(f"fit on {len(first)}", partial, started, first)
+    started = now()
+    partial.update(add=[str(path) for path in last])
+    record(f"{args.images} added", partial, started, normal)
+    started = now()
+    full = Detector().fit(normal)
+    record(f"fit on {len(normal)}", full, started, normal)
+    started = now()
+    full.update(remove=[str(path) for path in last])
+    record(f"{args.images} removed", full, started, first)
 
-    few, grown, all_, shrunk = found
-    against = {few: None, grown: found[all_], all_: None, shrunk: found[few]}
+    early_fit, added, full_fit, removed = results
+    references = {early_fit: None, added: results[full_fit], full_fit: None, removed: results[early_fit]}
     columns: tuple[str, ...] = (
         "model",
         "n",
@@ -106,9 +111,9 @@ def main() -> None:
         "seconds",
     )
     columns += ("score difference to the fit on the same images: median / 95 %, of a deviation of",)
-    rows = [row(name, one, against[name]) for name, one in found.items()]
-    plain = {name: {key: value for key, value in one.items() if key != "scores"} for name, one in found.items()}
-    write(given.out, f"update-{given.data.name}", [str(machine()), table(columns, rows)], plain)
+    rows = [row(name, result, references[name]) for name, result in results.items()]
+    plain = {name: {key: value for key, value in result.items() if key != "scores"} for name, result in results.items()}
+    write(args.out, f"update-{args.data.name}", [str(machine()), table(columns, rows)], plain)
 
 
 if __name__ == "__main__":

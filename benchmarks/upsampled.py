@@ -1,9 +1,9 @@
-"""Search that uses the upsampling of deeper features, against FAISS flat, on the patches of real images.
+"""Search with upsampled features, against FAISS flat, on the patches of real images.
 
     python benchmarks/upsampled.py --data IMAGES [--threads 1] [--out benchmarks/results]
 
-IMAGES has good images to fit on and others to test, as for `offnominal evaluate`. The model has one member. The banks are
-random: the time hardly depends on the patches in them. Candidate pruning by int8 dot products is switched off.
+IMAGES has good training images and test images, as for `offnominal evaluate`. The model has one member. The banks are random,
+because the time hardly depends on their patches. Candidate pruning by int8 dot products is switched off.
 """
 
 from __future__ import annotations
@@ -40,24 +40,26 @@ def measure(images: list[Tensor], upsampling: Upsampling, bank: Tensor) -> dict[
         runs=25,
         settle=1,
     )
-    pairs = [(flat(one), ours(one, K, upsampling)) for one in images]
-    same = float(torch.cat([there[1] == here[1] for there, here in pairs]).float().mean())
-    apart = max(float((there[0] - here[0]).abs().max() / there[0].mean()) for there, here in pairs)
-    assert same > 0.999, "the neighbours must be the same but for rounding among near-ties"
-    return dict(zip(("product", "flat", "ours"), times, strict=True)) | {"same": same, "apart": apart}
+    pairs = [(flat(image), ours(image, K, upsampling)) for image in images]
+    same = float(torch.cat([from_flat[1] == from_ours[1] for from_flat, from_ours in pairs]).float().mean())
+    largest_difference = max(
+        float((from_flat[0] - from_ours[0]).abs().max() / from_flat[0].mean()) for from_flat, from_ours in pairs
+    )
+    assert same > 0.999, "the neighbours must be equal up to rounding among near-ties"
+    return dict(zip(("product", "flat", "ours"), times, strict=True)) | {"same": same, "apart": largest_difference}
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--data", required=True)
-    given = parser.parse_args()
-    use_threads(given.threads)
+    args = parser.parse_args()
+    use_threads(args.threads)
     search.uses_pruning = lambda count, dimensions: False
-    here = machine()
+    this_machine = machine()
     detector = Detector(preset="fast", image_size=(256, 256), resize="squash", sampler="random", bank=max(BANKS))
-    model = detector.fit(given.data).model
+    model = detector.fit(args.data).model
     (member,), (name,) = model.members, parse_members(model.settings.backbone)
-    engine, sources = FeatureEngine(model.settings, name), [item.path for item in labelled_images(given.data)[:IMAGES]]
+    engine, sources = FeatureEngine(model.settings, name), [item.path for item in labelled_images(args.data)[:IMAGES]]
     (batch,) = batches(sources, (member.geometry,), model.values, batch_size=IMAGES, failed=raise_unreadable)
     upsampling = engine.upsampling((256, 256))
     assert upsampling is not None
@@ -65,7 +67,7 @@ def main() -> None:
         patches.contiguous()
         for patches in engine.standardise(engine.patches(batch.network_input(0)), member.standard, (256, 256))
     ]
-    found = {size: measure(images, upsampling, member.bank.patches[:size].contiguous()) for size in BANKS}
+    results = {size: measure(images, upsampling, member.bank.patches[:size].contiguous()) for size in BANKS}
 
     def times(slow: Timing, fast: Timing) -> str:
         return f"{slow.middle / fast.middle:.2f}"
@@ -73,25 +75,25 @@ def main() -> None:
     rows = [
         [
             f"{size:,} x {member.bank.patches.shape[1]}",
-            *(str(one[name]) for name in ("product", "flat", "ours")),
-            times(one["flat"], one["ours"]),
-            f"{100 * one['same']:.3f}",
-            f"{one['apart']:.0e}",
+            *(str(result[name]) for name in ("product", "flat", "ours")),
+            times(result["flat"], result["ours"]),
+            f"{100 * result['same']:.3f}",
+            f"{result['apart']:.0e}",
         ]
-        for size, one in found.items()
+        for size, result in results.items()
     ]
-    data = Path(given.data).name
+    data = Path(args.data).name
     columns = ("bank", "whole product", "FAISS flat", "ours", "times", "same neighbours, %", "apart")
     parts = [
         "# Search that uses the upsampling of deeper features",
         f"{data}: {len(images[0]):,} patches of an image, K = {K}; random banks. "
         f"{upsampling.first} features are of the finest map, the others of one with half as many positions a side.",
-        str(here),
+        str(this_machine),
         table(columns, rows),
         f"*Apart*: the largest difference of a squared distance over their mean, {IMAGES} images.",
     ]
-    stem = f"upsampled-{data}" + ("" if given.threads is None else f"-{given.threads}")
-    write(given.out, stem, parts, {"machine": here, **{str(size): one for size, one in found.items()}})
+    stem = f"upsampled-{data}" + ("" if args.threads is None else f"-{args.threads}")
+    write(args.out, stem, parts, {"machine": this_machine, **{str(size): result for size, result in results.items()}})
 
 
 if __name__ == "__main__":
