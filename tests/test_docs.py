@@ -70,7 +70,7 @@ def test_every_command_and_option_exists() -> None:
             if isinstance(app.commands.get(name), click.Group):
                 if not words:
                     continue  # the group as a whole
-                name, *words = f"{name} {words[0]}", *words[1:]
+                name, words = f"{name} {words[0]}", words[1:]
             if name.startswith("--") or name.endswith("COMMAND"):
                 continue
             assert name in PARAMETERS, f"{page}: {line}"
