@@ -157,8 +157,8 @@ def test_area_gives_narrow_images_about_as_many_patches(tmp_path: Path) -> None:
     for shape in ((192, 240), (30, 384), (500, 40)):
         assert len(loaded.explain(texture(9, shape)).distances) == pytest.approx(expected, rel=0.35)
         assert loaded.inspect(texture(9, shape)).anomaly_map.shape == shape
-    kept = Detector(image_size=192, bank=200, resize="keep").fit([texture(at, shape) for at, shape in enumerate(shapes)])
-    assert len(kept.explain(texture(9, (30, 384))).distances) > 5 * expected
+    with_keep = Detector(image_size=192, bank=200, resize="keep").fit([texture(at, shape) for at, shape in enumerate(shapes)])
+    assert len(with_keep.explain(texture(9, (30, 384))).distances) > 5 * expected
 
 
 def test_provenance_names_the_source_image_and_position(detector: Detector) -> None:

@@ -81,7 +81,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
         "before = [*map(chosen, range(3))]\nassert pool(chosen) == before",
         "scores = pool(fresh)\nassert close(scores, [*map(fresh, range(3))])",
     ],
-    ids=["inspected", "fitted anew", "loaded", "fitted", "coreset", "imported"],
+    ids=["inspected", "fitted in workers", "loaded", "fitted", "coreset", "imported"],
 )
 def test_forked_workers_return_the_same_results(script: str, tmp_path: Path, model_file: Path) -> None:
     run_script(script, tmp_path, model_file)

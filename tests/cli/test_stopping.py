@@ -152,10 +152,10 @@ def test_files_being_written_by_another_process_are_kept(tmp_path: Path) -> None
 
 def test_a_leftover_scratch_folder_is_removed_by_the_next_run(tmp_path: Path) -> None:
     code = "import os, sys; from pathlib import Path; from offnominal.storage import scratch_folder\n"
-    code += "with scratch_folder(Path(sys.argv[1]), 'made') as folder: (folder / 'a').touch(); os.kill(os.getpid(), 9)"
+    code += "with scratch_folder(Path(sys.argv[1]), 'work') as folder: (folder / 'a').touch(); os.kill(os.getpid(), 9)"
     run_killed(code, tmp_path)
     assert len(list(tmp_path.iterdir())) == 1
-    with scratch_folder(tmp_path, "made") as folder, scratch_folder(tmp_path, "made") as second:
+    with scratch_folder(tmp_path, "work") as folder, scratch_folder(tmp_path, "work") as second:
         assert sorted(tmp_path.iterdir()) == sorted([folder, second])
     assert not list(tmp_path.iterdir())
 

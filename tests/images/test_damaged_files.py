@@ -48,8 +48,8 @@ def png_of_rows(content: bytes, rows: int) -> bytes:
         if kind == b"IDAT":
             pixels += data
         elif kind == b"IEND":
-            whole = zlib.decompress(pixels)
-            parts += [chunk(b"IDAT", zlib.compress(whole[: len(whole) // 96 * rows])), chunk(b"IEND", b"")]
+            raw = zlib.decompress(pixels)
+            parts += [chunk(b"IDAT", zlib.compress(raw[: len(raw) // 96 * rows])), chunk(b"IEND", b"")]
         else:
             parts.append(content[at : at + 12 + length])
         at += 12 + length
@@ -129,7 +129,7 @@ def test_truncated_pillow_images_are_refused(name: str, lenient: bool) -> None:
 
 def test_complete_files_that_resemble_truncated_ones_are_read(tmp_path: Path) -> None:
     grey = np.full((96, 128, 3), 128, np.uint8)
-    whole = {
+    files = {
         "black.png": encoded(np.zeros((96, 128, 3), np.uint8), "PNG"),
         "interlaced.png": interlaced(COLOUR[:, :, 0], 7),
         "grey.jpg": encoded(grey, "JPEG"),
@@ -140,8 +140,8 @@ def test_complete_files_that_resemble_truncated_ones_are_read(tmp_path: Path) ->
     }
     file = io.BytesIO()
     Image.fromarray(grey).convert("CMYK").save(file, "JPEG")
-    whole["cmyk.jpg"] = file.getvalue()
-    for name, content in whole.items():
+    files["cmyk.jpg"] = file.getvalue()
+    for name, content in files.items():
         (tmp_path / name).write_bytes(content)
         assert decode(tmp_path / name).shape == (96, 128, 3), name
 

@@ -123,13 +123,13 @@ def test_a_truncated_jpeg_opened_by_pillow_is_refused(tmp_path: Path) -> None:
 def test_a_png_with_any_damaged_byte_is_refused(tmp_path: Path, kind: type, shape: tuple[int, ...]) -> None:
     rng, path = np.random.default_rng(3), tmp_path / "flipped.png"
     cv2.imwrite(str(path), rng.integers(0, np.iinfo(kind).max, shape).astype(kind))
-    whole = path.read_bytes()
+    content = path.read_bytes()
     assert decode(path).shape == (60, 80, 3)
-    for offset in rng.integers(whole.index(b"IDAT") + 4, len(whole) - 20, 30):
-        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x55]) + whole[offset + 1 :])
+    for offset in rng.integers(content.index(b"IDAT") + 4, len(content) - 20, 30):
+        path.write_bytes(content[:offset] + bytes([content[offset] ^ 0x55]) + content[offset + 1 :])
         with pytest.raises(ImageError, match=r"flipped\.png: is damaged"):
             decode(path)
-    path.write_bytes(whole[: len(whole) // 3] + bytes(len(whole) - len(whole) // 3))
+    path.write_bytes(content[: len(content) // 3] + bytes(len(content) - len(content) // 3))
     with pytest.raises(ImageError, match="damaged"):
         decode(path)
 

@@ -38,9 +38,9 @@ def test_radii_equal_the_naive_covering_radii() -> None:
 
 def test_radii_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     bank = np.random.default_rng(1).normal(size=(50, 4)).astype(np.float32)
-    whole = kcenter_radii(bank)
+    expected = kcenter_radii(bank)
     monkeypatch.setitem(kcenter_radii.__globals__, "_CELLS", 150)
-    assert kcenter_radii(bank) == pytest.approx(whole)
+    assert kcenter_radii(bank) == pytest.approx(expected)
 
 
 def test_coverage_equals_pca() -> None:
