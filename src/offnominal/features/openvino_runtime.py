@@ -27,6 +27,7 @@ from offnominal.errors import BackboneError, SettingsError
 from offnominal.features.cache import cache_folder
 from offnominal.features.telemetry import without
 from offnominal.quiet import without_warnings
+from offnominal.stopping import delay_stop
 from offnominal.storage import scratch_folder
 from offnominal.types import Float
 
@@ -223,7 +224,8 @@ def _convert(module: nn.Module) -> Any:
     logging.getLogger("openvino").setLevel(logging.ERROR)
     multiple = getattr(module, "multiple", TRACED)
     side = multiple * math.ceil(TRACED / multiple)
-    with without_warnings(), torch.no_grad():
+    # A stop signal waits for these seconds: raised inside the converter, it would come out as a failed conversion.
+    with delay_stop(), without_warnings(), torch.no_grad():
         random = torch.Generator().manual_seed(0)
         example = torch.rand((1, 3, side, side), generator=random)
         other = torch.rand((1, 3, side + multiple, side), generator=random)
