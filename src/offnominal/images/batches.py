@@ -38,7 +38,7 @@ class ImageBatch:
     decoded
         (H, W, 3) stored values of each image, or None if they are not kept.
     exposure
-        Exposure of the normal images, for the correction in `seen`; None for no correction.
+        Exposure of the normal images, for the correction in `network_input`; None for no correction.
 
     Examples
     --------
