@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 
 from offnominal import __version__
 from offnominal.station.station import Station
@@ -21,7 +20,8 @@ from offnominal.station.web import (
     statistics,
     teach,
 )
-from offnominal.station.web.guard import COOKIE, Guard, Rate
+from offnominal.station.web.document import document
+from offnominal.station.web.guard import Guard, Rate
 from offnominal.station.web.problems import handle_errors
 
 DESCRIPTION = """Inspects parts, keeps every inspection, and takes reviews.
@@ -54,13 +54,7 @@ def create_app(station: Station) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-            schema.setdefault("components", {})["securitySchemes"] = {
-                "token": {"type": "http", "scheme": "bearer"},
-                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
-            }
-            schema["security"] = [{"token": []}, {"session": []}]
-            app.openapi_schema = schema
+            app.openapi_schema = document(app)
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]

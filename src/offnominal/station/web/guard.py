@@ -136,7 +136,7 @@ class Guard:
             raise TooManyRequestsError("too many requests; slow down")
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             raise InputError("the address has a NUL character")
-        identity = None if _public(scope["path"]) else await run_in_threadpool(self._identify, headers)
+        identity = None if is_public(scope["path"]) else await run_in_threadpool(self._identify, headers)
         _check_csrf(identity, scope["method"], headers)
         if most > SMALL and identity is not None:
             identity.require("operator")  # before the body, which is large
@@ -191,7 +191,8 @@ def identity_of(request: Request) -> Identity:
     return identity
 
 
-def _public(path: str) -> bool:
+def is_public(path: str) -> bool:
+    """Whether a path needs no identity."""
     return path in PUBLIC or path.startswith(PUBLIC_PREFIXES)
 
 

@@ -47,11 +47,13 @@ class Problem(BaseModel):
 
 #: Errors that every operation may answer, for the OpenAPI document.
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": description, "content": {MEDIA_TYPE: {}}}
+    status: {"description": description, "content": {MEDIA_TYPE: {}}}
     for status, description in (
+        (400, "The body cannot be parsed"),
         (401, "No valid session or token"),
         (403, "The role does not suffice"),
         (404, "Not found"),
+        (408, "The body stalls"),
         (409, "The state does not allow it"),
         (413, "Too large"),
         (422, "Wrong input"),
