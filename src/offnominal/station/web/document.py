@@ -49,6 +49,12 @@ INFERENCE: Json = {
     },
 }
 
+INFERRED: Json = {
+    "model_name": "cells",
+    "model_version": DIGEST,
+    "outputs": [{"name": "score", "datatype": "FP32", "shape": [1], "data": [7.5]}],
+}
+
 
 def document(app: FastAPI) -> Json:
     """The OpenAPI document of the application."""
@@ -91,6 +97,7 @@ def _complete(path: str, operation: Json) -> None:
             operation["responses"]["200"]["content"] = {kind: {"schema": {"type": "string"}} for kind in types}
     if path.endswith("/infer"):
         operation["requestBody"] = INFERENCE
+        operation["responses"]["200"]["content"] = {"application/json": {"schema": {"type": "object"}, "example": INFERRED}}
     for parameter in operation.get("parameters", []):
         _illustrate(parameter["name"], parameter["schema"], parameter)
 

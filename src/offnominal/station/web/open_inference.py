@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
 from offnominal import __version__
@@ -53,11 +53,12 @@ async def live(caller: Caller) -> dict[str, bool]:
 
 
 @router.get("/health/ready")
-def ready(request: Request, caller: Caller) -> JSONResponse:
-    """Whether the station can inspect."""
+def ready(request: Request, response: Response, caller: Caller) -> dict[str, bool]:
+    """Whether the station can inspect; 503 if it cannot."""
     station: Station = request.app.state.station
     is_ready = not station.problems()
-    return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+    response.status_code = 200 if is_ready else 503
+    return {"ready": is_ready}
 
 
 @router.get("/models/{name}")
