@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from offnominal import Detector
+from station.histories import copy_of, fill
 from station.servers import Postgres, Server, StationHome, free_port, make_station
 
 StationFactory = Callable[..., StationHome]
@@ -66,3 +68,27 @@ def server() -> Iterator[ServerFactory]:
 def shared_server(station_folder: StationFactory, server: ServerFactory) -> Server:
     """One server of a station with the line `parts`, for tests that do not mind what others left there."""
     return server(station_folder())
+
+
+@pytest.fixture(scope="session")
+def other_model(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model file other than `model_file`."""
+    path = tmp_path_factory.mktemp("other") / "other.safetensors"
+    Detector(image_size=128, bank=200, false_alarm_rate=0.1).fit(parts).save(path)
+    return path
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def history(request: pytest.FixtureRequest, station_folder: StationFactory, other_model: Path) -> StationHome:
+    """A station with a history, once with each database; leave it as it is."""
+    cluster: Postgres | None = None if request.param == "sqlite" else request.getfixturevalue("postgres")
+    home = station_folder(database=None if cluster is None else cluster.new_database(), config="replay = 7\n")
+    fill(home, other_model)
+    return home
+
+
+@pytest.fixture
+def copied_history(history: StationHome, tmp_path: Path, request: pytest.FixtureRequest) -> StationHome:
+    """A copy of `history`, to change."""
+    cluster: Postgres | None = None if history.database_url is None else request.getfixturevalue("postgres")
+    return copy_of(history, tmp_path / "copy", cluster)

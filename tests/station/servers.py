@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, sleep
+from urllib.parse import urlsplit
 
 import cv2
 import httpx
@@ -190,6 +191,15 @@ class Postgres:
         with psycopg.connect(f"host={self.root} user=postgres dbname=postgres", autocommit=True) as connection:
             connection.execute(f"create database {name}")
         return f"postgresql+psycopg://postgres@/{name}?host={self.root}"
+
+    def copy_database(self, url: str) -> str:
+        """Create a copy of a database that nobody uses now; return its URL."""
+        other = self.new_database()
+        source, copy = urlsplit(url).path[1:], urlsplit(other).path[1:]
+        with psycopg.connect(f"host={self.root} user=postgres dbname=postgres", autocommit=True) as connection:
+            connection.execute(f"drop database {copy}")
+            connection.execute(f"create database {copy} template {source}")
+        return other
 
     def remove(self) -> None:
         """Stop the server and remove its files."""

@@ -138,6 +138,12 @@ class ArchiveWriter:
         self._file.write(bytes(2 * BLOCK))
 
 
+def require_name(name: str) -> None:
+    """Raise `InputError` unless a file of a station may have this name."""
+    if NAMES.fullmatch(name) is None:
+        raise InputError(f"{name[:80]}: no file of a station has such a name; a row was changed: offnominal station verify DIR")
+
+
 def read_members(file: BinaryIO) -> Iterator[Member]:
     """Members of an archive of a stranger, without their content.
 

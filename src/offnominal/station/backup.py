@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from offnominal import __version__
 from offnominal.errors import InputError, unwritable
 from offnominal.station import events
-from offnominal.station.archive import CONFIG, FILES, MANIFEST, PART, ArchiveWriter, Entry, Manifest
+from offnominal.station.archive import CONFIG, FILES, MANIFEST, PART, ArchiveWriter, Entry, Manifest, require_name
 from offnominal.station.database import Database
 from offnominal.station.folder import StationFolder, sync_folder
 from offnominal.station.media import HEAT, PICTURE, RECEIPT, THUMB
@@ -161,6 +161,7 @@ class _Backup:
         self._add_open(name, io.BytesIO(content), len(content))
 
     def _add_file(self, name: str, path: Path) -> None:
+        require_name(name)
         try:
             file = path.open("rb")
         except FileNotFoundError:
