@@ -24,7 +24,7 @@ MIN_MEMORY = 256_000_000
 #: Bytes per pixel for decoding, inspecting and drawing: the maximum measured with images of 100 megapixels.
 BYTES_PER_PIXEL: dict[Depth, int] = {"8-bit": 20, "16-bit": 26, "float": 32}
 #: Formats that Pillow may open. Others start external programs or do not limit the memory.
-_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000", "AVIF", "TGA")
 _REMEDY = "raise --memory (memory), or shrink or crop it first"
 
 
@@ -94,7 +94,7 @@ def opened_image(content: bytes, path: Path) -> Image.Image:
     """Open an image without decoding it. Raises `ImageError`."""
     try:
         with without_warnings():
-            return Image.open(io.BytesIO(content), formats=_FORMATS)
+            return Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: has more than {MAX_PIXELS // 1_000_000} megapixels; crop or shrink it first") from None
     except Exception:  # noqa: BLE001 - a damaged header raises almost anything
