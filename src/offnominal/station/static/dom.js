@@ -29,12 +29,6 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Shows a text in an element, and hides the element if there is none. */
-export function showOrHide(element, text) {
-  element.hidden = !text;
-  setText(element, text || "");
-}
-
 /** A table with a heading row and rows of cells; a cell is a text, a number or an element. `#` marks columns of numbers. */
 export function table(label, headings, rows, attributes = {}) {
   const kinds = headings.map((heading) => (heading.startsWith("#") ? "number" : null));

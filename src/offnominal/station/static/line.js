@@ -1,7 +1,7 @@
 // The operator's page: the last part of a line, live, and the operator's word on it.
 
 import { allows, get, linePath, post, sentence } from "./api.js";
-import { byId, make, notice, setText, showOrHide } from "./dom.js";
+import { byId, confirmed, make, notice, setText } from "./dom.js";
 import { problemsFor, watchHealth } from "./health.js";
 import * as view from "./line_view.js";
 import { begin, patiently, run } from "./nav.js";
@@ -29,6 +29,7 @@ let appearedAt = -SETTLE; // when a new part replaced another one by itself
 let touchedAt = 0;
 let drawnAt = -DRAW_EVERY, drawing = 0;
 let drawnPart; // whose picture is on the screen
+let announced = null; // the part that a screen reader hears about next
 
 // ---- drawing ------------------------------------------------------------------------------------------------------
 /** Draws at once, but not for every one of many events that arrive together. */
@@ -44,14 +45,17 @@ function redraw() {
   drawing = 0;
   drawnAt = performance.now();
   if (live) shown = parts[0] ?? null;
-  view.showVerdict(shown, live ? null : parts[0]);
+  if (announced) view.announce(announced);
+  announced = null;
+  const focused = document.activeElement?.id === "live";
+  view.showVerdict(shown, live ? null : parts[0], backToLive);
+  if (focused) byId("live")?.focus();
   view.showAbout(shown);
   view.showAnswers(shown, user, may, hint);
   if (drawnPart !== shown) view.showPicture(shown, picture);
   drawnPart = shown;
   view.showStrip(parts, shown, select);
   document.title = `${shown ? WORDS[shown.verdict] : "–"} · ${line} · offnominal`;
-  byId("live")?.addEventListener("click", backToLive);
 }
 
 // ---- which part is shown --------------------------------------------------------------------------------------------
@@ -86,7 +90,7 @@ function add(part) {
     if (shown) appearedAt = performance.now();
     hint = "";
   }
-  view.announce(part);
+  announced = part;
   refresh();
 }
 
@@ -161,7 +165,19 @@ async function loadState() {
 
 function showState(state) {
   setText(byId("model"), state.model ? `Model ${state.model.number}: ${sentence(state.model.promise)}` : "No model is active on this line.");
-  showOrHide(byId("drift"), state.drift.warning ? state.drift.message : "");
+  byId("drift").hidden = !state.drift.warning;
+  setText(byId("drift-message"), state.drift.message ?? "");
+}
+
+async function resetDrift() {
+  const explanation = "Do so once the cause is corrected. The monitor then judges the parts from now on.";
+  if (!(await confirmed(`Start the drift monitor of ${line} anew?`, explanation, "Start anew"))) return;
+  try {
+    await post(linePath(line, "/drift/reset"));
+    await loadState();
+  } catch (problem) {
+    showProblems([problem.message]);
+  }
 }
 
 function showProblems(problems) {
@@ -176,7 +192,7 @@ function showConnection(connected) {
   byId("board").classList.toggle("stale", !connected);
   setText(byId("connection"), connected ? "" : AWAY);
   if (!connected) return;
-  shift.refresh();
+  shift.catchUp();
   loadState();
 }
 
@@ -199,6 +215,8 @@ function wire() {
   document.addEventListener("pointerdown", () => (touchedAt = performance.now()));
   byId("fine").addEventListener("click", () => answer("ok"));
   byId("bad").addEventListener("click", () => answer("ng"));
+  byId("drift-reset").hidden = !allows(user, "engineer");
+  byId("drift-reset").addEventListener("click", resetDrift);
   for (const button of document.querySelectorAll("[data-view]"))
     button.addEventListener("click", () => {
       picture = button.dataset.view;

@@ -5,9 +5,12 @@ import { ago, nameOf, score, when } from "./format.js";
 import { inWords, picture, source } from "./part.js";
 import { REVIEWS, sign, WORDS } from "./verdict.js";
 
-/** The verdict, as large as it gets. `newest` is given while an earlier part is shown. */
-export function showVerdict(part, newest) {
+/** The verdict, as large as it gets. `newest` is given while an earlier part is shown; `showNewest` returns to it. */
+export function showVerdict(part, newest, showNewest) {
   const panel = byId("verdict");
+  const content = `${part?.id} ${newest?.id}`;
+  if (panel.dataset.content === content) return; // a button in it may have the focus
+  panel.dataset.content = content;
   panel.className = `verdict ${part ? part.verdict : "none"}${newest ? " earlier" : ""}`;
   if (!part) {
     fill(panel, make("p", { class: "word" }, "No part yet"), make("p", { class: "age" }, "The verdict appears here as soon as a part is inspected."));
@@ -15,19 +18,19 @@ export function showVerdict(part, newest) {
   }
   panel.dataset.part = part.id;
   const word = make("p", { class: "word" }, WORDS[part.verdict]);
-  fill(panel, sign(part.verdict), word, make("p", { class: "age", id: "age" }), newest && earlier(newest));
+  fill(panel, sign(part.verdict), word, make("p", { class: "age", id: "age" }), newest && earlier(newest, showNewest));
   showAge(part);
 }
 
 const fill = (panel, ...content) => panel.replaceChildren(make("div", { class: "panel-in" }, content));
 
 /** Says that the part shown is not the newest one, and which verdict that has. */
-function earlier(newest) {
+function earlier(newest, showNewest) {
   return make(
     "div",
     { class: `newest ${newest.verdict}` },
     make("span", {}, "Earlier part. Newest: ", make("b", {}, inWords(newest)), "."),
-    make("button", { type: "button", id: "live", "aria-keyshortcuts": "Escape" }, "Show the newest ", make("kbd", {}, "Esc")),
+    make("button", { type: "button", id: "live", "aria-keyshortcuts": "Escape", onclick: showNewest }, "Show the newest ", make("kbd", {}, "Esc")),
   );
 }
 

@@ -10,7 +10,10 @@ const ENLARGED = 4;
 const VIEWS = { image: "Picture", heat: "Heat map" };
 
 /** The address of a view of a part; null if its files are not kept or it could not be read. */
-export const source = (part, view) => (view === "image" ? (part.files.picture ?? part.files.image) : part.files.heat);
+export function source(part, view) {
+  if (part.verdict === "unreadable") return null;
+  return view === "image" ? (part.files.picture ?? part.files.image) : part.files.heat;
+}
 
 /** The picture or the heat map with the regions as boxes, or why there is none. */
 export function picture(part, view, chosen = -1) {

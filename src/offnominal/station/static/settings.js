@@ -21,7 +21,7 @@ async function act(action, done) {
 }
 
 const roleField = (attributes, chosen) =>
-  make("select", attributes, ROLES.map((role) => make("option", { selected: role === chosen }, role)));
+  make("select", attributes, ROLES.map((role) => make("option", { value: role, selected: role === chosen }, role)));
 
 /** A form that adds something; `add(fields)` gets the fields by name. */
 function addForm(label, fields, button, add) {

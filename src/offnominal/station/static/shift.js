@@ -11,7 +11,7 @@ const LONGEST = 24 * 3600_000;
 
 export class Shift {
   constructor(line) {
-    Object.assign(this, { line, key: `offnominal-shift-${line}`, counts: null, asking: false, missed: false, timer: 0 });
+    Object.assign(this, { line, key: `offnominal-shift-${line}`, counts: null, asking: false, missed: false, catching: false, timer: 0 });
     byId("since").addEventListener("change", (event) => this.choose(event.target.value));
     byId("now").addEventListener("click", () => this.choose(toLocalInput(new Date())));
     this.show();
@@ -35,9 +35,17 @@ export class Shift {
     this.refresh();
   }
 
+  /** The events that were missed are about to arrive: the station has counted them already, so ask it after them. */
+  catchUp() {
+    this.catching = true;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.refresh(), SOON);
+  }
+
   /** Counts a part that has just been judged. */
   add(part) {
     if (this.asking) this.missed = true; // the answer may have it or not: ask again
+    else if (this.catching) return;
     else if (this.counts && new Date(part.judged_at) >= this.since()) this.counts[part.verdict] += 1;
     this.show();
   }
@@ -46,7 +54,7 @@ export class Shift {
     clearTimeout(this.timer);
     const since = this.since().toISOString();
     this.asking = true;
-    this.missed = false;
+    this.missed = this.catching = false;
     try {
       const counts = await get(`${linePath(this.line, "/counts")}?since=${encodeURIComponent(since)}`);
       if (since === this.since().toISOString()) this.counts = counts;
@@ -56,7 +64,7 @@ export class Shift {
     this.asking = false;
     this.show();
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.refresh(), this.missed ? SOON : EVERY);
+    this.timer = setTimeout(() => this.refresh(), this.missed || this.catching ? SOON : EVERY);
   }
 
   show() {

@@ -19,7 +19,8 @@ export class Viewer {
     byId("next").addEventListener("click", () => this.step(1));
     for (const button of this.dialog.querySelectorAll("[data-view]"))
       button.addEventListener("click", () => this.show(button.dataset.view));
-    this.dialog.addEventListener("keydown", (event) => this.key(event));
+    // On the document: the focus may be on nothing, after a button has gone.
+    document.addEventListener("keydown", (event) => this.dialog.open && this.key(event));
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     this.dialog.addEventListener("close", () => {
       history.replaceState(null, "", location.pathname + location.search);
@@ -67,9 +68,10 @@ export class Viewer {
     byId("previous").disabled = at <= 0;
     byId("next").disabled = at < 0 || at >= parts.length - 1;
     this.show(this.view);
-    const content = [figures(part), make("h3", {}, "Regions"), make("div", { id: "viewer-regions" })];
+    const read = part.verdict !== "unreadable";
+    const content = [figures(part), read ? make("h3", {}, "Regions") : "", make("div", { id: "viewer-regions" })];
     if (part.files.receipt) content.push(receipt(part));
-    content.push(make("h3", {}, "Reviews"));
+    content.push(make("h3", { id: "viewer-reviews", tabindex: "-1" }, "Reviews"));
     if (part.reviews) content.push(reviews(part.reviews));
     if (part.reviews && allows(this.user, "operator")) content.push(reviewForm(part, () => this.reviewed(part.id)));
     content.push(make("h3", {}, "Origin"), origin(part, version));
@@ -80,7 +82,9 @@ export class Viewer {
   async reviewed(id) {
     const part = await get(`/api/inspections/${id}`);
     this.changed(part);
-    if (this.part?.id === id) this.fill(part, await versionOf(part));
+    if (this.part?.id !== id) return;
+    this.fill(part, await versionOf(part));
+    byId("viewer-reviews").focus(); // the form that had the focus is gone
   }
 
   show(view) {
@@ -94,7 +98,7 @@ export class Viewer {
 
   choose(number) {
     this.chosen = number;
-    byId("viewer-regions").replaceChildren(regions(this.part, number, (other) => this.choose(other)));
+    byId("viewer-regions").replaceChildren(this.part.verdict === "unreadable" ? "" : regions(this.part, number, (other) => this.choose(other)));
     [...byId("stage").querySelectorAll("rect")].forEach((rect, index) => rect.setAttribute("class", index === number ? "chosen" : ""));
     if (number >= 0) byId("viewer-regions").querySelectorAll("button")[number].focus();
   }
