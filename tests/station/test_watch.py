@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import select
 
 from offnominal.errors import SettingsError
-from offnominal.station import folder_events
+from offnominal.station.folders import folder_events
+from offnominal.station.folders.watch import LIST_WITHOUT_EVENTS
 from offnominal.station.setup import Setup
 from offnominal.station.station import Station
 from offnominal.station.tables import Inspection
-from offnominal.station.watch import LIST_WITHOUT_EVENTS
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Postgres, StationHome, image_bytes
 
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_others(
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr("offnominal.station.watched_files.os.open", open_others)
+    monkeypatch.setattr("offnominal.station.folders.watched_files.os.open", open_others)
     with running(home) as station:
         put(camera / "good.png", image_bytes(151))
         assert [row.image_name for row in wait_for_rows(home.root, 1)] == ["good.png"]

@@ -125,7 +125,7 @@ def token(folder: Path, name: str, role: str, as_json: bool) -> None:
 def backup(folder: Path, target: Path, as_json: bool) -> None:
     """Write tables, models, images and settings to one file. The station may run."""
     from offnominal.station import setup
-    from offnominal.station.backup import back_up
+    from offnominal.station.upkeep.backup import back_up
 
     with setup.Setup(folder) as opened:
         done = back_up(opened.database, opened.folder, target)
@@ -152,8 +152,8 @@ def restore(archive: Path, folder: Path, database: str | None, as_json: bool) ->
     Exit code 1 if the restored station has problems; it is kept.
     """
     from offnominal.station import setup
-    from offnominal.station.restore import restore as restore_backup
-    from offnominal.station.verify import verify as verify_station
+    from offnominal.station.upkeep.restore import restore as restore_backup
+    from offnominal.station.upkeep.verify import verify as verify_station
 
     manifest = restore_backup(archive, folder, database)
     problems: list[str] = []
@@ -185,7 +185,7 @@ def verify(folder: Path, head: str | None, as_json: bool) -> None:
     event was cut off at the end. Exit code 1 if there are problems. The station may run.
     """
     from offnominal.station import setup
-    from offnominal.station.verify import verify as verify_station
+    from offnominal.station.upkeep.verify import verify as verify_station
 
     problems: list[str] = []
     report = problems.append if as_json else print

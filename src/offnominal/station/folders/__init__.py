@@ -1,0 +1,1 @@
+"""Folders as sources of a line: each image in them is inspected once."""

@@ -1,0 +1,1 @@
+"""Looking after a station: backup, restore, and the proof that nothing was changed."""
