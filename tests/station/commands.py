@@ -9,9 +9,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 from offnominal.cli import main
-from offnominal.station.backup import back_up
 from offnominal.station.setup import Setup
-from offnominal.station.verify import verify
+from offnominal.station.upkeep.backup import back_up
+from offnominal.station.upkeep.verify import verify
 
 
 def run(*words: object, given: str = "") -> subprocess.CompletedProcess[str]:

@@ -102,13 +102,17 @@ class Server:
 
     def start(self, *, ready: bool = True) -> Server:
         """Start the process, and wait until it is ready, or with `ready=False` until it answers at all."""
+        self.launch()
+        self.wait("/readyz" if ready else "/healthz")
+        return self
+
+    def launch(self) -> None:
+        """Start the process, without waiting for it."""
         command = [sys.executable, "-m", "offnominal.cli", "serve", "--station", str(self.home.root), "--port", str(self.port)]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environment}
             )
-        self.wait("/readyz" if ready else "/healthz")
-        return self
 
     def wait(self, path: str = "/readyz") -> None:
         """Wait until a path answers 200."""

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from offnominal.errors import InputError, OffnominalError
-from offnominal.station.archive import FILES, MANIFEST
-from offnominal.station.restore import restore
 from offnominal.station.station import Station
+from offnominal.station.upkeep.archive import FILES, MANIFEST
+from offnominal.station.upkeep.restore import restore
 from station.commands import backed_up, problems
 from station.conftest import StationFactory
 from station.parts import inspected

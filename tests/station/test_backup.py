@@ -12,12 +12,12 @@ from sqlalchemy import select
 
 from offnominal.errors import InputError
 from offnominal.station import media
-from offnominal.station.backup import reflected
-from offnominal.station.restore import restore
 from offnominal.station.settings import Keep
 from offnominal.station.setup import Setup
 from offnominal.station.station import Station
 from offnominal.station.tables import Inspection
+from offnominal.station.upkeep.backup import reflected
+from offnominal.station.upkeep.restore import restore
 from station.commands import backed_up, problems
 from station.conftest import StationFactory
 from station.parts import inspected

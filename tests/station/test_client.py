@@ -102,7 +102,7 @@ def test_errors_have_status_and_detail(running: Server, station: Client, tmp_pat
     with pytest.raises(ApiError) as missing:
         station.inspection("no-part")
     assert missing.value.status == 404
-    with pytest.raises(ApiError, match="cannot be") as unreadable:
+    with pytest.raises(ApiError, match="is not a readable image") as unreadable:
         station.inspect(LINE, b"no image")
     assert unreadable.value.status == 422
     with pytest.raises(ApiError) as stranger, Client(running.url, "wrong", http=httpx.Client(trust_env=False)) as other:

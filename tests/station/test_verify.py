@@ -18,7 +18,7 @@ from offnominal.station.events import GENESIS
 from offnominal.station.folder import StationFolder, file_digest
 from offnominal.station.setup import Setup
 from offnominal.station.tables import Base, Event, Inspection, Line, ModelVersion
-from offnominal.station.verify import Verified, verify
+from offnominal.station.upkeep.verify import Verified, verify
 from station.commands import run
 from station.servers import LINE, StationHome
 
