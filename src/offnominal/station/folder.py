@@ -12,6 +12,7 @@ backups/                 copies of the database before an upgrade
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -136,6 +137,22 @@ def write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def move_synced(source: Path, target: Path) -> None:
+    """Move a file durably, also to another disk; the folder of the target must be synced separately."""
+    try:
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with source.open("rb") as reading, target.open("wb") as writing:
+            shutil.copyfileobj(reading, writing, CHUNK)
+            writing.flush()
+            os.fsync(writing.fileno())
+        source.unlink()
 
 
 def remove(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +18,7 @@ from offnominal.outputs.guarantee import promise
 from offnominal.station import events
 from offnominal.station.database import Database
 from offnominal.station.errors import ConflictError, NotFoundError
-from offnominal.station.folder import StationFolder, file_digest, remove, sync_folder
+from offnominal.station.folder import StationFolder, file_digest, move_synced, remove, sync_folder
 from offnominal.station.media import write_problem
 from offnominal.station.settings import NAME
 from offnominal.station.tables import Activation, Line, ModelVersion
@@ -129,9 +128,7 @@ def add_version(
         if target.exists() and file_digest(target) == digest:
             remove(file)
         else:
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-            shutil.move(file, target)
+            move_synced(file, target)
             os.chmod(target, 0o600)
             sync_folder(folder.models)
     except OSError as error:

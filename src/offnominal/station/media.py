@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from offnominal.reports import Picture, heat_pictures
 from offnominal.station import events
 from offnominal.station.database import Database
 from offnominal.station.errors import UnavailableError
-from offnominal.station.folder import StationFolder, remove, sync_folder, write_synced
+from offnominal.station.folder import StationFolder, move_synced, remove, sync_folder, write_synced
 from offnominal.station.settings import Keep
 from offnominal.station.tables import NG, Event, Inspection
 from offnominal.types import Inspection as Result
@@ -31,6 +30,8 @@ from offnominal.types import Inspection as Result
 HEAT, THUMB, RECEIPT, PICTURE = "heat.jpg", "thumb.jpg", "receipt.jpg", "picture.jpg"
 #: Event of inspections whose files were removed.
 PRUNED = "media.pruned"
+#: Bytes without which nothing works, however little is reserved.
+LEAST_FREE = 10_000_000
 #: JPEG quality of heat maps and thumbnails.
 QUALITY = 85
 #: Inspections whose files are removed in one transaction.
@@ -65,10 +66,8 @@ def write_media(folder: Path, image: Path, name: str, result: Result | None, pix
     """
     try:
         folder.mkdir(parents=True)
-        with image.open("rb") as file:
-            os.fsync(file.fileno())
         size = image.stat().st_size
-        os.replace(image, folder / name)
+        move_synced(image, folder / name)
         if result is not None and pixels is not None:
             heat, thumb = heat_pictures(displayed(pixels, values), result)
             for file_name, picture in ((HEAT, heat), (THUMB, thumb)):
@@ -91,9 +90,9 @@ def write_problem(error: OSError) -> UnavailableError:
 
 
 def disk_problem(folder: StationFolder, keep: Keep) -> str | None:
-    """Why no image can be stored now; None if there is space."""
-    free = shutil.disk_usage(folder.media).free
-    if free < keep.reserve_gigabytes * 1e9:
+    """Why no image can be stored now; None if there is space for images and for the embedded database."""
+    free = min(shutil.disk_usage(path).free for path in (folder.media, folder.root))
+    if free < max(keep.reserve_gigabytes * 1e9, LEAST_FREE):
         return f"the disk is full: {free / 1e9:.2f} GB free, {keep.reserve_gigabytes:g} GB are reserved"
     return None
 

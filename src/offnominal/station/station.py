@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from offnominal.station.database import Database, sqlite_url
 from offnominal.station.errors import NotFoundError, UnavailableError
 from offnominal.station.feed import Feed
 from offnominal.station.folder import StationFolder, remove
+from offnominal.station.folders.watch import Watch
 from offnominal.station.judge import Judge, Judged, LoadedVersion, Part, accepted
 from offnominal.station.metrics import Metrics
 from offnominal.station.settings import StationSettings, read_station_settings
 from offnominal.station.tables import Inspection, Line, ModelVersion
 from offnominal.station.teach import Teacher
-from offnominal.station.watch import Watch
 
 log = logging.getLogger(__name__)
 #: Seconds between two looks at the database, the disk and lines without a model, and between two prunings.
@@ -74,6 +74,7 @@ class Station:
             opened.enter_context(self.folder.locked())
             self.folder.clear_incoming()
             opened.callback(self.database.close)
+            opened.callback(self._settle)
             self.judge = Judge(self._store, limits.waiting, limits.batch_wait_ms / 1000)
             opened.callback(self.judge.close)
             self.teacher = Teacher(self.database, self.folder, self.settings.replay, self.feed.notify)
@@ -285,6 +286,10 @@ class Station:
                 raise
             except (OffnominalError, OSError) as error:
                 self._line_problems[name] = f"the active model cannot be loaded ({reason_of(error)})"
+
+    def _settle(self) -> None:
+        with suppress(UnavailableError):  # the next start removes what is left
+            inspections.settle(self.database, self.folder, self._unsettled)
 
     def _start_if_possible(self) -> None:
         try:
