@@ -32,7 +32,7 @@ function showProposed(parts, busy) {
   const all = make("button", { type: "button", onclick: () => setAll(boxes.some((box) => !box.checked)) });
   const showCount = () => {
     const chosen = boxes.filter((box) => box.checked).length;
-    setText(button, `Make a new version from ${count(chosen, "part")}`);
+    setText(button, chosen ? `Make a new version from ${count(chosen, "part")}` : "Select parts to learn");
     button.disabled = busy || !chosen;
     setText(all, chosen < boxes.length ? "Select all" : "Select none");
   };
