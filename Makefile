@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test check docs docs-pictures coverage package sanitize lock clean
+.PHONY: setup demo test test-package test-station check docs docs-pictures coverage package sanitize lock clean
 
 setup: .venv/ready
 
@@ -16,8 +16,14 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/offnominal demo --out demo-out
 
-test: setup
-	$(BIN)/pytest
+# Two halves, so that `make -j2 test` uses two cores.
+test: test-package test-station
+
+test-package: setup
+	$(BIN)/pytest --ignore tests/station
+
+test-station: setup
+	$(BIN)/pytest -p no:cacheprovider tests/station
 
 check: setup
 	$(BIN)/ruff format --check .
