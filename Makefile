@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-package test-station check docs docs-pictures coverage package sanitize lock clean
+.PHONY: setup demo station test test-package test-station check docs docs-pictures coverage package sanitize lock clean
 
 setup: .venv/ready
 
@@ -15,6 +15,10 @@ setup: .venv/ready
 
 demo: setup
 	$(BIN)/offnominal demo --out demo-out
+
+# The solar cells of the demo, inspected as if a camera took them; Ctrl-C stops it.
+station: setup
+	$(BIN)/python -m offnominal.station.demo station-demo
 
 # Two halves, so that `make -j2 test` uses two cores.
 test: test-package test-station
@@ -52,4 +56,4 @@ lock: setup
 	$(BIN)/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -v '^offnominal\|^pip==' > requirements.lock
 
 clean:
-	rm -rf .venv demo-out build dist
+	rm -rf .venv demo-out station-demo build dist

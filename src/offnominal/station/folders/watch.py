@@ -119,8 +119,9 @@ class FolderWatcher:
         self._station, self.line = station, line
         self.folder = Path(os.path.abspath(station.folder.root / source.folder))
         self._pattern, self._unmatched = pattern_of(line, source), False
-        own = (station.folder.media, station.folder.incoming, station.folder.models, station.folder.backups)
-        if any(self.folder.is_relative_to(one) or one.is_relative_to(self.folder) for one in own):
+        own = [path.resolve() for path in (station.folder.media, station.folder.incoming, station.folder.models)]
+        real = self.folder.resolve()
+        if any(real.is_relative_to(one) or one.is_relative_to(real) for one in own):
             raise SettingsError(
                 f"config.toml: lines.{line}.sources: {self.folder} holds files of the station; give another folder"
             )
