@@ -34,7 +34,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -p no:cacheprovider --doctest-modules src/offnominal
+	$(BIN)/pytest -p no:cacheprovider --doctest-modules --ignore src/offnominal/station/migrations src/offnominal
 
 coverage: setup
 	$(BIN)/coverage run -m pytest
@@ -51,6 +51,7 @@ docs: setup
 
 docs-pictures: setup
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_station_pictures.py
 
 lock: setup
 	$(BIN)/pip freeze --exclude-editable --all | sed 's/+cpu//' | grep -v '^offnominal\|^pip==' > requirements.lock
