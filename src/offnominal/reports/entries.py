@@ -186,6 +186,7 @@ def heat_pictures(picture: Picture, inspection: Inspection, mask: Mask | None = 
     >>> [drawn.shape for drawn in heat_pictures(np.zeros((400, 800, 3), np.uint8), inspection)]
     [(400, 800, 3), (100, 200, 3)]
     """
+    picture = np.ascontiguousarray(picture)  # a grey image has one channel three times, which is slow to read
     full, small = (
         overlay(shown, _fit(inspection.anomaly_map, shown.shape[:2]), inspection.threshold, _fit_mask(mask, shown.shape[:2]))
         for shown in (shrink(picture, FULL), shrink(picture, THUMBNAIL))

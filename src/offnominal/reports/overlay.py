@@ -62,11 +62,14 @@ def overlay(image: Picture, anomaly_map: Float, threshold: float, mask: Mask | N
 
 
 def _heated(image: Picture, level: Float) -> Picture:
-    """Rows of an image with heat; `level` is the map divided by the threshold."""
-    heat = np.clip((level - FAINT) / (STRONG - FAINT), 0, 1)
-    colour = cv2.applyColorMap(((0.35 + 0.65 * heat) * 255).astype(np.uint8), cv2.COLORMAP_HOT)[:, :, ::-1]
-    opacity = (0.75 * np.minimum(1, 2 * heat))[:, :, None].astype(np.float32)
-    return np.asarray((image * (1 - opacity) + colour * opacity).astype(np.uint8))
+    """Rows of an image with heat; `level` is the map divided by the threshold. Most pixels have none and are only copied."""
+    heated, hot = image.copy(), level > FAINT
+    heat = np.minimum((level[hot] - FAINT) / (STRONG - FAINT), 1)
+    if heat.size:
+        colour = cv2.applyColorMap(((0.35 + 0.65 * heat) * 255).astype(np.uint8)[:, None], cv2.COLORMAP_HOT)[:, 0, ::-1]
+        opacity = (0.75 * np.minimum(1, 2 * heat))[:, None].astype(np.float32)
+        heated[hot] = (heated[hot] * (1 - opacity) + colour * opacity).astype(np.uint8)
+    return heated
 
 
 def outline(image: Picture, mask: Mask | None) -> Picture:
