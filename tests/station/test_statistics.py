@@ -114,6 +114,7 @@ def test_control_limits_hold_all_but_the_tails(share: float) -> None:
         shares = np.arange(n + 1) / n
         assert chances[shares < low].sum() <= TAIL + 1e-12
         assert chances[shares > high].sum() <= TAIL + 1e-12
+        assert (low, high) == pytest.approx((max(binom.ppf(TAIL, n, share), 0) / n, binom.ppf(1 - TAIL, n, share) / n))
 
 
 @pytest.mark.parametrize(("count", "total"), [(0, 0), (0, 5), (5, 5), (3, 100), (99, 100)])

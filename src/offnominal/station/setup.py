@@ -77,7 +77,7 @@ class Setup:
     >>> with tempfile.TemporaryDirectory() as parent:
     ...     root = Path(parent) / "station"
     ...     create(root)
-    ...     exists(root), first_link(root, "127.0.0.1", 8000)[:29]
+    ...     exists(root), first_link(root, "127.0.0.1", 8000)[:28]
     (True, 'http://127.0.0.1:8000/first#')
     """
 

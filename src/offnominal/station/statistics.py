@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TypeVarTuple
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import bdtr, bdtrik, betaincinv
 from sqlalchemy import BigInteger, Select, and_, case, func, select, type_coerce
 from sqlalchemy.orm import Session
 
@@ -93,13 +93,20 @@ def binomial_limits(sizes: Sequence[int], share: float) -> tuple[list[float], li
     >>> binomial_limits([10, 1000], 0.01)
     ([0.0, 0.002], [0.2, 0.021])
     """
-    from scipy.stats import binom  # slow to import
-
-    n = np.array(sizes, dtype=np.int64)
+    n = np.array(sizes, dtype=np.float64)
     if not len(n):
         return [], []
-    low, high = (np.maximum(binom.ppf(tail, n, share), 0) / n for tail in (TAIL, 1 - TAIL))
+    low, high = (_binomial_quantile(tail, n, share) / n for tail in (TAIL, 1 - TAIL))
     return low.tolist(), high.tolist()
+
+
+def _binomial_quantile(probability: float, n: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
+    """Smallest k with P(X <= k) >= probability. The inverse of the distribution is a real number near k or k + 1."""
+    if share in (0.0, 1.0):
+        return n * share
+    upper = np.ceil(bdtrik(probability, n, share))
+    lower = np.maximum(upper - 1, 0)
+    return np.asarray(np.where(bdtr(lower, n.astype(np.int64), share) >= probability, lower, upper))
 
 
 def scores(session: Session, period: Period) -> list[dict[str, Any]]:
