@@ -44,7 +44,7 @@ function summary({ result, model }) {
       tile("Wrong verdicts", `${result.wrong_before} → ${result.wrong_after}`, reviewed),
       tile("Learned", String(result.learned), result.unreadable ? `${count(result.unreadable, "part")} could not be read` : `version ${model.number}`),
     ),
-    make("p", {}, make("b", {}, "Its promise: "), sentence(result.promise)),
+    make("p", {}, make("b", {}, "Guarantee: "), sentence(result.promise)),
     result.not_replayed ? make("p", { class: "warning" }, `${count(result.not_replayed, "image")} could not be read again and were not replayed.`) : "",
   ];
 }
