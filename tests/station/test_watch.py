@@ -233,6 +233,35 @@ def test_files_wait_while_the_database_is_away(
         assert sorted(row.image_name for row in found) == ["a.png", "away-0.png", "away-1.png", "away-2.png"]
 
 
+def test_files_wait_while_the_disk_is_full(
+    station_folder: StationFactory, camera: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = "[keep]\nreserve_gigabytes = 1e9\n"  # more than there is
+    home = station_folder(config=source(camera, more=full))
+    put(camera / "a.png", image_bytes(150))
+    with running(home) as station:
+        wait_for(lambda: "wait (the disk is full" in caplog.text, "the log")
+        assert rows(home.root) == []
+        assert station.problems()
+        assert list(station.folder.incoming.iterdir()) == []
+    config = home.root / "config.toml"
+    config.write_text(config.read_text("utf-8").replace(full, ""), "utf-8")
+    with running(home):
+        assert [row.image_name for row in wait_for_rows(home.root, 1)] == ["a.png"]
+
+
+def test_many_files_leave_room_in_the_queue(station_folder: StationFactory, camera: Path) -> None:
+    home = station_folder(config=source(camera, more="[limits]\nwaiting = 2\n"))
+    for number in range(12):
+        put(camera / f"{number:02d}.png", image_bytes(500 + number))
+    most = 0
+    with running(home) as station:
+        while len(rows(home.root)) < 12:
+            most = max(most, station.judge.pending)
+        assert len(wait_for_rows(home.root, 12)) == 12
+    assert most == 1
+
+
 def test_files_are_found_without_events(
     station_folder: StationFactory, camera: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
