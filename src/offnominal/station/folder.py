@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 
 from offnominal.errors import InputError, unwritable
-from offnominal.station.errors import ConflictError
+from offnominal.station.errors import ConflictError, UnavailableError
 
 try:
     import fcntl
@@ -176,3 +176,10 @@ def inside(path: str | Path, folders: tuple[str, ...]) -> Path | None:
         return None
     real = Path(os.path.realpath(path))
     return real if any(real.is_relative_to(os.path.realpath(folder)) for folder in folders) and real.is_file() else None
+
+
+def write_problem(error: OSError) -> UnavailableError:
+    """The error of a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UnavailableError("the disk is full; free some space, or keep fewer images (config.toml, keep)", retry_after=30)
+    return UnavailableError(f"the station's folder cannot be written ({error.strerror or error})", retry_after=30)

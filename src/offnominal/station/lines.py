@@ -7,21 +7,21 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from offnominal.errors import InputError
-from offnominal.model import Model, load_model
-from offnominal.outputs.guarantee import promise
 from offnominal.station import events
 from offnominal.station.database import Database
 from offnominal.station.errors import ConflictError, NotFoundError
-from offnominal.station.folder import StationFolder, file_digest, move_synced, remove, sync_folder
-from offnominal.station.media import write_problem
+from offnominal.station.folder import StationFolder, file_digest, move_synced, remove, sync_folder, write_problem
 from offnominal.station.settings import NAME
 from offnominal.station.tables import Activation, Line, ModelVersion
+
+if TYPE_CHECKING:
+    from offnominal.model import Model
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def add_version(
     UnavailableError
         The disk is full.
     """
+    from offnominal.model import load_model  # slow to import; most commands need no model
+
     model = load_model(file)
     digest, size = file_digest(file), file.stat().st_size
     target = folder.model(digest)
@@ -196,6 +198,8 @@ def public_version(version: ModelVersion, active_id: int | None) -> dict[str, An
 
 
 def _version(model: Model, line: Line, number: int, digest: str, size: int, by: str) -> ModelVersion:
+    from offnominal.outputs.guarantee import promise
+
     return ModelVersion(
         line_id=line.id,
         number=number,

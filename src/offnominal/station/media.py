@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -21,8 +20,7 @@ from offnominal.images.value_range import ValueRange
 from offnominal.reports import Picture, heat_pictures
 from offnominal.station import events
 from offnominal.station.database import Database
-from offnominal.station.errors import UnavailableError
-from offnominal.station.folder import StationFolder, move_synced, remove, sync_folder, write_synced
+from offnominal.station.folder import StationFolder, move_synced, remove, sync_folder, write_problem, write_synced
 from offnominal.station.settings import Keep
 from offnominal.station.tables import NG, Event, Inspection
 from offnominal.types import Inspection as Result
@@ -80,13 +78,6 @@ def write_media(folder: Path, image: Path, name: str, result: Result | None, pix
     except OSError as error:
         remove(folder)
         raise write_problem(error) from None
-
-
-def write_problem(error: OSError) -> UnavailableError:
-    """The error of a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UnavailableError("the disk is full; free some space, or keep fewer images (config.toml, keep)", retry_after=30)
-    return UnavailableError(f"the station's folder cannot be written ({error.strerror or error})", retry_after=30)
 
 
 def disk_problem(folder: StationFolder, keep: Keep) -> str | None:

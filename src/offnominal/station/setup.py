@@ -8,7 +8,6 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from offnominal.errors import InputError
-from offnominal.model import load_model
 from offnominal.station import accounts, lines, migrate
 from offnominal.station.accounts import LINK_HOURS
 from offnominal.station.database import Database, sqlite_url
@@ -104,6 +103,8 @@ class Setup:
             shutil.copyfile(model, copy)
         try:
             if copy is not None:
+                from offnominal.model import load_model
+
                 load_model(copy)  # a broken file creates no line
             with self.database.write() as session:
                 lines.create_line(session, name, COMMAND)

@@ -16,8 +16,7 @@ from typing import BinaryIO
 
 from offnominal.errors import SettingsError
 from offnominal.images.decode import SUFFIXES
-from offnominal.station.folder import CHUNK, inside
-from offnominal.station.media import write_problem
+from offnominal.station.folder import CHUNK, inside, write_problem
 from offnominal.station.settings import FolderSource
 
 #: Endings of the stem of files that are still being written, such as `a.part.png`, and first characters of such files.

@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from offnominal.errors import InputError, ModelFileError, OffnominalError, OutputError, SettingsError
 from offnominal.station import errors
-from offnominal.station.media import write_problem
+from offnominal.station.folder import write_problem
 
 log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"

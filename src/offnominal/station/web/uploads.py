@@ -16,8 +16,7 @@ from offnominal.errors import InputError
 from offnominal.images.file_checks import FORMATS
 from offnominal.quiet import without_warnings
 from offnominal.station.errors import ForbiddenError, TooLargeError
-from offnominal.station.folder import CHUNK, inside, remove
-from offnominal.station.media import write_problem
+from offnominal.station.folder import CHUNK, inside, remove, write_problem
 from offnominal.station.station import Station
 
 #: Longest serial number, lot, key and name of a file.
