@@ -63,7 +63,8 @@ class Senders:
     answered: dict[str, dict[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._stop, self._sent, self._lock = threading.Event(), 0, threading.Lock()
+        self._stop, self._given_up = threading.Event(), threading.Event()
+        self._sent, self._lock = 0, threading.Lock()
         self._threads = [threading.Thread(target=self._send) for _ in range(self.clients)]
 
     def _send(self) -> None:
@@ -71,7 +72,7 @@ class Senders:
             with self._lock:
                 number, self._sent = self._sent, self._sent + 1
             image, serial = self.images[number % len(self.images)], f"S-{number}"
-            while serial not in self.answered:
+            while serial not in self.answered and not self._given_up.is_set():
                 with suppress(httpx.TransportError), self.server.client() as client:
                     answer = post(client, LINE, image, key=f"key {number}", serial=serial)
                     if answer.status_code == 201:
@@ -87,9 +88,11 @@ class Senders:
             thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Let every client have its last answer."""
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Let every client have its last answer, unless the test has failed."""
         self._stop.set()
+        if kind is not None:
+            self._given_up.set()
         for thread in self._threads:
             thread.join()
 
