@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import count
 from typing import Any
 
@@ -154,3 +155,33 @@ def test_a_stop_answers_what_was_accepted(
         stored, _ = listed(session, Filter(line=LINE), 500)
     assert sorted(one["serial"] for one in stored) == sorted(answered)
     assert "Traceback" not in running.log
+
+
+def test_streams_and_pictures_have_a_bound(station_folder: StationFactory, server: ServerFactory) -> None:
+    """They would take the threads and the memory that inspections need."""
+    with server(station_folder()) as running, running.client() as client:
+        parts = [post(client, LINE, image_bytes(seed, bad=True)).json() for seed in range(40)]
+
+        def receipt(part: dict[str, Any]) -> int:
+            with running.client("viewer") as own:
+                answer = own.get(f"/api/inspections/{part['id']}/receipt")
+                assert answer.status_code == 200 or is_problem(answer, 503)
+                return answer.status_code
+
+        with ThreadPoolExecutor(40) as pool:
+            statuses = list(pool.map(receipt, parts))
+        assert 200 in statuses
+        assert {receipt(part) for part in parts} == {200}
+        request = (
+            f"GET /api/lines/{LINE}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {running.home.tokens['viewer']}\r\n\r\n"
+        )
+        with ExitStack() as opened:
+            answers = []
+            for _ in range(70):
+                connection = opened.enter_context(socket.create_connection(("127.0.0.1", running.port), PATIENCE))
+                connection.sendall(request.encode())
+                answers.append(connection.recv(12))
+            assert answers.count(b"HTTP/1.1 200") == 64
+            assert answers.count(b"HTTP/1.1 503") == 6
+            assert post(client, LINE, image_bytes(1)).status_code == 201
+        assert next(streamed(client, after=0))[0] == 1

@@ -23,6 +23,11 @@ class Feed:
             with suppress(RuntimeError):  # its loop has been closed
                 loop.call_soon_threadsafe(wake.set)
 
+    @property
+    def listeners(self) -> int:
+        """Number of coroutines that listen."""
+        return len(self._listeners)
+
     @contextmanager
     def listen(self) -> Iterator[asyncio.Event]:
         """An event that is set after each notification; the listener clears it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from offnominal.outputs.optional_outputs import receipt_picture
 from offnominal.outputs.report_writer import write_picture
 from offnominal.reports import Picture, shrink
 from offnominal.station import inspections
-from offnominal.station.errors import NotFoundError
+from offnominal.station.errors import NotFoundError, UnavailableError
 from offnominal.station.media import PICTURE, QUALITY, RECEIPT
 from offnominal.station.station import Station
 
@@ -20,6 +21,9 @@ from offnominal.station.station import Station
 SHOWN = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 #: Longest side of a converted image.
 LONGEST = 4096
+#: Pictures that are drawn at the same time: each holds a thread that answers requests.
+MOST = 16
+_drawing = threading.BoundedSemaphore(MOST)
 
 
 def receipt_file(station: Station, id: str) -> Path:
@@ -75,5 +79,10 @@ def _drawn(station: Station, id: str, name: str, draw: Callable[[Detector, Path]
         write_picture(unfinished, draw(of_part, image), QUALITY)
         os.replace(unfinished, target)
 
-    station.judge.call(line, work).result()
+    if not _drawing.acquire(blocking=False):
+        raise UnavailableError("too many pictures are drawn at the same time; try again", retry_after=1)
+    try:
+        station.judge.call(line, work).result()
+    finally:
+        _drawing.release()
     return target

@@ -25,6 +25,8 @@ from offnominal.station.web.problems import RESPONSES
 router = APIRouter(prefix="/api", tags=["events"], responses=RESPONSES)
 #: Events read at once, and seconds between two signs of life.
 MOST, HEARTBEAT = 200, 10.0
+#: Streams at the same time; each reads every new event.
+STREAMS = 64
 #: Kinds whose events carry the inspection.
 OF_INSPECTIONS = ("inspection", "review")
 
@@ -40,6 +42,8 @@ async def events(
     """Events as `text/event-stream`: the `id` is the number of the event, the data has `kind`, `at`, `by`, `subject`, and for
     inspections and reviews the `inspection`. Without `after` only new events are sent."""
     station: Station = request.app.state.station
+    if station.feed.listeners >= STREAMS:
+        raise UnavailableError(f"{STREAMS} streams of events are open already; close one", retry_after=10)
     start = int(last_event_id) if last_event_id and re.fullmatch("[0-9]{1,18}", last_event_id) else after
     start = await run_in_threadpool(_start, station, line, start)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
