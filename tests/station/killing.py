@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from time import sleep
+from time import monotonic, sleep
 
 import httpx
 from sqlalchemy import select
@@ -19,7 +19,7 @@ from offnominal.station.media import HEAT, THUMB
 from offnominal.station.setup import Setup
 from offnominal.station.tables import UNREADABLE, Event, Inspection
 from station.calls import post
-from station.servers import LINE, Server, StationHome, image_bytes
+from station.servers import LINE, PATIENCE, Server, StationHome, image_bytes
 
 
 def broken(home: StationHome, answered: Sequence[str] = ()) -> list[str]:
@@ -83,6 +83,13 @@ class Senders:
                     assert answer.status_code == 503, answer.text
                 sleep(0.05)
 
+    def wait(self) -> None:
+        """Wait for the next answer."""
+        before, end = len(self.answered), monotonic() + PATIENCE
+        while len(self.answered) == before:
+            assert monotonic() < end, f"nothing is answered:\n{self.server.log[-4000:]}"
+            sleep(0.001)
+
     def __enter__(self) -> Senders:
         for thread in self._threads:
             thread.start()
@@ -119,8 +126,9 @@ def killed(server: Server, kills: int, seed: int = 0) -> Kills:
                 server.kill()
                 server.launch()
                 sleep(rng.uniform(0, 5))
-            else:
-                sleep(rng.uniform(0, 2))
+            else:  # while it works: at some moment after the first answer
+                senders.wait()
+                sleep(rng.uniform(0, 1.5))
             server.kill()
             server.start()
     server.stop()
