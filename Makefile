@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo station test test-package test-station check docs docs-pictures coverage package sanitize lock clean
+.PHONY: setup demo station test test-package test-station test-slow check docs docs-pictures coverage package sanitize lock clean
 
 setup: .venv/ready
 
@@ -27,7 +27,10 @@ test-package: setup
 	$(BIN)/pytest --ignore tests/station
 
 test-station: setup
-	$(BIN)/pytest -p no:cacheprovider tests/station
+	$(BIN)/pytest -p no:cacheprovider -m "not slow" tests/station
+
+test-slow: setup
+	$(BIN)/pytest -p no:cacheprovider -m slow tests/station
 
 check: setup
 	$(BIN)/ruff format --check .

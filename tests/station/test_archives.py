@@ -21,6 +21,8 @@ from station.commands import backed_up, problems
 from station.conftest import StationFactory
 from station.parts import inspected
 
+pytestmark = pytest.mark.slow
+
 Members = dict[str, bytes]
 
 

@@ -23,6 +23,8 @@ from station.conftest import StationFactory
 from station.parts import inspected
 from station.servers import LINE, Postgres, StationHome
 
+pytestmark = pytest.mark.slow
+
 
 def tables(root: Path) -> dict[str, list[tuple[Any, ...]]]:
     """All rows as the database stores them."""

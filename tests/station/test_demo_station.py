@@ -20,6 +20,8 @@ from offnominal.station.tables import Inspection
 from station.commands import problems
 from station.servers import PASSWORD, PATIENCE, free_port
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("elpv_dataset")
 
 

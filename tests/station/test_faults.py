@@ -24,6 +24,8 @@ from station.conftest import ServerFactory, StationFactory
 from station.killing import broken
 from station.servers import LINE, PATIENCE, Postgres, Server, image_bytes, make_station
 
+pytestmark = pytest.mark.slow
+
 
 def problems(running: Server) -> list[str]:
     """What /readyz says; the process answers in any case."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import pytest
 
 from station.calls import post
 from station.conftest import ServerFactory, StationFactory
 from station.hostile import CONFIG, Attacker, attacked
 from station.killing import broken
 from station.servers import LINE, image_bytes
+
+pytestmark = pytest.mark.slow
 
 
 def test_hostile_requests_do_nothing(

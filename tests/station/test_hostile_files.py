@@ -13,6 +13,8 @@ from station.calls import is_problem, post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, Server, image_bytes
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "[limits]\nmegapixels = 4.0\nrequests_per_second = 100000.0\n"
 
 

@@ -16,7 +16,7 @@ from station.browsers import Page, chromium, populated, send
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, Server
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
 
 #: Address of each page -> what is there once it is drawn.
 PAGES = {

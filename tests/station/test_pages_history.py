@@ -19,7 +19,7 @@ from station.calls import post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PASSWORD, Server, image_bytes
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
 
 HOSTILE = '<script>window.stolen=1</script><img src=x onerror="window.stolen=2">\'&é漢'
 

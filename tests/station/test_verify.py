@@ -22,6 +22,8 @@ from offnominal.station.upkeep.verify import Verified, verify
 from station.commands import run
 from station.servers import LINE, StationHome
 
+pytestmark = pytest.mark.slow
+
 
 def verified(root: Path, head: str | None = None) -> tuple[Verified, list[str]]:
     problems: list[str] = []

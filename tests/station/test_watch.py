@@ -21,6 +21,8 @@ from offnominal.station.tables import Inspection
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Postgres, StationHome, image_bytes
 
+pytestmark = pytest.mark.slow
+
 LOT_AND_SERIAL = r"(?P<lot>[^/]+)/(?P<serial>[^/]+)\.[^.]+$"
 
 
