@@ -304,11 +304,11 @@ def handles(pid: int) -> int:
 
 @dataclass(frozen=True)
 class Result:
-    """What attacks have done: requests by kind, problems, bytes of memory before and after, and the most in between."""
+    """What attacks have done: requests by kind, problems, and bytes of memory before and along the way."""
 
     sent: Counter[str]
     problems: list[str]
-    memory: tuple[int, int, int]
+    memory: list[int]
 
 
 def attacked(attacker: Attacker, number: int, *, seed: int = 0, clients: int = 8) -> Result:
@@ -335,4 +335,4 @@ def attacked(attacker: Attacker, number: int, *, seed: int = 0, clients: int = 8
         list(pool.map(group, range(0, number, size)))
     if attacker.trap.exists():
         problems.append("the code of a model was run")
-    return Result(sent, problems, (memory[0], memory[-1], max(memory)))
+    return Result(sent, problems, memory)

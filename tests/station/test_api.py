@@ -26,6 +26,8 @@ from station.calls import is_problem, post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Server, image_bytes
 
+pytestmark = pytest.mark.slow
+
 WIDE, EMPTY, OTHER = "wide", "empty", "other"
 
 

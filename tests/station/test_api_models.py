@@ -18,6 +18,8 @@ from station.calls import is_problem, post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Server, image_bytes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(parts: Path, model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:

@@ -13,12 +13,15 @@ from itertools import count
 from typing import Any
 
 import httpx
+import pytest
 
 from offnominal.station.inspections import Filter, listed
 from offnominal.station.setup import Setup
 from station.calls import is_problem, post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Server, image_bytes
+
+pytestmark = pytest.mark.slow
 
 
 def streamed(

@@ -26,6 +26,8 @@ from offnominal.errors import InputError, OffnominalError
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Server, free_port, image_bytes
 
+pytestmark = pytest.mark.slow
+
 #: Dataclass of the client -> schema of the document. Events have none, since streams have no schema.
 SCHEMAS = {
     "Region": "Region", "Review": "Review", "Inspection": "Inspection", "ReviewedInspection": "ReviewedInspection",

@@ -27,7 +27,7 @@ def test_hostile_requests_do_nothing(
         found = attacked(Attacker(running, model_file, tmp_path / "trap"), 400, seed=1)
         assert found.problems == []
         assert len(found.sent) == 8
-        assert found.memory[2] - found.memory[0] < 500_000_000
+        assert max(found.memory) - found.memory[0] < 500_000_000
         assert httpx.get(running.url + "/readyz", trust_env=False).json() == {"ready": True, "problems": []}
         assert list((home.root / "incoming").iterdir()) == []
         assert "Traceback" not in running.log

@@ -19,6 +19,8 @@ from station.calls import is_problem
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, Server
 
+pytestmark = pytest.mark.slow
+
 INFER, LENGTH = f"/v2/models/{LINE}/infer", "Inference-Header-Content-Length"
 IMAGE = damaged(160)[0]
 

@@ -17,7 +17,7 @@ from station.conftest import ServerFactory, StationFactory
 from station.parts import inspected
 from station.servers import LINE, PASSWORD, Postgres, Server
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
 
 #: Seconds between the answer of the station and the verdict on the page, and those in which a press counts for nobody.
 PROMPT, SETTLE = 0.5, 0.6

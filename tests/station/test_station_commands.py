@@ -17,6 +17,8 @@ from station.commands import run
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PASSWORD, Server, StationHome, image_bytes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def running(station_folder: StationFactory, server: ServerFactory) -> Iterator[Server]:
