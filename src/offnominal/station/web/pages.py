@@ -1,40 +1,59 @@
-"""The pages: static files without data. Scripts fetch the data from the API."""
+"""The pages: they hold no data. Scripts fetch the data from the API."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from offnominal import reports
 
 router = APIRouter(include_in_schema=False)
-STATIC = Path(__file__).parents[1] / "static"
+STATIC, TEMPLATES = (Path(__file__).parents[1] / name for name in ("static", "pages"))
 #: Assets of the report that the pages share.
 REPORT = Path(reports.__file__).parent / "assets"
 SHARED = {"page.css": "text/css", "theme.js": "text/javascript"}
-#: Path -> file in `static`.
+#: Path -> template in `pages`.
 PAGES = {
-    "/": "index.html",
-    "/login": "login.html",
-    "/first": "first.html",
-    "/history": "history.html",
-    "/charts": "charts.html",
-    "/teach": "teach.html",
-    "/settings": "settings.html",
-    "/line/{name}": "line.html",
+    "/": "index",
+    "/login": "login",
+    "/first": "first",
+    "/history": "history",
+    "/charts": "charts",
+    "/teach": "teach",
+    "/settings": "settings",
+    "/line/{name}": "line",
 }
+#: Path, name and least role of the entries of the navigation.
+NAVIGATION = (
+    ("/", "Lines", None),
+    ("/history", "History", None),
+    ("/charts", "Charts", None),
+    ("/teach", "Teach", "engineer"),
+    ("/settings", "Settings", "admin"),
+)
 
 
-def _page(file: str) -> FileResponse:
-    return FileResponse(STATIC / file, media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
+@cache
+def _page(path: str) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    return environment.get_template(f"{PAGES[path]}.html.j2").render(current=path, nav=NAVIGATION)
 
 
-for _path, _file in PAGES.items():
-    router.add_api_route(_path, lambda file=_file: _page(file), methods=["GET"], name=_file)
+def _serve(path: str) -> Callable[[], HTMLResponse]:
+    return lambda: HTMLResponse(_page(path), headers={"Cache-Control": "no-cache"})
+
+
+for _path, _name in PAGES.items():
+    router.add_api_route(_path, _serve(_path), methods=["GET"], name=_name)
 
 
 @router.get("/favicon.ico")
