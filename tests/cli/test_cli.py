@@ -19,13 +19,10 @@ from unittest.mock import patch
 import cv2
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from conftest import texture
 from offnominal import Detector
 from offnominal.cli import main
-from offnominal.cli.options import detector_from
-from offnominal.errors import BackboneError
 
 SMALL = ["--image-size", "128", "--bank", "300", "--false-alarm-rate", "0.1"]
 
@@ -231,31 +228,6 @@ def test_ctrl_c_keeps_the_results_so_far(model_file: Path, parts: Path, tmp_path
     assert all((tmp_path / "out" / row["map"]).is_file() for row in rows)
 
 
-def test_exit_code_of_anomalies_wins_over_unreadable_images(model_file: Path, parts: Path, tmp_path: Path) -> None:
-    shutil.copy(parts / "test/blotch/200.png", tmp_path / "a.png")
-    (tmp_path / "b.png").write_bytes(b"")
-    words = ["inspect", model_file, tmp_path, "--out", tmp_path / "out", "--no-drift"]
-    assert run(*words).returncode == 4
-    assert run(*words, "--fail-on-anomaly").returncode == 3
-    shutil.copy(parts / "test/good/100.png", tmp_path / "a.png")
-    assert run(*words, "--fail-on-anomaly").returncode == 4
-
-
-def test_unwritable_output_is_reported_before_the_work(model_file: Path, parts: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    for words in (
-        ["evaluate", model_file, parts, "--out", tmp_path / "file"],
-        ["evaluate", model_file, parts, "--out", tmp_path / "e", "--plots", tmp_path / "file"],
-        ["audit", parts, "--out", tmp_path / "file"],
-    ):
-        done = run(*words)
-        assert done.returncode == 2
-        assert done.stderr.splitlines() == [
-            f"offnominal: {tmp_path / 'file'}: cannot be written (File exists); choose another place"
-        ]
-    assert not list((tmp_path / "e").iterdir())
-
-
 def test_audit_fit_with_contamination_and_update(parts: Path, tmp_path: Path) -> None:
     audited = run("audit", parts, "--out", tmp_path / "a", "--contamination", "0.2", *SMALL[:4], "--json")
     assert audited.returncode == 0, audited.stderr
@@ -302,58 +274,6 @@ def test_audit_fit_with_contamination_and_update(parts: Path, tmp_path: Path) ->
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["fit", "nowhere", "--out", "m"], "does not exist"),
-        (["fit", ".", "--out", "m", "--layers", "nope"], "no image|no good image"),
-        (["info", "nowhere"], "no such model file"),
-        (["info", "."], "is a folder; name the model file in it"),
-        (["inspect", "m", ".", "--out", "o", "--fdr", "0.2"], "--fdr needs --lot; add --lot or remove --fdr"),
-        (["inspect", "m", ".", "--out", "o", "--receipts", "--no-evidence"], "--receipts shows the evidence"),
-        (["inspect", "nowhere", ".", "--out", "o"], "contains no image"),
-    ],
-)
-def test_wrong_input_is_a_one_line_error_with_exit_code_2(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = run(*words)
-    assert result.returncode == 2
-    (line,) = result.stderr.strip().splitlines()
-    assert any(part in line for part in message.split("|"))
-
-
-def test_weights_come_from_the_settings_file_unless_given_as_option(tmp_path: Path) -> None:
-    config = tmp_path / "settings.toml"
-    a, b = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    for path in (a, b):
-        save_file({"x": np.zeros(3, np.float32)}, path)
-    config.write_text(f'weights = "{a.as_posix()}"\nimage-size = 128\n')
-    assert detector_from({}, config, None)._weights == a
-    detector = detector_from({"image_size": "96"}, config, b)
-    assert (detector._weights, detector.settings.image_size) == (b, (96, 96))
-    a.unlink()
-    with pytest.raises(BackboneError, match="does not exist; check --weights"):
-        detector_from({}, config, None)
-
-
-@pytest.mark.parametrize("out", [".", "folder"])
-def test_unwritable_output_fails_before_the_fit(parts: Path, tmp_path: Path, out: str) -> None:
-    (tmp_path / "folder").mkdir()
-    result = run("fit", parts, "--out", tmp_path / out if out == "folder" else out, *SMALL)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "is a folder; name a file in it" in result.stderr
-    assert not list((tmp_path / "folder").iterdir())
-
-
-def test_an_unusable_path_is_a_one_line_error() -> None:
-    result = run("info", "x" * 300)
-    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
-    assert "cannot be used (File name too long)" in result.stderr
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="needs file names with arbitrary bytes")
 def test_file_names_outside_utf_8_are_written_as_escapes(parts: Path, tmp_path: Path) -> None:
     root = tmp_path / "data"
@@ -381,35 +301,3 @@ def test_file_names_outside_utf_8_are_written_as_escapes(parts: Path, tmp_path: 
     assert "pi\\udce8ce.png" in info.stdout
     assert run_subprocess("evaluate", model, root, "--out", tmp_path / "e").returncode == 0
     assert "pi\\udce8ce.png" in (tmp_path / "e" / "scores.csv").read_text()
-
-
-def test_options_override_the_settings_file(parts: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('image-size = "96"\nbank = 50\nseed = 3\n')
-    fitted = run("fit", parts, "--out", tmp_path / "m", "--config", tmp_path / "c.toml", "--bank", "60", "--json")
-    summary = json.loads(fitted.stdout)
-    assert [member["bank"]["patches"] for member in summary["members"]] == [60, 60]
-    assert summary["settings"]["seed"] == 3
-    assert "A false-alarm rate of 1.00% needs at least 99 images" in fitted.stderr
-    (tmp_path / "c.toml").write_text("bannk = 50\n")
-    wrong = run("fit", parts, "--out", tmp_path / "m", "--config", tmp_path / "c.toml")
-    assert wrong.returncode == 2
-    assert "did you mean 'bank'" in wrong.stderr
-
-
-def test_defaults_in_the_help_equal_the_settings() -> None:
-    from offnominal.config import Settings
-
-    text = " ".join(run("fit", "--help").stdout.split()).replace("- ", "-")  # lines break after hyphens
-    settings = Settings()
-    defaults = (
-        settings.backbone,
-        str(settings.image_size[0]),
-        settings.resize,
-        settings.exposure,
-        settings.sampler,
-        str(settings.neighbors),
-    )
-    for default in (*defaults, settings.calibration, settings.preset):
-        assert f"[default: {default}" in text
-    assert f"[default: {settings.false_alarm_rate}]" in text
-    assert np.isclose(settings.memory, 2e9)

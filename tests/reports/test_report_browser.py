@@ -5,19 +5,12 @@ Needs Debian's `chromium` and `chromium-driver`. If they are missing, the tests 
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -27,114 +20,12 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from conftest import texture
 from offnominal import Detector
 from offnominal.comparison import compare, read_run, write_comparison
-from offnominal.outputs.charts import evaluation_charts
 from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.report_writer import ReportWriter
-from offnominal.types import Evidence, Inspection, Neighbour, Region
+from offnominal.types import Inspection
+from reports.pages import CONTRAST, HOSTILE, NAMELESS, at, confusion, expected, log, visible
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-HOSTILE = "test/<script>alert(1)</script>\"'&é漢.png"
-
-EVIDENCE = Evidence(
-    member="efficientnet-lite0@1.5",
-    box=(40, 30, 48, 38),
-    nearest=(
-        Neighbour("train/good/<b>003</b>.png", (8, 16, 16, 24), 12.5, 8.375),
-        Neighbour("train/good/007.png", (24, 16, 32, 24), 12.9, 8.5),
-    ),
-    layer_shares={"blocks.2": 0.75, "blocks.4": 0.25},
-    channel_shares=((17, 0.2), (3, 0.1)),
-    influence=((17, -0.5), (3, 0.25)),
-    noise_std=0.125,
-    response=0.5,
-    p_value=0.0625,
-    curve=((0.0, 12.0), (0.5, 9.0), (1.0, 7.0)),
-)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[WebDriver]:
-    if CHROMIUM is None or DRIVER is None:
-        reason = "no chromium or chromedriver here: apt-get install chromium chromium-driver"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1360,950"):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture(scope="module")
-def folder(detector: Detector, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on the generated parts. One name contains HTML, and the regions of one image have evidence."""
-    folder = tmp_path_factory.mktemp("report")
-    result = detector.evaluate(parts)
-    page = ReportWriter(folder, detector.model)
-    worst = max(result.images, key=lambda image: image.inspection.score)
-    rows = []
-    for index, image in enumerate(result.images):
-        inspection = image.inspection
-        if image is worst:
-            regions = tuple(_with_evidence(region) for region in inspection.regions)
-            inspection = replace(inspection, regions=regions)
-        name = HOSTILE if image is worst else image.item.name
-        page.add(index, name, inspection, texture(index), label=image.item.label, good=image.item.good, mask=image.mask)
-        rows.append((name, image.item.good, inspection.score))
-    charts = evaluation_charts(detector.model.calibration, result)
-    page.write("Parts <b>&", {"Backbone": "<i>"}, ["A note & <u>"], [("gone.png", "is empty")], result.as_json(), charts[1:])
-    (folder / "rows.json").write_text(json.dumps({"rows": rows, "threshold": detector.model.calibration.threshold}))
-    return folder
-
-
-def _with_evidence(region: Region) -> Region:
-    return replace(region, evidence=EVIDENCE)
-
-
-@pytest.fixture
-def page(browser: WebDriver, folder: Path) -> WebDriver:
-    for kind in ("browser", "performance"):
-        log(browser, kind)  # discard the logs of earlier tests
-    browser.get("about:blank")
-    browser.get((folder / "report.html").as_uri())
-    return browser
-
-
-@pytest.fixture
-def rows(folder: Path) -> list[tuple[str, bool, float]]:
-    return [tuple(row) for row in json.loads((folder / "rows.json").read_text())["rows"]]
-
-
-def log(browser: Any, kind: str) -> Any:
-    """The log of Chromium since the last call. Other browsers do not have this method."""
-    return browser.get_log(kind)
-
-
-def at(page: WebDriver, selector: str) -> Any:
-    return page.find_element(By.CSS_SELECTOR, selector)
-
-
-def visible(page: WebDriver) -> list[str]:
-    return [
-        str(element.find_element(By.CSS_SELECTOR, ".name").get_attribute("textContent"))
-        for element in page.find_elements(By.CSS_SELECTOR, ".card:not([hidden])")
-    ]
-
-
-def confusion(page: WebDriver) -> tuple[int, ...]:
-    return tuple(int(at(page, f"#{name}").text) for name in ("tp", "fn", "fp", "tn"))
-
-
-def expected(rows: list[tuple[str, bool, float]], threshold: float) -> tuple[int, ...]:
-    good = np.array([good for _, good, _ in rows])
-    flagged = np.array([score for _, _, score in rows]) > threshold
-    return tuple(int(kind.sum()) for kind in (~good & flagged, ~good & ~flagged, good & flagged, good & ~flagged))
 
 
 def test_the_page_opens_without_errors_or_network_requests(
@@ -262,120 +153,6 @@ def test_regions_and_receipts_link_to_each_other(page: WebDriver) -> None:
     assert log(page, "browser") == []
 
 
-def test_dark_and_light_themes(page: WebDriver) -> None:
-    def background() -> str:
-        return str(page.execute_script("return getComputedStyle(document.body).backgroundColor"))
-
-    before, pressed = background(), at(page, "#theme").get_attribute("aria-pressed")
-    at(page, "#theme").click()
-    assert background() != before
-    assert at(page, "#theme").get_attribute("aria-pressed") != pressed
-    page.refresh()
-    assert background() != before  # the theme is stored
-    at(page, "#theme").click()
-    assert background() == before
-
-
-_CONTRAST = """
-const luminance = (rgb) => {
-  const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-  const [r, g, b] = rgb.match(/[\\d.]+/g).slice(0, 3).map((v) => linear(v / 255));
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-};
-const ground = (e) => {
-  for (; e; e = e.parentElement) {
-    const colour = getComputedStyle(e).backgroundColor;
-    if (!/, 0\\)$/.test(colour) && colour !== "transparent") return colour;
-  }
-  return "rgb(255, 255, 255)";
-};
-const poor = [];
-for (const e of document.querySelectorAll("body *")) {
-  if (!e.checkVisibility() || e.disabled || ![...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())) continue;
-  const svg = e.closest("svg");
-  const ink = svg ? getComputedStyle(e).fill : getComputedStyle(e).color;
-  const [a, b] = [luminance(ink), luminance(ground(svg || e))].sort((x, y) => y - x);
-  const ratio = (a + 0.05) / (b + 0.05);
-  if (ratio < 4.5) poor.push([e.tagName, e.className.baseVal ?? e.className, e.textContent.slice(0, 30), ratio]);
-}
-return poor;
-"""
-_NAMELESS = """
-return [...document.querySelectorAll("button, input, select, a[href], [tabindex='0']")]
-  .filter((e) => !(e.getAttribute("aria-label") || e.querySelector("img[alt]") ||
-                   (e.labels && e.labels.length) || e.textContent.trim()))
-  .map((e) => e.outerHTML);
-"""
-
-
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_page_is_accessible(page: WebDriver, theme: str) -> None:
-    if page.execute_script("return document.documentElement.dataset.theme") != theme:
-        at(page, "#theme").click()
-    at(page, "#level").send_keys("1")  # shows the note about the explored threshold
-    assert page.execute_script(_CONTRAST) == []
-    at(page, "#back").click()
-    at(page, "#text").send_keys("<script>")
-    at(page, ".card:not([hidden]) a").click()
-    at(page, "#region-0").click()
-    assert page.execute_script(_CONTRAST) == []
-    assert page.execute_script(_NAMELESS) == []
-    assert page.execute_script("return [...document.images].filter((i) => !i.getAttribute('alt')).length") == 0
-    assert (
-        page.execute_script("return [...document.querySelectorAll('svg')].filter((s) => !s.ariaLabel && !s.ariaHidden).length")
-        == 0
-    )
-    assert page.execute_script("return document.documentElement.lang") == "en"
-    ids = page.execute_script("return [...document.querySelectorAll('[id]')].map((e) => e.id)")
-    assert len(ids) == len(set(ids))
-    headings = "return [...document.querySelectorAll('main h1, main h2, main h3')].map((h) => +h.tagName[1])"
-    levels = page.execute_script(headings)
-    assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
-    ActionChains(page).send_keys(Keys.ESCAPE).perform()
-    at(page, "#filters button[type=reset]").click()
-    page.execute_script("document.querySelector('.skip').focus()")
-    ActionChains(page).send_keys(Keys.TAB).perform()
-    order = []
-    for _ in range(8):
-        order.append(page.switch_to.active_element.get_attribute("id"))
-        outline = page.execute_script("return getComputedStyle(document.activeElement).outlineStyle")
-        assert outline != "none", page.switch_to.active_element.get_attribute("outerHTML")
-        ActionChains(page).send_keys(Keys.TAB).perform()
-    assert order[:3] == ["theme", "slider", "level"]
-
-
-def test_the_page_fits_a_phone(page: WebDriver) -> None:
-    page.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
-    )
-    try:
-        page.refresh()
-        assert page.execute_script("return document.documentElement.scrollWidth") <= 390
-        names = visible(page)
-        page.execute_script("document.querySelector('.card a').click()")
-        assert page.execute_script("return document.querySelector('.viewer').scrollWidth") <= 390
-        page.execute_script(_SWIPE)
-        assert at(page, "#viewer-name").text == names[1]
-    finally:
-        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-_SWIPE = """
-const stage = document.getElementById("stage");
-const touch = (x) => new Touch({ identifier: 1, target: stage, clientX: x, clientY: 200 });
-stage.dispatchEvent(new TouchEvent("touchstart", { touches: [touch(300)], changedTouches: [touch(300)], bubbles: true }));
-stage.dispatchEvent(new TouchEvent("touchend", { touches: [], changedTouches: [touch(120)], bubbles: true }));
-"""
-
-
-def test_the_page_prints(page: WebDriver) -> None:
-    printed = page.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
-    content = base64.b64decode(printed["data"])
-    assert content.startswith(b"%PDF")
-    assert content.count(b"/Type /Page\n") >= 2
-
-
 def test_the_page_of_an_inspection(
     browser: WebDriver, detector: Detector, inspected: list[tuple[str, Inspection]], tmp_path: Path
 ) -> None:
@@ -406,12 +183,6 @@ def test_the_page_of_a_comparison(browser: WebDriver, detector: Detector, parts:
         at(browser, "#theme").click()
     assert len(browser.find_elements(By.CSS_SELECTOR, ".pairs li")) == 1
     assert browser.execute_script("return [...document.images].every((i) => i.alt && i.naturalWidth > 0)")
-    assert browser.execute_script(_CONTRAST) == []
-    assert browser.execute_script(_NAMELESS) == []
+    assert browser.execute_script(CONTRAST) == []
+    assert browser.execute_script(NAMELESS) == []
     assert log(browser, "browser") == []
-
-
-@pytest.fixture(scope="module")
-def inspected(detector: Detector, parts: Path) -> list[tuple[str, Inspection]]:
-    paths = sorted((parts / "test").rglob("*.png"))
-    return [(path.name, detector.inspect(path)) for path in paths]

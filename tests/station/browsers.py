@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
@@ -19,7 +15,6 @@ from selenium.webdriver.support.ui import WebDriverWait
 from station.calls import post
 from station.servers import LINE, PASSWORD, Server, StationHome, image_bytes
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 #: Seconds that a page may take on a busy machine.
 WAIT = 30.0
 
@@ -49,25 +44,6 @@ def reviews_of(server: Server, id: str) -> list[tuple[str, str]]:
     """Who reviewed a part, and how."""
     with server.client("viewer") as client:
         return [(review["by"], review["verdict"]) for review in client.get(f"/api/inspections/{id}").json()["reviews"]]
-
-
-@contextmanager
-def chromium() -> Iterator[WebDriver]:
-    """A new headless Chromium with a profile of its own; without one the test is skipped, but in CI it fails."""
-    if CHROMIUM is None or DRIVER is None:
-        reason = "no chromium or chromedriver here: apt-get install chromium chromium-driver"
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    for word in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "window-size=1360,900"):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    options.set_capability("unhandledPromptBehavior", "ignore")  # a script of a stranger that opens one is noticed
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER or ""))
-    try:
-        yield driver
-    finally:
-        driver.quit()
 
 
 class Page:

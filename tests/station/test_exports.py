@@ -10,6 +10,7 @@ import zipfile
 
 import pytest
 
+from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, Server, image_bytes
 
 
@@ -58,3 +59,20 @@ def test_a_report_holds_the_pictures_of_the_selection(shared_server: Server, ids
     assert len(images) == 3
     assert "<b>0</b>" not in page  # a serial number is text
     assert not list(shared_server.home.root.joinpath("incoming").iterdir())
+
+
+def test_a_report_leaves_the_reserved_space_free(station_folder: StationFactory, server: ServerFactory) -> None:
+    home = station_folder()
+    with server(home) as running:
+        with running.client() as client:
+            image = {"image": ("part.png", image_bytes(710))}
+            assert client.post(f"/api/lines/{LINE}/inspections", files=image).status_code == 201
+        running.stop()
+        with (home.root / "config.toml").open("a", encoding="utf-8") as file:
+            file.write("[keep]\nreserve_gigabytes = 1e9\n")  # more than any disk has
+        running.start(ready=False)
+        with running.client("viewer") as client:
+            answer = client.get("/api/report.zip", params={"line": LINE})
+    assert answer.status_code == 503
+    assert "0.00 GB are free; select fewer parts" in answer.json()["detail"]
+    assert not list((home.root / "incoming").iterdir())

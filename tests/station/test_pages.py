@@ -9,10 +9,11 @@ from time import sleep, time
 import pytest
 from selenium.webdriver.common.keys import Keys
 
+from chromium import chromium
 from offnominal.station import accounts
 from offnominal.station.setup import COMMAND, Setup
 from offnominal.station.station import Station
-from station.browsers import Page, chromium, populated, reviews_of, send
+from station.browsers import Page, populated, reviews_of, send
 from station.conftest import ServerFactory, StationFactory
 from station.parts import inspected
 from station.servers import LINE, PASSWORD, Postgres, Server

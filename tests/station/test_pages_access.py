@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from station.browsers import Page, chromium, populated, send
+from chromium import chromium
+from station.browsers import Page, populated, send
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, Server
 

@@ -14,7 +14,8 @@ import pytest
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from station.browsers import Page, chromium, populated, reviews_of, send
+from chromium import chromium
+from station.browsers import Page, populated, reviews_of, send
 from station.calls import post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PASSWORD, Server, image_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from offnominal.model import Model, load_model
 from offnominal.outputs.model_facts import readable_facts, warnings_of
 from offnominal.reports import Entry, embedded, report
 from offnominal.station.database import Database
-from offnominal.station.errors import NotFoundError
+from offnominal.station.errors import NotFoundError, UnavailableError
 from offnominal.station.folder import StationFolder
 from offnominal.station.inspections import MOST, Filter, joined, media_file
 from offnominal.station.media import THUMB
 from offnominal.station.pictures import SHOWN
+from offnominal.station.settings import Keep
 from offnominal.station.tables import NG, UNREADABLE, Inspection
 from offnominal.types import Region
 
@@ -43,7 +45,7 @@ def csv_lines(database: Database, filter: Filter) -> Iterator[str]:
         filter = filter.following(rows[-1][0].id)
 
 
-def write_report(database: Database, folder: StationFolder, filter: Filter, target: Path) -> None:
+def write_report(database: Database, folder: StationFolder, keep: Keep, filter: Filter, target: Path) -> None:
     """Write a zip with `report.html` and its pictures.
 
     A report has one threshold, so it shows the parts that the newest model version in the selection judged, at most
@@ -53,12 +55,19 @@ def write_report(database: Database, folder: StationFolder, filter: Filter, targ
     ------
     NotFoundError
         The selection has no part.
+    UnavailableError
+        The pictures do not fit beside the space that the station keeps free.
     """
     with database.read() as session:
         found = session.execute(filter.applied(joined()).limit(MOST_IN_REPORT + 1)).all()
     if not found:
         raise NotFoundError("the selection has no inspection")
     shown = [(row, line) for row, line, digest in found[:MOST_IN_REPORT] if digest == found[0].digest]
+    free = shutil.disk_usage(target.parent).free - keep.reserve_gigabytes * 1e9
+    if (size := sum(row.media_bytes for row, _ in shown)) > free:
+        raise UnavailableError(
+            f"the report needs {size / 1e9:.2f} GB, {max(free, 0) / 1e9:.2f} GB are free; select fewer parts"
+        )
     model = load_model(folder.model(found[0].digest))
     warnings = warnings_of(model)
     if len(found) > MOST_IN_REPORT:

@@ -226,6 +226,8 @@ def review(
         raise InputError(f"verdict {verdict[:40]!r}: give ok or ng")
     if len(comment) > LONGEST_COMMENT or len(defect_class or "") > LONGEST_CLASS:
         raise InputError(f"a class has at most {LONGEST_CLASS} characters, a comment {LONGEST_COMMENT}")
+    if "\0" in comment + (defect_class or ""):
+        raise InputError("a class or comment has a NUL character")  # PostgreSQL stores none
     with database.write() as session:
         row, line, _ = one(session, id)
         added = Review(

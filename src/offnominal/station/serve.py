@@ -46,5 +46,6 @@ def run(root: Path, host: str, port: int) -> None:
             log_level="info",
             server_header=False,
             timeout_graceful_shutdown=GRACE,
+            proxy_headers=station.settings.secure_cookies,  # else a local client could claim any address
         )
         _Server(config, station).run()

@@ -65,7 +65,9 @@ class StationSettings(_Strict):
 
     database: Annotated[str | None, Field(description="URL of PostgreSQL; unset for the embedded SQLite.")] = None
     session_hours: Annotated[float, Field(gt=0, description="Hours after which a login expires.")] = 12.0
-    secure_cookies: Annotated[bool, Field(description="Send cookies over HTTPS only; set it behind a proxy with TLS.")] = False
+    secure_cookies: Annotated[
+        bool, Field(description="Behind a proxy with TLS: cookies over HTTPS only, and the proxy names the client.")
+    ] = False
     replay: Annotated[int, Field(ge=1, description="Latest inspections over which a new version is replayed.")] = 200
     keep: Keep = Keep()
     limits: Limits = Limits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from threading import Lock
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -22,6 +23,8 @@ router = APIRouter(prefix="/api", tags=["exports"], responses=RESPONSES)
 Caller = Annotated[Identity, Depends(identity_of)]
 Selection = Annotated[Filter, Depends(filter_of)]
 Name = Annotated[str | None, Query()]
+#: One report is written at a time, so that each sees the space that the others left.
+_writing = Lock()
 
 
 @router.get("/export.csv", response_class=StreamingResponse, responses={200: {"content": {"text/csv": {}}}})
@@ -40,7 +43,8 @@ def report(request: Request, caller: Caller, selection: Selection, line: Name = 
     station: Station = request.app.state.station
     target = station.folder.new_upload()
     try:
-        exports.write_report(station.database, station.folder, replace(selection, line=line), target)
+        with _writing:
+            exports.write_report(station.database, station.folder, station.settings.keep, replace(selection, line=line), target)
     except BaseException:
         remove(target)
         raise
