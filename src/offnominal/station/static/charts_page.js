@@ -56,8 +56,8 @@ function controlFigure(width) {
   const { chart } = figures;
   const out = chart.groups.filter((group) => group.out);
   const caption = out.length
-    ? `Outside the limits: ${out.map((group) => groupName(chart, group)).join(", ")}. In a stable process about 3 of 1000 groups are, by chance.`
-    : "No group is outside the limits: the share of NG varies as chance would have it.";
+    ? `Outside the limits: ${out.map((group) => groupName(chart, group)).join(", ")}. In a stable process, about 3 of 1000 groups are outside by chance.`
+    : "No group is outside the limits: the variation is consistent with chance.";
   const rows = () =>
     table(
       "Share of NG",
