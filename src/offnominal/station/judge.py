@@ -1,8 +1,8 @@
-"""The threads that inspect: one per core on a CPU, one with batches on a GPU; and one that stores results and answers.
+"""The threads that inspect, one per core, and the one that stores results and answers.
 
-A single image gives several cores too little to share, so each worker inspects images of its own with one thread. What waits is
-bounded: beyond it, `submit` refuses. Inference does not wait for files and rows: the finisher stores the results of several
-images in one transaction while the workers go on.
+A single image gives several cores too little to share, so each worker inspects images of its own with one thread; with a model on
+a GPU it takes batches. What waits is bounded: beyond it, `submit` refuses. Inference does not wait for files and rows: the finisher
+stores the results of several images in one transaction while the workers go on.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from offnominal.types import Inspection as Result
 
 #: Results per worker that wait for the finisher, and results that it stores in one transaction.
 FINISHING, GROUP = 2, 32
+#: Longest wait for a batch on a GPU.
+BATCH_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,10 @@ class Judge:
         Stores results and returns, for each, the answer or the error of its future.
     waiting
         Largest number of parts that are not yet answered.
-    batch_wait
-        Longest wait in seconds for a batch on a GPU.
     """
 
-    def __init__(self, store: Callable[[Sequence[Judged]], Sequence[Any]], waiting: int, batch_wait: float = 0.005) -> None:
-        self._store, self._waiting, self._batch_wait = store, waiting, batch_wait
+    def __init__(self, store: Callable[[Sequence[Judged]], Sequence[Any]], waiting: int) -> None:
+        self._store, self._waiting = store, waiting
         self._queue: deque[_Waiting] = deque()
         self._changed = threading.Condition()
         self._pending, self._closing = 0, False
@@ -173,7 +173,7 @@ class Judge:
         return waiting.future
 
     def _take(self, number: int) -> list[_Waiting]:
-        """The next work of one line: a batch on a GPU, where only one worker runs; otherwise one image."""
+        """The next work of one line: a batch if its model runs on a GPU, otherwise one image."""
         with self._changed:
             while not self._queue and not self._closing:
                 self._changed.wait()
@@ -182,7 +182,7 @@ class Judge:
             batch = [self._queue.popleft()]
             loaded = self._loaded.get(batch[0].line)
             size = 1 if loaded is None or batch[0].part is None else _batch_size(loaded.detector)
-            deadline = monotonic() + self._batch_wait
+            deadline = monotonic() + BATCH_SECONDS
             while len(batch) < size:
                 more = next((one for one in self._queue if one.line == batch[0].line and one.part is not None), None)
                 if more is not None:

@@ -38,7 +38,6 @@ class Limits(_Strict):
     waiting: Annotated[int, Field(ge=1, description="Images that may wait; more are answered 503.")] = 64
     requests_per_second: Annotated[float, Field(gt=0, description="Requests per second and client.")] = 200.0
     logins_per_minute: Annotated[float, Field(gt=0, description="Failed logins per minute and client.")] = 10.0
-    batch_wait_ms: Annotated[float, Field(ge=0, description="Longest wait for a batch on a GPU.")] = 5.0
 
 
 class FolderSource(_Strict):

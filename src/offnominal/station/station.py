@@ -69,13 +69,12 @@ class Station:
         self._closing, self._watch = ExitStack(), Watch(self)
 
     def __enter__(self) -> Station:
-        limits = self.settings.limits
         with ExitStack() as opened:  # closes what was opened if a step fails
             opened.enter_context(self.folder.locked())
             self.folder.clear_incoming()
             opened.callback(self.database.close)
             opened.callback(self._settle)
-            self.judge = Judge(self._store, limits.waiting, limits.batch_wait_ms / 1000)
+            self.judge = Judge(self._store, self.settings.limits.waiting)
             opened.callback(self.judge.close)
             self.teacher = Teacher(self.database, self.folder, self.settings.replay, self.feed.notify)
             opened.callback(self.teacher.close)
