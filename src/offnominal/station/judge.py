@@ -1,7 +1,7 @@
 """The threads that inspect, one per core, and the one that stores results and answers.
 
-A single image gives several cores too little to share, so each worker inspects images of its own with one thread; with a model on
-a GPU it takes batches. What waits is bounded: beyond it, `submit` refuses. Inference does not wait for files and rows: the finisher
+A single image gives several cores too little to share, so each worker inspects images of its own with one thread. With a model on a
+GPU it takes batches. What waits is bounded: beyond it, `submit` refuses. Inference does not wait for files and rows: the finisher
 stores the results of several images in one transaction while the workers go on.
 """
 
