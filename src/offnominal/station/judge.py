@@ -1,8 +1,8 @@
 """The threads that inspect, one per core, and the one that stores results and answers.
 
-A single image gives several cores too little to share, so each worker inspects images of its own with one thread. With a model on a
-GPU it takes batches. What waits is bounded: beyond it, `submit` refuses. Inference does not wait for files and rows: the finisher
-stores the results of several images in one transaction while the workers go on.
+A single image gives several cores too little to share, so each worker inspects images of its own with one thread. With a
+model on a GPU it takes batches. What waits is bounded: beyond it, `submit` refuses. Inference does not wait for files and
+rows: the finisher stores the results of several images in one transaction while the workers go on.
 """
 
 from __future__ import annotations
