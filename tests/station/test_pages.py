@@ -82,7 +82,7 @@ def test_a_link_makes_the_first_user(running: Server, page: Page) -> None:
 def test_login_returns_to_where_one_was_and_nowhere_else(running: Server, page: Page) -> None:
     page.browser.delete_all_cookies()
     page.open("/history?lot=A&verdict=ok")
-    page.until(lambda: page.path.startswith("/login?next="))
+    page.until(lambda: page.path.startswith("/login?next=") and page.at("[name=name]"))
     page.at("[name=name]").send_keys("olga")
     page.at("[name=password]").send_keys("wrong password\n")
     page.until_text("#notice", "The name or the password is wrong.")

@@ -21,7 +21,8 @@ from offnominal.station.tables import Inspection
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Postgres, StationHome, image_bytes
 
-pytestmark = pytest.mark.slow
+#: A folder that disappears while watchdog begins to watch it ends a thread of watchdog with an error. Scans find its files.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")]
 
 LOT_AND_SERIAL = r"(?P<lot>[^/]+)/(?P<serial>[^/]+)\.[^.]+$"
 
