@@ -81,7 +81,7 @@ class Senders:
                         self.answered[serial] = shown
                         continue
                     assert answer.status_code == 503, answer.text
-                sleep(0.05)
+                sleep(0.1)
 
     def wait(self) -> None:
         """Wait for the next answer."""

@@ -98,7 +98,7 @@ class Server:
     def client(self, role: str = "operator") -> httpx.Client:
         """An HTTP client with the token of a role."""
         headers = {"Authorization": f"Bearer {self.home.tokens[role]}"}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False, verify=False)  # no TLS here
 
     def start(self, *, ready: bool = True) -> Server:
         """Start the process, and wait until it is ready, or with `ready=False` until it answers at all."""
@@ -118,17 +118,18 @@ class Server:
         """Wait until a path answers 200."""
         assert self.process is not None
         end, answer = monotonic() + PATIENCE, "no answer"
-        while monotonic() < end:
-            try:
-                response = httpx.get(self.url + path, trust_env=False, timeout=10)
-                if response.status_code == 200:
-                    return
-                answer = response.text
-            except httpx.TransportError as error:
-                answer = repr(error)
-            if self.process.poll() is not None:
-                raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log[-4000:]}")
-            sleep(0.05)
+        with httpx.Client(base_url=self.url, trust_env=False, timeout=10, verify=False) as client:
+            while monotonic() < end:
+                try:
+                    response = client.get(path)
+                    if response.status_code == 200:
+                        return
+                    answer = response.text
+                except httpx.TransportError as error:
+                    answer = repr(error)
+                if self.process.poll() is not None:
+                    raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log[-4000:]}")
+                sleep(0.05)
         raise AssertionError(f"{path} does not answer 200 ({answer}):\n{self.log[-4000:]}")
 
     def stop(self) -> int:
