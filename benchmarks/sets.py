@@ -1,8 +1,9 @@
 """Image sets for benchmarks of minutes: MVTec roots, thinned if large, and random draws of their training images.
 
-    python benchmarks/sets.py FOLDER [--most 100]
+    python benchmarks/sets.py FOLDER [--most 100] [--data FOLDER_OF_SETS]
 
-writes a manifest of the simulated textile to FOLDER, for programs that take one set: `rivals.py --data FOLDER/textile.csv`.
+writes manifests of the simulated textile and of thinned sets to FOLDER, for programs that take one set:
+`rivals.py --data FOLDER/textile.csv`.
 """
 
 from __future__ import annotations
@@ -162,6 +163,8 @@ if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--most", type=int, default=sys.maxsize, help="largest number of training images")
+    parser.add_argument("--data", type=Path, help="folder of MVTec roots, to thin them too")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    print(textile_set(args.most, args.folder))
+    for one in [textile_set(args.most, args.folder), *(image_sets(args.data, args.most, args.folder) if args.data else [])]:
+        print(one)
