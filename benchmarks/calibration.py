@@ -16,10 +16,10 @@ import torch
 
 from offnominal.config import settings_from
 from offnominal.decisions import SPLIT, Method, calibrate, split_size
-from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
+from offnominal.fitting.held_out_signals import distance_scale, distances_to_bank, folds_of, held_out_signals
 from offnominal.fitting.member_patches import choose_coreset
 from offnominal.inference import SignalEngine
-from offnominal.memory import HeldOutBanks, PatchRows
+from offnominal.memory import HeldOutBanks, PatchRows, RemainingRows
 from offnominal.scoring import DISTANCE
 from offnominal.types import Float
 from tables import arguments, machine, table, use_threads, write
@@ -45,17 +45,19 @@ def flagged_shares(images: int, method: Method, seed: int) -> dict[float, float]
     size, settings = round(SHARE * len(rows)), settings_from()
     slices = [slice(at * PATCHES, (at + 1) * PATCHES) for at in range(images - held_out)]
     units = [slice(at, at + 1) for at in range(images - held_out)]
-    coreset = choose_coreset(rows, size, settings)
+    coreset = choose_coreset(rows, size, settings.sampler, settings.seed)
     banks = HeldOutBanks(
         rows, np.array([rows_of_image.start for rows_of_image in slices]), coreset.indices, coreset.radius, CPU
     )
-    scale = distance_scale(banks, len(units), settings)
+    scale = distance_scale(distances_to_bank(banks, len(units), settings))
     if method == "folds":
-        calibration_scores = scores_of(
-            fold_signals(
-                rows, slices, units, size=size, settings=settings, scale=scale, device=CPU, upsamplings=[None] * len(units)
-            )
-        )
+        signals = []
+        for fold in folds_of(len(units)):
+            remaining = RemainingRows(rows, fold.start * PATCHES, fold.stop * PATCHES)
+            of_fold = choose_coreset(remaining, min(size, len(remaining)), settings.sampler, settings.seed)
+            engine = SignalEngine(remaining[torch.from_numpy(of_fold.indices)], settings, scale, CPU)
+            signals += [engine(rows[part]).values for part in slices[fold]]
+        calibration_scores = scores_of(signals)
     elif method == SPLIT:
         outside_signals = SignalEngine(banks.bank, settings, scale, CPU)(patches[len(rows) :]).values
         calibration_scores = scores_of(np.split(outside_signals, held_out))

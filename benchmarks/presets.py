@@ -23,6 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ from torch import Tensor
 from offnominal import Detector
 from offnominal.config import Settings, settings_from
 from offnominal.datasets import Item, labelled_images, normal_images
-from offnominal.fitting.held_out_signals import distance_scale, held_out_signals
+from offnominal.fitting.held_out_signals import distance_scale, distances_to_bank, held_out_signals
 from offnominal.fitting.member_patches import MemberPatches, choose_coreset
 from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
@@ -88,14 +89,15 @@ def read(data: Path) -> Data:
         raise SystemExit(reason)
 
     sources = [item.path for item in train]
-    values, sizes = survey(sources, [item.name for item in train], fail, lambda done: None)
+    values, surveyed = survey(sources, [item.name for item in train], fail)
+    sizes = [surveyed[at].size for at in range(len(train))]
     (engine,) = member_engines(settings_from(backbone=ONE))
-    exposure = common_exposure(sources, engine.geometry(sizes.values()), values)
+    exposure = common_exposure(sources, engine.geometry(sizes), values)
     test_sizes = [pixels_of(item.path).shape[:2] for item in test]
     return Data(
         train,
         test,
-        [sizes[at] for at in range(len(train))],
+        sizes,
         [(height, width) for height, width in test_sizes],
         replace(values, exposure=exposure),
     )
@@ -122,16 +124,17 @@ def maps(data: Data, raw_features: Features, kept: Sequence[int], settings: Sett
     with MemberPatches(engine, raw_features.geometry, 0, sizes, settings.memory) as patches:
         for index, at in enumerate(kept):
             patches.put(index, raw_features.train[at])
-        patches.standardise()
-        assert patches.standard is not None
-        coreset = choose_coreset(patches.readable(), settings.bank_size(patches.count), settings)
-        banks = patches.held_out_banks(units, coreset)
-        scale = distance_scale(banks, len(units), settings)
+        standard = patches.moments().standard()
+        patches.standardise(standard)
+        coreset = choose_coreset(patches.readable(), settings.bank_size(patches.count), settings.sampler, settings.seed)
+        bank = patches.readable()[torch.from_numpy(coreset.indices)]
+        banks = patches.held_out_banks(units, coreset.indices, coreset.radius, bank)
+        scale = distance_scale(distances_to_bank(banks, len(units), settings))
         values = patches.by_image(held_out_signals(banks, len(units), settings, scale), units)
         normal = normal_signals(
             [to_grid(values_of_image, grid) for values_of_image, grid in zip(values, patches.grids, strict=True)]
         )
-        search, standard = SignalEngine(banks.bank, settings, scale, engine.device), patches.standard
+        search = SignalEngine(banks.bank, settings, scale, engine.device)
     anomaly_maps = []
     for raw, size in zip(raw_features.test, data.test_sizes, strict=True):
         network = raw_features.geometry.network_size(size)

@@ -16,6 +16,7 @@ from offnominal.fitting import (
     Audit,
     Stopwatch,
     UpdateResult,
+    Workers,
     added_sources,
     audit_images,
     fit_model,
@@ -24,7 +25,7 @@ from offnominal.fitting import (
 )
 from offnominal.images import Source, raise_unreadable, require_sequence
 from offnominal.images.arrays import Pixels
-from offnominal.inference import Evaluation, Explanation, Inspector, engines_of, evaluate, member_engines
+from offnominal.inference import Evaluation, Explanation, Inspect, Inspector, engines_of, evaluate, member_engines
 from offnominal.model import Model, load_model, save_model
 from offnominal.observer import SILENT, Observer
 from offnominal.types import Float, Inspection
@@ -71,13 +72,25 @@ class Detector:
         self._stored_settings: dict[str, Any] = {}  # run settings in the file that the model was loaded from
 
     @property
+    def weights(self) -> Path | None:
+        """The weights file; None for the weights that belong to the backbone."""
+        return self._weights
+
+    @property
     def model(self) -> Model:
         """The fitted model. Raises `InputError` before `fit`."""
         if self._model is None:
             raise InputError("this detector has not been fitted: call fit first, or load a model file")
         return self._model
 
-    def fit(self, data: str | Path | Sequence[Source], *, observer: Observer = SILENT, pages: Pages = "one") -> Self:
+    def fit(
+        self,
+        data: str | Path | Sequence[Source],
+        *,
+        observer: Observer = SILENT,
+        pages: Pages = "one",
+        workers: Workers | None = None,
+    ) -> Self:
         """Learn from normal images.
 
         Parameters
@@ -89,6 +102,8 @@ class Detector:
             Receives the plan, progress, and a note about duplicate images.
         pages
             `all`: each page of a file is an image; `one`: a file of several pages cannot be read.
+        workers
+            Where the work is done, such as the workers of a cluster; by default in this process.
 
         Returns
         -------
@@ -106,13 +121,20 @@ class Detector:
         sources = training_sources(data, pages)
         engines = member_engines(self.settings, self._weights)
         stopwatch = Stopwatch()
-        model = fit_model(sources, self.settings, engines, observer, stopwatch)
+        model = fit_model(sources, self.settings, engines, observer, stopwatch, workers)
         self._use(Inspector(model, engines))
         self._stored_settings = {}
         self.seconds = stopwatch.seconds
         return self
 
-    def audit(self, data: str | Path | Sequence[Source], *, observer: Observer = SILENT, pages: Pages = "one") -> Audit:
+    def audit(
+        self,
+        data: str | Path | Sequence[Source],
+        *,
+        observer: Observer = SILENT,
+        pages: Pages = "one",
+        workers: Workers | None = None,
+    ) -> Audit:
         """Find images labelled good that do not look like the others. Parameters as in `fit`; nothing is fitted.
 
         Raises
@@ -124,7 +146,7 @@ class Detector:
         """
         stopwatch = Stopwatch()
         engines = member_engines(self.settings, self._weights)
-        audit = audit_images(training_sources(data, pages), self.settings, engines, observer, stopwatch)
+        audit = audit_images(training_sources(data, pages), self.settings, engines, observer, stopwatch, workers)
         self.seconds = stopwatch.seconds
         return audit
 
@@ -235,11 +257,18 @@ class Detector:
         return self._ready().explain(source, member)
 
     def evaluate(
-        self, data: str | Path, *, evidence: bool = False, observer: Observer = SILENT, pages: Pages = "one"
+        self,
+        data: str | Path,
+        *,
+        evidence: bool = False,
+        observer: Observer = SILENT,
+        pages: Pages = "one",
+        inspect: Inspect | None = None,
     ) -> Evaluation:
         """Compute figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
 
-        Maps and masks beyond the setting `memory` spill to a temporary file until the result is released.
+        Maps and masks beyond the setting `memory` spill to a temporary file until the result is released. `inspect` replaces
+        the inspection by this process, such as by one on a cluster.
 
         Raises
         ------
@@ -250,7 +279,14 @@ class Detector:
         """
         inspector, items = self._ready(), labelled_images(data, pages)
         try:
-            return evaluate(inspector, items, unlabelled=count_unlabelled(data), evidence=evidence, observer=observer)
+            return evaluate(
+                inspector,
+                items,
+                unlabelled=count_unlabelled(data),
+                evidence=evidence,
+                observer=observer,
+                inspect=inspect,
+            )
         except InputError as error:
             raise InputError(f"{data}: {error}") from None
 

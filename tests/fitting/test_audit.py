@@ -19,9 +19,9 @@ from offnominal import Detector, load
 from offnominal.config import settings_from
 from offnominal.decisions import called_suspect, outlier_p_values, worst_share
 from offnominal.errors import InputError, SettingsError
-from offnominal.fitting.audit import supporters, supporters_needed
 from offnominal.fitting.split import split_images
-from offnominal.memory import Coreset, HeldOutBanks
+from offnominal.fitting.supporters import supporters, supporters_needed
+from offnominal.memory import HeldOutBanks
 from offnominal.outputs.audits import write_audit
 
 SMALL: dict[str, Any] = {"image_size": 96, "bank": 300, "false_alarm_rate": 0.1}
@@ -98,12 +98,22 @@ def test_supporters_are_other_images_within_the_covering_radius(sizes: list[int]
     owner = np.repeat(np.arange(len(sizes)), sizes)
     patches = rng.normal(size=(len(owner), 3)).astype(np.float32)
     centres = rng.choice(len(owner), rng.integers(1, len(owner) + 1), replace=False)
-    counts = supporters(torch.from_numpy(patches), np.cumsum([0, *sizes[:-1]]), Coreset(centres, radius))
+    points, starts = torch.from_numpy(patches), np.cumsum([0, *sizes[:-1]])
+    counts = supporters(points, starts, points[torch.from_numpy(centres)], centres, radius)
+    parts = np.split(np.arange(len(sizes)), [len(sizes) // 2])  # the same in two shards
+    ends = np.cumsum(sizes)
+    in_shards = np.zeros_like(counts)
+    for part in parts:
+        if len(part):
+            first, last = int(starts[part[0]]), int(ends[part[-1]])
+            rows = np.where((centres >= first) & (centres < last), centres - first, -1)
+            in_shards += supporters(points[first:last], starts[part] - first, points[torch.from_numpy(centres)], rows, radius)
     distance = np.linalg.norm(patches[centres][:, None] - patches[None], axis=2)
     for slack, compare in ((-1e-3, np.greater_equal), (1e-3, np.less_equal)):
         near = distance <= radius + slack
         expected = [len({int(image) for image in owner[near[at]]} - {int(owner[centre])}) for at, centre in enumerate(centres)]
         assert compare(counts, expected).all()
+        assert compare(in_shards, expected).all()
 
 
 def test_the_required_number_of_supporters() -> None:

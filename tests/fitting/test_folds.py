@@ -21,15 +21,19 @@ from offnominal import Detector
 from offnominal.config import settings_from
 from offnominal.decisions import FOLDS, LEAVE_ONE_OUT, SPLIT
 from offnominal.errors import InputError
-from offnominal.fitting import TrainingSource, held_out_signals
-from offnominal.fitting import fit as fit_module
-from offnominal.fitting.held_out_signals import fold_signals
-from offnominal.fitting.member_patches import MemberPatches, choose_coreset
+from offnominal.fitting import TrainingSource
+from offnominal.fitting.extraction import ShardTask
+from offnominal.fitting.held_out_signals import folds_of
+from offnominal.fitting.member_patches import TrainingImage
+from offnominal.fitting.shard import Shard
 from offnominal.fitting.split import split_images
 from offnominal.fitting.training_sources import content_key, unit_keys
+from offnominal.images import EIGHT_BIT
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
 from offnominal.model import DistanceScale, Model
+from offnominal.observer import Observer
+from offnominal.scoring import to_grid
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"preset": "fast", "image_size": 64, "bank": 60, "false_alarm_rate": 0.2}
@@ -57,49 +61,65 @@ def naive_folds(patches: torch.Tensor, rows: Sequence[slice], units: Sequence[sl
 
 
 @pytest.mark.parametrize("sizes", [[1] * 7, [1, 1], [1, 3, 1, 2], [4, 1, 1, 1, 1, 1], [2, 2, 2]])
-@pytest.mark.parametrize("memory", [10**9, 0])
+@pytest.mark.parametrize("memory", [10**9, 10**6])
 def test_fold_signals_equal_those_of_naive_fits(engine: FeatureEngine, sizes: list[int], memory: int) -> None:
     ends = np.cumsum(sizes)
     units = [slice(int(end - size), int(end)) for end, size in zip(ends, sizes, strict=True)]
-    originals = [(64, 64 + 32 * (image % 3)) for image in range(sum(sizes))]
-    settings, generator = settings_from(fusion={"response": 1}), torch.Generator().manual_seed(0)
-    with MemberPatches(engine, engine.geometry([]), 0, originals, memory) as patches:
+    images = tuple(
+        TrainingImage(at, str(at), (64, 64 + 32 * (at % 3)), None, int(np.searchsorted(ends, at, side="right")))
+        for at in range(sum(sizes))
+    )
+    settings = settings_from(fusion={"response": 1}, memory=memory)
+    task = ShardTask(
+        images=images,
+        sources=tuple(map(str, range(len(images)))),
+        first=0,
+        total=len(images),
+        shards=1,
+        geometries=(engine.geometry([]),),
+        values=EIGHT_BIT,
+        settings=settings,
+    )
+    generator, progress = torch.Generator().manual_seed(0), Steps()
+    with Shard(task, [engine], progress) as shard:
+        (patches,) = shard._extraction.members
         for image, rows in enumerate(patches.rows):
             patches.put(image, torch.randn(rows.stop - rows.start, engine.dimensions, generator=generator))
         assert {rows.stop - rows.start for rows in patches.rows} <= {36, 60, 84}
-        progress: list[int] = []
-        upsamplings = [engine.upsampling(network) for network in patches.networks]
-        signals = fold_signals(
-            patches.readable(),
-            patches.rows,
-            units,
-            size=30,
-            settings=settings,
-            scale=SCALE,
-            device=CPU,
-            upsamplings=upsamplings,
-            tick=progress.append,
-        )
+        assert shard.units == units
+        for fold in folds_of(len(units)):
+            bank = shard.coreset(0, 30, "greedy", fold).patches
+            shard.fold(0, fold, bank, SCALE)
         expected = naive_folds(patches.all.clone(), patches.rows, units, 30, settings)
-    assert len(signals) == len(originals) == progress[-1]
-    assert progress == sorted(progress)
-    for actual, naive in zip(signals, expected, strict=True):
-        assert actual == pytest.approx(naive, rel=1e-3, abs=1e-3)
+        signals, grids = shard.signals(0), patches.grids
+    assert len(signals) == len(images) == progress.done[-1]
+    assert progress.done == sorted(progress.done)
+    for actual, naive, grid in zip(signals, expected, grids, strict=True):
+        assert actual == pytest.approx(to_grid(naive, grid), rel=2e-3, abs=2e-3)
+
+
+class Steps(Observer):
+    """Records how many images of the folds are done."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def on_progress(self, stage: str, done: int, total: int) -> None:
+        if stage == "folds":
+            self.done.append(done)
 
 
 @pytest.fixture
 def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
     """For each fit, the units: lists of names of images that are held out together."""
     names: list[list[list[str]]] = []
-    original = fit_module.Fit._member
+    original = Shard.hold_out
 
-    def recording(
-        self: Any, extraction: Any, patches: MemberPatches, coreset: Any, *, units: Sequence[slice], **options: Any
-    ) -> Any:
-        names.append([[image.name for image in extraction.images[unit]] for unit in units])
-        return original(self, extraction, patches, coreset, units=units, **options)
+    def recording(self: Shard, *arguments: Any) -> Any:
+        names.append([[image.name for image in self.images[unit]] for unit in self.units])
+        return original(self, *arguments)
 
-    monkeypatch.setattr(fit_module.Fit, "_member", recording)
+    monkeypatch.setattr(Shard, "hold_out", recording)
     return names
 
 
@@ -107,12 +127,14 @@ def held_out(monkeypatch: pytest.MonkeyPatch) -> list[list[list[str]]]:
 def fold_banks(monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     banks: list[torch.Tensor] = []
 
-    def recording(patches: Any, *args: Any) -> Any:
-        coreset = choose_coreset(patches, *args)
-        banks.append(patches[torch.from_numpy(coreset.indices)])
+    def recording(self: Shard, member: int, size: int, sampler: str, without: slice | None = None) -> Any:
+        coreset = original(self, member, size, sampler, without)
+        if without is not None:
+            banks.append(coreset.patches)
         return coreset
 
-    monkeypatch.setattr(held_out_signals, "choose_coreset", recording)
+    original = Shard.coreset
+    monkeypatch.setattr(Shard, "coreset", recording)
     return banks
 
 

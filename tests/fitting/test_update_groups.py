@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from test_update import SMALL, number_of, patches_of, scores_of
 
 from conftest import damaged, texture
+from fitting.test_update import SMALL, number_of, patches_of, scores_of
 from offnominal import Detector
 from offnominal.scoring import DISTANCE
 

@@ -21,8 +21,9 @@ from offnominal.decisions.lots import estimated_bad, pull
 from offnominal.errors import ImageError, InputError, SettingsError
 from offnominal.fitting import TrainingSource
 from offnominal.fitting.split import calibrated_by_split
+from offnominal.fitting.workers import ThisProcess
 from offnominal.images import to_original
-from offnominal.inference import Inspector, member_engines
+from offnominal.inference import member_engines
 from offnominal.observer import SILENT
 from offnominal.outputs.guarantee import calibration_facts, calibration_warnings, promise
 from offnominal.outputs.lot import require_lot, write_lot
@@ -106,9 +107,9 @@ def test_split_calibration_scores_images_outside_the_fit(parts: Path, tmp_path: 
         Detector(calibration="split").fit(images[:2])
     with pytest.raises(SettingsError, match="calibration"):
         Detector(calibration="jackknife")
-    inspector = Inspector(fitted.model, member_engines(fitted.settings))
+    workers = ThisProcess(member_engines(fitted.settings), SILENT)
     with pytest.raises(InputError, match="held out to calibrate"):
-        calibrated_by_split(fitted.model, inspector, [TrainingSource("nothing.png", tmp_path / "nothing.png")], SILENT)
+        calibrated_by_split(fitted.model, [TrainingSource("nothing.png", tmp_path / "nothing.png")], workers)
     assert issubclass(ImageError, InputError)
 
 

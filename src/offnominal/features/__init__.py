@@ -5,11 +5,12 @@ from offnominal.features.extractor import PatchExtractor, align, reduce_channels
 from offnominal.features.local_maps import local_mean
 from offnominal.features.members import MemberName, parse_members
 from offnominal.features.runtime import Runtime, choose_device, choose_runtime, make_runtime
-from offnominal.features.standardise import ChannelStandard, channel_standard
+from offnominal.features.standardise import ChannelMoments, ChannelStandard, channel_standard
 
 __all__ = [
     "EMBEDDED",
     "Backbone",
+    "ChannelMoments",
     "ChannelStandard",
     "MemberName",
     "PatchExtractor",

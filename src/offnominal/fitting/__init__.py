@@ -1,15 +1,18 @@
 """Normal images -> model: survey, fit, calibration, update, audit."""
 
 from offnominal.fitting.audit import Audit
-from offnominal.fitting.fit import Stopwatch, audit_images, fit_model
+from offnominal.fitting.fit import audit_images, fit_model
+from offnominal.fitting.stopwatch import Stopwatch
 from offnominal.fitting.training_sources import TrainingSource, added_sources, training_sources
 from offnominal.fitting.update import UpdateResult, update_model
+from offnominal.fitting.workers import Workers
 
 __all__ = [
     "Audit",
     "Stopwatch",
     "TrainingSource",
     "UpdateResult",
+    "Workers",
     "added_sources",
     "audit_images",
     "fit_model",

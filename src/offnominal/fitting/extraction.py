@@ -1,9 +1,10 @@
-"""Training images -> standardised patches of each member, thumbnails, and statistics of whole images."""
+"""Training images -> raw patches of each member, thumbnails, and features of whole images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
@@ -11,12 +12,10 @@ import numpy.typing as npt
 import torch
 
 from offnominal.config import Settings
-from offnominal.decisions import Appearance
 from offnominal.errors import ImageError
-from offnominal.fitting.appearance import AppearanceLearner
-from offnominal.fitting.member_patches import MemberPatches
-from offnominal.fitting.training_set import TrainingSet, require_enough
-from offnominal.images import ImageBatch, Thumbnails, ThumbnailStore, thumbnail
+from offnominal.fitting.appearance import AppearanceFeatures, AppearanceLearner
+from offnominal.fitting.member_patches import MemberPatches, TrainingImage
+from offnominal.images import Geometry, ImageBatch, Source, ThumbnailStore, ValueRange, thumbnail
 from offnominal.inference import (
     FeatureEngine,
     image_features,
@@ -25,9 +24,41 @@ from offnominal.inference import (
     single_torch_thread,
     threads_for,
 )
-from offnominal.model import Member, require_finite
+from offnominal.model import require_finite
 from offnominal.observer import Observer
 from offnominal.types import Float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTask:
+    """The images of one shard, and how they are processed.
+
+    Attributes
+    ----------
+    images
+        The images, in the order of the fit.
+    sources
+        Path or array of each image.
+    first, total
+        Number of the first image among those of all shards, and their total.
+    shards
+        Number of shards.
+    geometries
+        How images are resized for each member.
+    values
+        Range of pixel values that is scaled to 0 to 1.
+    settings
+        Settings of the fit.
+    """
+
+    images: tuple[TrainingImage, ...]
+    sources: tuple[Source, ...]
+    first: int
+    total: int
+    shards: int
+    geometries: tuple[Geometry, ...]
+    values: ValueRange
+    settings: Settings
 
 
 class Extraction:
@@ -39,30 +70,33 @@ class Extraction:
         The images in the order of the fit; after `run`, those that could be read; after `keep`, those kept.
     members
         Patches of these images, for each member.
+    pixel_digests
+        Digest of the network pixels of each image after `run`.
     appearance
-        Statistics of whole images for the drift monitor; None with too few images.
-    duplicates
-        Pairs of names: an image, and an earlier image with the same pixels.
+        Features of whole images, for the drift monitor.
     skipped
-        Reason by index in the sources, for images that could not be read.
+        Reason by index in the data, for images that could not be read.
     """
 
-    def __init__(self, training: TrainingSet, engines: Sequence[FeatureEngine], settings: Settings, observer: Observer) -> None:
-        self.images = list(training.images)
+    def __init__(self, task: ShardTask, engines: Sequence[FeatureEngine], observer: Observer) -> None:
+        self.images = list(task.images)
         self.members: list[MemberPatches] = []
-        self.appearance: Appearance | None = None
-        self.duplicates: list[tuple[str, str]] = []
-        self.skipped = dict(training.skipped)
-        self._training, self._engines, self._settings, self._observer = training, engines, settings, observer
-        self._views = tuple(dict.fromkeys(training.geometries))
+        self.pixel_digests: list[bytes] = []
+        self.appearance = AppearanceFeatures.none()
+        self.skipped: dict[int, str] = {}
+        self._task, self._engines, self._settings, self._observer = task, engines, task.settings, observer
+        self._views = tuple(dict.fromkeys(task.geometries))
         self._stack = ExitStack()
         self._numbers: list[int] = []  # number of each image in the thumbnail store
 
     def __enter__(self) -> Extraction:
         originals = [image.original for image in self.images]
-        total = sum(member.patches * member.dimensions for member in self._training.plan.members)
-        for engine, geometry, plan in zip(self._engines, self._training.geometries, self._training.plan.members, strict=True):
-            memory = round(self._settings.memory * (plan.patches * plan.dimensions / total))
+        sizes = []
+        for engine, geometry in zip(self._engines, self._task.geometries, strict=True):
+            count = sum(engine.count(geometry.network_size(original)) for original in originals)
+            sizes.append(count * engine.dimensions)
+        for engine, geometry, size in zip(self._engines, self._task.geometries, sizes, strict=True):
+            memory = round(self._settings.memory * (size / sum(sizes)))
             patches = MemberPatches(engine, geometry, self._views.index(geometry), originals, memory)
             self.members.append(self._stack.enter_context(patches))
         self._store = self._stack.enter_context(ThumbnailStore())
@@ -72,22 +106,18 @@ class Extraction:
         self._stack.close()
 
     def run(self) -> None:
-        """Read all images; compute and standardise the patches of all members.
-
-        Raises
-        ------
-        InputError
-            If fewer than two images can be read.
-        """
-        first = self._engines[0]
-        learner = AppearanceLearner(len(self.images), self._settings.seed, first.maps, first.device)
+        """Read all images and compute the raw patches of all members."""
+        first, task = self._engines[0], self._task
+        learner = AppearanceLearner(
+            task.total, self._settings.seed, first.maps, first.device, first=task.first, shards=task.shards
+        )
         number_of: dict[int, int] = {}
-        first_with: dict[bytes, int] = {}
+        digests: dict[int, bytes] = {}
         threads = threads_for(len(self.images), first.device)
         features = process_images(
-            [self._training.sources[image.source].source for image in self.images],
+            task.sources,
             self._views,
-            self._training.values,
+            task.values,
             lambda batch: [self._features(batch)],
             lambda batch: sum(member.engine.bytes_of_patches(batch.views[member.view]) for member in self.members),
             threads=threads,
@@ -102,32 +132,26 @@ class Extraction:
                     if not self._put(image, [of_member[at] for of_member in patches]):
                         continue
                     pixels = np.ascontiguousarray(batch.views[0][at])
-                    original = first_with.setdefault(blake2b(pixels.data, digest_size=16).digest(), image)
-                    if original != image:
-                        self.duplicates.append((self.images[image].name, self.images[original].name))
+                    digests[image] = blake2b(pixels.data, digest_size=16).digest()
                     number_of[image] = len(number_of)
                     if self._settings.thumbnails:
                         self._store.add(thumbnail(pixels, batch.original[at]))
                 self.report("features", len(number_of), len(self.images))
-        require_enough(len(number_of), self.skipped)
         self._numbers = [number_of.get(image, -1) for image in range(len(self.images))]
-        self.keep(np.array([image in number_of for image in range(len(self.images))]))
-        for member in self.members:
-            member.standardise()
-        self.appearance = learner.build()
+        self.pixel_digests = [digests[image] for image in sorted(digests)]
+        self.keep(np.array([image in number_of for image in range(len(self.images))], dtype=np.bool_))
+        self.appearance = learner.features()
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> None:
-        """Drop the images where (n,) `kept` is false. Raises `InputError` if fewer than two remain."""
-        require_enough(int(kept.sum()), self.skipped)
+        """Drop the images where (n,) `kept` is false."""
         self.images = [image for image, keep in zip(self.images, kept, strict=True) if keep]
         self._numbers = [number for number, keep in zip(self._numbers, kept, strict=True) if keep]
         for member in self.members:
             member.keep(kept)
 
-    def thumbnails(self, members: Sequence[Member]) -> Thumbnails:
-        """A thumbnail of each image; empty for images without a patch in any bank."""
-        in_banks = np.unique(np.concatenate([member.bank.image for member in members])).tolist()
-        return self._store.subset({self._numbers[image] for image in in_banks}, self._numbers)
+    def thumbnails(self, images: Sequence[int]) -> list[bytes]:
+        """Thumbnails of some images."""
+        return [self._store.picture(self._numbers[image]) for image in images]
 
     def report(self, stage: str, done: int, total: int) -> None:
         """Report progress, and release the memory that access to spilled patches took."""

@@ -1,5 +1,8 @@
 """Normal images -> model: patches, memory banks, normal statistics, calibration.
 
+The images are divided into shards. Each shard computes with its own patches (`fitting.shard`), and the fit combines what the
+shards return: channel moments, coresets, held-out scores. A fit on one machine has one shard.
+
 No image is scored against its own patches: each is held out, alone or with its fold. Held-out signals give the normal
 statistics and the calibration scores. The channel statistics are those of all images, which is an approximation.
 
@@ -8,58 +11,44 @@ The images are sorted by a digest of their content, so their order does not matt
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from time import perf_counter
+import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from offnominal.config import Settings
-from offnominal.decisions import FOLDS, Method, calibrate, choose_method
-from offnominal.errors import InputError
-from offnominal.fitting.audit import Audit, audit
-from offnominal.fitting.extraction import Extraction
-from offnominal.fitting.held_out_signals import distance_scale, fold_signals, held_out_signals
-from offnominal.fitting.member_patches import MemberPatches, choose_coreset
+from offnominal.decisions import FOLDS, Method, calibrate, choose_method, outlier_p_values
+from offnominal.errors import InputError, SettingsError
+from offnominal.features import ChannelMoments, ChannelStandard
+from offnominal.fitting.all_shards import AllImages, duplicates_of, joined, merge_of, merged, shares_of
+from offnominal.fitting.appearance import learn_from
+from offnominal.fitting.audit import Audit
+from offnominal.fitting.extraction import ShardTask
+from offnominal.fitting.held_out_signals import SCALE_UNITS, distance_scale, folds_of
+from offnominal.fitting.shard import BankShare, Extracted, Shard
 from offnominal.fitting.split import calibrated_by_split, split_images, uses_split
-from offnominal.fitting.training_set import TrainingSet, held_out_units, source_images, training_set
+from offnominal.fitting.stopwatch import Stopwatch
+from offnominal.fitting.supporters import supporters_needed
+from offnominal.fitting.training_set import (
+    TrainingSet,
+    require_enough,
+    shard_bounds,
+    source_images,
+    training_set,
+    units_of,
+)
 from offnominal.fitting.training_sources import TrainingSource, content_key, unit_keys
-from offnominal.inference import FeatureEngine, Inspector, held_out_scores, normal_signals
-from offnominal.memory import Coreset, HeldOutBanks
-from offnominal.model import HeldOut, LeftOut, Member, Model, Replacements, as_stored
+from offnominal.fitting.versions import versions
+from offnominal.fitting.workers import Shards, ThisProcess, Workers
+from offnominal.images import Thumbnails
+from offnominal.inference import FeatureEngine
+from offnominal.memory import MemoryBank, MergedCoreset
+from offnominal.model import DistanceScale, HeldOut, LeftOut, Member, Model, Replacements
 from offnominal.observer import Observer
-from offnominal.scoring import to_grid
+from offnominal.scoring import NormalSignalsBuilder, image_score
 from offnominal.types import Float
-
-#: Packages whose versions the model records, because they affect its numbers.
-_PACKAGES = ("offnominal", "torch", "timm", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
-
-
-@dataclass
-class Stopwatch:
-    """Measures the seconds spent in each stage; repeated stages add up.
-
-    Examples
-    --------
-    >>> stopwatch = Stopwatch()
-    >>> with stopwatch.stage("features"):
-    ...     pass
-    >>> list(stopwatch.seconds)
-    ['features']
-    """
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the duration of the block to a stage."""
-        started = perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - started
 
 
 def fit_model(
@@ -68,6 +57,7 @@ def fit_model(
     engines: Sequence[FeatureEngine],
     observer: Observer,
     stopwatch: Stopwatch,
+    workers: Workers | None = None,
 ) -> Model:
     """Fit and calibrate a model.
 
@@ -83,6 +73,8 @@ def fit_model(
         Receives plan, progress and notes.
     stopwatch
         Receives the duration of each stage.
+    workers
+        Where the work is done; by default in this process.
 
     Raises
     ------
@@ -96,12 +88,12 @@ def fit_model(
     >>> sources, settings = training_sources("parts/train/good"), Settings()  # doctest: +SKIP
     >>> model = fit_model(sources, settings, member_engines(settings), SILENT, Stopwatch())  # doctest: +SKIP
     """
-    fitted_on, held_out = split_images(_split_groups(sources, settings), settings)
-    model = Fit([sources[at] for at in fitted_on], settings, engines, observer, stopwatch).run()
+    workers = workers or ThisProcess(engines, observer)
+    fitted_on, held_out = split_images(_split_groups(sources, settings, workers), settings)
+    model = Fit([sources[at] for at in fitted_on], settings, engines, observer, stopwatch, workers).run()
     if len(held_out):
         with stopwatch.stage("split calibration"):
-            inspector = Inspector(model, engines)
-            model = calibrated_by_split(model, inspector, [sources[at] for at in held_out], observer)
+            model = calibrated_by_split(model, [sources[at] for at in held_out], workers)
     return model
 
 
@@ -111,6 +103,7 @@ def audit_images(
     engines: Sequence[FeatureEngine],
     observer: Observer,
     stopwatch: Stopwatch,
+    workers: Workers | None = None,
 ) -> Audit:
     """Score how much each image differs from the others.
 
@@ -130,14 +123,14 @@ def audit_images(
     >>> audited.listed(audited.suspects("auto"))  # doctest: +SKIP
     (LeftOut(name='017.png', score=9.2, p_value=0.001),)
     """
-    return Fit(sources, settings, engines, observer, stopwatch).audit()
+    return Fit(sources, settings, engines, observer, stopwatch, workers or ThisProcess(engines, observer)).audit()
 
 
-def _split_groups(sources: Sequence[TrainingSource], settings: Settings) -> Sequence[str | None]:
+def _split_groups(sources: Sequence[TrainingSource], settings: Settings, workers: Workers) -> Sequence[str | None]:
     """Groups of images that a split keeps together. Files are read only if there is a split."""
     if not uses_split(len(sources), settings):
         return [None] * len(sources)
-    return unit_keys(sources, [content_key(source.source) for source in sources])
+    return unit_keys(sources, list(workers.map(content_key, [source.source for source in sources], "content")))
 
 
 class Fit:
@@ -150,162 +143,222 @@ class Fit:
         engines: Sequence[FeatureEngine],
         observer: Observer,
         stopwatch: Stopwatch,
+        workers: Workers,
     ) -> None:
         self._settings, self._engines, self._observer, self._stopwatch = settings, engines, observer, stopwatch
-        self._training: TrainingSet = training_set(sources, settings, engines, observer)
+        self._workers = workers
+        self._training: TrainingSet = training_set(sources, settings, engines, observer, workers.map)
+        self._skipped = dict(self._training.skipped)
         observer.on_plan(self._training.plan)
 
     def run(self) -> Model:
         """The model, with leave-one-out or fold calibration."""
         settings = self._settings
-        with Extraction(self._training, self._engines, settings, self._observer) as extraction:
-            self._extract(extraction, "they are held out together")
-            coresets = self._coresets(extraction)
+        with self._workers.start(self._tasks()) as shards:
+            extracted, standards = self._extract(shards, "they are held out together")
+            coresets = self._coresets(shards)
             left_out: tuple[LeftOut, ...] = ()
             if settings.contamination != 0:
-                audited = self._audited(extraction, coresets)
+                audited = self._audited(shards, coresets)
                 suspects = audited.suspects(settings.contamination)
                 if suspects.any():
                     left_out = audited.listed(suspects)
-                    extraction.keep(~suspects)
-                    coresets = self._coresets(extraction)
-            units = held_out_units(extraction.images)
-            method = choose_method(settings.calibration, len(extraction.images), settings.false_alarm_rate)
-            size = self._bank_size(extraction)
-            members = tuple(
-                self._member(extraction, patches, coreset, units=units, size=size, method=method)
-                for patches, coreset in zip(extraction.members, coresets, strict=True)
-            )
-            thumbnails = extraction.thumbnails(members) if settings.thumbnails else None
-        with self._stopwatch.stage("calibration"):
-            signals = [
-                (member.held_out.signals, patches.networks) for member, patches in zip(members, extraction.members, strict=True)
+                    require_enough(int((~suspects).sum()), self._skipped)
+                    ends = np.cumsum([len(images) for images in shards.each(Shard.kept_images)])
+                    shards.each_with(Shard.keep, [(part,) for part in np.split(~suspects, ends[:-1])])
+                    coresets = self._coresets(shards)
+            held = AllImages.of(shards)
+            method = choose_method(settings.calibration, len(held.images), settings.false_alarm_rate)
+            members = [
+                self._member(shards, held, number, standard, coreset, method)
+                for number, (standard, coreset) in enumerate(zip(standards, coresets, strict=True))
             ]
-            scores = held_out_scores(signals, settings, [image.unit for image in extraction.images])
-            _require_variation(scores)
+            with self._stopwatch.stage("calibration"):
+                scores = np.concatenate(shards.each(Shard.scores, [statistics for _, statistics in members]))
+                _require_variation(scores)
+            thumbnails = None
+            if settings.thumbnails:
+                in_banks = np.unique(np.concatenate([member.bank.image for member, _ in members]))
+                pictures = [b""] * len(held.images)
+                wanted = held.by_shard(in_banks)
+                for first, local, of_shard in zip(
+                    held.firsts, wanted, shards.each_with(Shard.thumbnails, [(local,) for local in wanted]), strict=True
+                ):
+                    for image, picture in zip(local, of_shard, strict=True):
+                        pictures[first + image] = picture
+                thumbnails = Thumbnails.of(pictures)
         return Model(
             settings=settings,
-            members=members,
+            members=tuple(member for member, _ in members),
             values=self._training.values,
-            sources=source_images(extraction.images, units),
+            sources=source_images(held.images),
             calibration=calibrate(scores, settings.false_alarm_rate, method),
-            appearance=extraction.appearance,
+            appearance=learn_from([shard.appearance for shard in extracted]),
             left_out=left_out,
-            skipped=self._skipped(extraction),
-            versions={**{name: _version(name) for name in _PACKAGES}, "python": platform.python_version()},
+            skipped=self._skipped_images(),
+            versions=versions(),
             thumbnails=thumbnails,
         )
 
     def audit(self) -> Audit:
         """Audit scores of all images, in the order of the data."""
-        with Extraction(self._training, self._engines, self._settings, self._observer) as extraction:
-            self._extract(extraction, "they hide each other, so remove them and audit again")
-            audited = self._audited(extraction, self._coresets(extraction))
-        return replace(audited.in_order_of_data(), values=self._training.values, skipped=self._skipped(extraction))
+        with self._workers.start(self._tasks()) as shards:
+            self._extract(shards, "they hide each other, so remove them and audit again")
+            audited = self._audited(shards, self._coresets(shards))
+        return replace(audited.in_order_of_data(), values=self._training.values, skipped=self._skipped_images())
 
-    def _extract(self, extraction: Extraction, consequence: str) -> None:
+    def _tasks(self) -> list[ShardTask]:
+        """The shards, of consecutive images."""
+        training, images = self._training, self._training.images
+        bounds = shard_bounds(images, self._workers.shards)
+        if len(bounds) > 1 and self._settings.sampler != "greedy":
+            raise SettingsError("sampler = random: only a greedy coreset can be merged from several shards")
+        return [
+            ShardTask(
+                images=images[part],
+                sources=tuple(training.sources[image.source].source for image in images[part]),
+                first=part.start,
+                total=len(images),
+                shards=len(bounds),
+                geometries=training.geometries,
+                values=training.values,
+                settings=self._settings,
+            )
+            for part in bounds
+        ]
+
+    def _extract(self, shards: Shards, consequence: str) -> tuple[list[Extracted], list[ChannelStandard]]:
+        """Extract and standardise the patches of all shards."""
         with self._stopwatch.stage("features"):
-            extraction.run()
-        if extraction.duplicates:
-            copy, original = extraction.duplicates[0]
+            extracted = shards.each(Shard.extract)
+            for shard in extracted:
+                self._skipped |= shard.skipped
+            images = [image for of_shard in shards.each(Shard.kept_images) for image in of_shard]
+            require_enough(len(images), self._skipped)
+            standards = [
+                ChannelMoments.merged(of_member).standard()
+                for of_member in zip(*(shard.moments for shard in extracted if shard.moments), strict=True)
+            ]
+            shards.each(Shard.standardise, standards)
+        duplicates = duplicates_of(images, [digest for shard in extracted for digest in shard.pixel_digests])
+        if duplicates:
+            copy, original = duplicates[0]
             self._observer.on_note(
-                f"{len(extraction.duplicates)} of {len(self._training.sources)} images are duplicates (the first: "
+                f"{len(duplicates)} of {len(self._training.sources)} images are duplicates (the first: "
                 f"'{copy}' of '{original}'); {consequence}"
             )
+        return extracted, standards
 
-    def _skipped(self, extraction: Extraction) -> tuple[tuple[str, str], ...]:
-        return tuple((self._training.sources[at].name, reason) for at, reason in sorted(extraction.skipped.items()))
+    def _skipped_images(self) -> tuple[tuple[str, str], ...]:
+        return tuple((self._training.sources[at].name, reason) for at, reason in sorted(self._skipped.items()))
 
-    def _bank_size(self, extraction: Extraction) -> int:
+    def _bank_size(self, shards: Shards) -> int:
         """Number of patches of each bank: all members get the size that suits the smallest."""
-        return self._settings.bank_size(min(patches.count for patches in extraction.members))
+        counts = np.sum(shards.each(Shard.counts), axis=0)
+        return self._settings.bank_size(int(counts.min()))
 
-    def _coresets(self, extraction: Extraction) -> list[Coreset]:
-        size, stage = self._bank_size(extraction), "memory bank"
-        coresets = []
-        for patches in extraction.members:
-            with self._stopwatch.stage("coreset"):
-                coreset = choose_coreset(
-                    patches.readable(), size, self._settings, lambda done: extraction.report(stage, done, size)
-                )
-                extraction.report(stage, size, size)
-            coresets.append(coreset)
+    def _coresets(self, shards: Shards, sampler: str | None = None) -> list[MergedCoreset]:
+        """The coreset of each member."""
+        size = self._bank_size(shards)
+        with self._stopwatch.stage("coreset"):
+            coresets = []
+            for member in range(len(self._engines)):
+                coresets.append(merged(shards.each(Shard.coreset, member, size, sampler or self._settings.sampler), size))
+                self._observer.on_progress("memory bank", size, size)
         return coresets
 
-    def _audited(self, extraction: Extraction, coresets: Sequence[Coreset]) -> Audit:
+    def _radius(self, shards: Shards, member: int, coreset: MergedCoreset) -> float:
+        """Covering radius over all patches."""
+        if coreset.shards == 1:
+            return coreset.merge_radius
+        return max(shards.each(Shard.radius, member, coreset.patches))
+
+    def _audited(self, shards: Shards, coresets: list[MergedCoreset]) -> Audit:
+        """Audit scores of all images.
+
+        Each image is scored as in a fit, against a bank without its own patches. But greedy k-center selects outliers first,
+        and similar defects in several images would hide each other. Therefore the audit uses only bank patches with support: at
+        least `supporters_needed` other images have a patch within the covering radius. Similar defects in at most that many
+        images are then scored against normal patches only.
+        """
+        if self._settings.sampler != "greedy":  # a random bank has no covering radius
+            coresets = self._coresets(shards, "greedy")
         with self._stopwatch.stage("audit"):
-            if self._settings.sampler != "greedy":  # a random bank has no covering radius
-                greedy = self._settings.model_copy(update={"sampler": "greedy"})
-                coresets = [
-                    choose_coreset(patches.readable(), len(coreset.indices), greedy)
-                    for patches, coreset in zip(extraction.members, coresets, strict=True)
-                ]
-            units = held_out_units(extraction.images)
-            total = len(extraction.members) * len(units)
-            return audit(
-                extraction.members,
-                coresets,
-                extraction.images,
-                units=units,
-                settings=self._settings,
-                tick=lambda done: extraction.report("audit", done, total),
-            )
+            held = AllImages.of(shards)
+            needed = supporters_needed(len(units_of(held.images)))
+            statistics = []
+            for member, coreset in enumerate(coresets):
+                radius = self._radius(shards, member, coreset)
+                whole = [(member, share) for share in shares_of(coreset, radius)]
+                supported = np.sum(shards.each_with(Shard.supporters, whole), axis=0) >= needed
+                if not supported.any():
+                    supported[:] = True
+                _, of_member = self._held_out(shards, member, shares_of(coreset, radius, supported), "audit")
+                statistics.append(of_member)
+            maps = [image_map for of_shard in shards.each(Shard.maps, statistics) for image_map in of_shard]
+        scores = np.array([image_score(values) for values in maps], dtype=np.float32)
+        return Audit(
+            names=tuple(image.name for image in held.images),
+            sources=tuple(image.source for image in held.images),
+            scores=scores,
+            p_values=outlier_p_values(scores),
+            maps=tuple(maps),
+            supporters=needed,
+        )
+
+    def _held_out(
+        self, shards: Shards, member: int, bank: list[BankShare], stage: str
+    ) -> tuple[tuple[DistanceScale, list[Replacements]], NormalSignalsBuilder]:
+        """Leave-one-out signals: the scale of the distance, the replacement patches of each shard, and the statistics."""
+        most = math.ceil(SCALE_UNITS / len(bank))
+        distances = shards.each_with(Shard.hold_out, [(member, share, most) for share in bank])
+        scale = distance_scale(torch.cat(distances))
+        replacements = shards.each(Shard.leave_one_out, member, scale, stage)
+        return (scale, replacements), joined(shards.each(Shard.statistics, member))
 
     def _member(
         self,
-        extraction: Extraction,
-        patches: MemberPatches,
-        coreset: Coreset,
-        *,
-        units: Sequence[slice],
-        size: int,
+        shards: Shards,
+        held: AllImages,
+        number: int,
+        standard: ChannelStandard,
+        coreset: MergedCoreset,
         method: Method,
-    ) -> Member:
+    ) -> tuple[Member, NormalSignalsBuilder]:
         """Bank, held-out signals and statistics of a member."""
-        settings = self._settings
+        engine = self._engines[number]
         with self._stopwatch.stage("held-out scores"):
-            banks = patches.held_out_banks(units, coreset)
-            scale = distance_scale(banks, len(units), settings)
-            leave_one_out = held_out_signals(
-                banks,
-                len(units),
-                settings,
-                scale,
-                tick=lambda done: extraction.report("held-out scores", done, len(units)),
-            )
-            values = patches.by_image(leave_one_out, units)
+            radius = self._radius(shards, number, coreset)
+            bank = shares_of(coreset, radius)
+            (scale, replacements), statistics = self._held_out(shards, number, bank, "held-out scores")
             if method == FOLDS:
-                values = fold_signals(
-                    patches.readable(),
-                    patches.rows,
-                    units,
-                    size=size,
-                    settings=settings,
-                    scale=scale,
-                    device=patches.engine.device,
-                    upsamplings=[patches.engine.upsampling(network) for network in patches.networks],
-                    tick=lambda done: extraction.report("folds", done, len(extraction.images)),
-                )
-            signals = [as_stored(to_grid(image, grid)) for image, grid in zip(values, patches.grids, strict=True)]
-        assert patches.standard is not None
-        bank = patches.bank(coreset)
-        return Member(
-            name=patches.engine.name,
-            backbone=patches.engine.identity,
-            geometry=patches.geometry,
-            standard=patches.standard,
-            bank=bank,
+                self._folds(shards, held, number, len(coreset.patches), scale)
+                statistics = joined(shards.each(Shard.statistics, number))
+            signals = [image for of_shard in shards.each(Shard.signals, number) for image in of_shard]
+        located = shards.each_with(Shard.locate, [(number, share.rows) for share in bank])
+        image, position = held.located(coreset, located)
+        known_radius = None if np.isnan(radius) else radius
+        member = Member(
+            name=engine.name,
+            backbone=engine.identity,
+            geometry=self._training.geometries[number],
+            standard=standard,
+            bank=MemoryBank(coreset.patches, image, position, known_radius),
             distance_scale=scale,
-            normal=normal_signals(signals),
-            held_out=HeldOut(tuple(signals), _replacements(patches, banks, units), bank.radius),
+            normal=statistics.build(),
+            held_out=HeldOut(tuple(signals), held.joined(replacements), known_radius),
+            merge=merge_of(coreset),
         )
+        return member, statistics
 
-
-def _replacements(patches: MemberPatches, banks: HeldOutBanks, units: Sequence[slice]) -> Replacements:
-    of_units = [banks.replacement_rows(unit).numpy() for unit in range(len(units))]
-    rows = np.concatenate(of_units)
-    replaces = np.repeat([unit.start for unit in units], [len(of_unit) for of_unit in of_units]).astype(np.int64)
-    return Replacements(patches.readable()[torch.from_numpy(rows)], replaces, *patches.locate(rows))
+    def _folds(self, shards: Shards, held: AllImages, member: int, size: int, scale: DistanceScale) -> None:
+        """Replace the leave-one-out signals by those of folds: for each fold, a new coreset of the patches outside it."""
+        for fold in folds_of(len(units_of(held.images))):
+            without = held.units_by_shard(fold)
+            sampler = self._settings.sampler
+            coresets = shards.each_with(Shard.coreset, [(member, size, sampler, part) for part in without])
+            bank = merged(coresets, size).patches
+            shards.each_with(Shard.fold, [(member, part, bank, scale) for part in without])
 
 
 def _require_variation(scores: Float) -> None:
@@ -315,10 +368,3 @@ def _require_variation(scores: Float) -> None:
             f"all {len(scores)} images score the same ({float(scores[0]):.3g}) when held out, so no threshold can be set: "
             "check the contrast of the images, and that they are not duplicates"
         )
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"

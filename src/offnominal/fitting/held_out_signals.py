@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from offnominal.config import Settings
-from offnominal.fitting.member_patches import choose_coreset
 from offnominal.inference import SignalEngine
-from offnominal.memory import HeldOutBanks, PatchRows, RemainingRows, Upsampling
+from offnominal.memory import HeldOutBanks
 from offnominal.model import DistanceScale
 from offnominal.scoring import SIGNALS
 from offnominal.types import Float
@@ -22,16 +21,20 @@ SCALE_UNITS = 16
 FOLD_COUNT = 5
 
 
-def distance_scale(banks: HeldOutBanks, units: int, settings: Settings) -> DistanceScale:
-    """Mean and deviation of the mean distance to K neighbours, over the held-out patches of evenly spaced units."""
+def distances_to_bank(banks: HeldOutBanks, units: int, settings: Settings, most: int = SCALE_UNITS) -> Tensor:
+    """Mean distances to K neighbours of the held-out patches of about `most` evenly spaced units."""
     engine = SignalEngine(banks.bank, settings, None, banks.bank.device)
-    means = []
-    for unit in range(0, units, max(1, units // SCALE_UNITS)):
+    means = [torch.empty(0)]
+    for unit in range(0, units, max(1, units // most)):
         squared, rows = banks.neighbours(unit, settings.neighbors)
         if rows.shape[1]:
             near = engine.of_neighbours(banks.patches(unit), squared, rows, with_noise=False).neighbourhood
-            means.append(near.distances.mean(1))
-    distances = torch.cat(means)
+            means.append(near.distances.mean(1).cpu())
+    return torch.cat(means)
+
+
+def distance_scale(distances: Tensor) -> DistanceScale:
+    """Mean and deviation of the `distances_to_bank` of all shards."""
     deviation = float(distances.std(unbiased=False))
     return DistanceScale(float(distances.mean()), deviation if deviation > 0 else 1.0)
 
@@ -111,56 +114,16 @@ def _with_replacements(
     return changed, nearest.values, all_rows.gather(1, nearest.indices)
 
 
-def fold_signals(
-    patches: PatchRows,
-    images: Sequence[slice],
-    units: Sequence[slice],
-    *,
-    size: int,
-    settings: Settings,
-    scale: DistanceScale,
-    device: torch.device,
-    upsamplings: Sequence[Upsampling | None],
-    tick: Callable[[int], None] = lambda done: None,
-) -> list[Float]:
-    """Fold signals: for each fold, a new coreset of the patches outside the fold.
+def folds_of(units: int) -> list[slice]:
+    """Split units into folds of about equal size.
 
-    Each of these banks has as many patches as the whole bank. With a fifth fewer, new patches would be farther from it, and the
-    threshold would give about half of the stated false alarms.
+    The bank of a fold is a coreset of the patches outside it, with as many patches as the whole bank. With a fifth fewer, new
+    patches would be farther from it, and the threshold would give about half of the stated false alarms.
 
-    Parameters
-    ----------
-    patches
-        (N, D) standardised patches, image by image.
-    images
-        Rows of each image.
-    units
-        Images that are held out together, as slices of `images`; folds do not split them.
-    size
-        Number of patches of each bank.
-    settings
-        Sampler, numbers of neighbours and fusion.
-    scale
-        Scale of the distance, for the proposed noise.
-    device
-        Device of the search.
-    upsamplings
-        Upsampling of each image; None where it is unknown.
-    tick
-        Called with the number of images done.
-
-    Returns
-    -------
-    list of arrays
-        (n, S) float32 signals of the patches of each image; higher is more anomalous.
+    Examples
+    --------
+    >>> folds_of(7)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None), slice(5, 6, None), slice(6, 7, None)]
     """
-    signals: list[Float] = []
-    for fold in np.array_split(np.arange(len(units)), min(FOLD_COUNT, len(units))):
-        held_out = range(units[fold[0]].start, units[fold[-1]].stop)
-        remaining = RemainingRows(patches, images[held_out[0]].start, images[held_out[-1]].stop)
-        coreset = choose_coreset(remaining, min(size, len(remaining)), settings)
-        engine = SignalEngine(remaining[torch.from_numpy(coreset.indices)], settings, scale, device)
-        for image in held_out:
-            signals.append(engine(patches[images[image]].to(device), upsamplings[image]).values)
-            tick(len(signals))
-    return signals
+    folds = np.array_split(np.arange(units), min(FOLD_COUNT, units))
+    return [slice(int(fold[0]), int(fold[-1]) + 1) for fold in folds]

@@ -1,4 +1,4 @@
-"""The patches of all training images for one member, from raw features to memory bank and leave-one-out banks."""
+"""The patches of all training images for one member, from raw features to coreset and leave-one-out banks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
-from offnominal.config import Settings
-from offnominal.features import ChannelStandard, channel_standard
+from offnominal.features import ChannelMoments, ChannelStandard
 from offnominal.images import Geometry
 from offnominal.inference import FeatureEngine
 from offnominal.memory import (
     Coreset,
     HeldOutBanks,
-    MemoryBank,
     PatchRows,
     PatchStore,
     farthest_from_mean,
@@ -74,8 +71,6 @@ class MemberPatches:
         (height, width) of the network input of each image.
     rows
         Rows of each image among all patches.
-    standard
-        Channel standardisation; None before `standardise`.
     """
 
     def __init__(
@@ -86,7 +81,6 @@ class MemberPatches:
         ends = np.cumsum([engine.count(network) for network in self.networks]).tolist()
         self.rows = [slice(end - engine.count(network), end) for end, network in zip(ends, self.networks, strict=True)]
         self._store = PatchStore(ends[-1], engine.dimensions, memory)
-        self.standard: ChannelStandard | None = None
 
     def __enter__(self) -> MemberPatches:
         self._store.__enter__()
@@ -132,24 +126,27 @@ class MemberPatches:
             at = new.stop
         self.rows, self.networks = rows, networks
 
-    def standardise(self) -> None:
-        """Standardise all patches by their own channel statistics."""
-        self.standard = channel_standard(self.all, done=self.release)
+    def moments(self) -> ChannelMoments:
+        """Channel moments of all raw patches."""
+        return ChannelMoments.of(self.all, done=self.release)
+
+    def standardise(self, standard: ChannelStandard) -> None:
+        """Standardise all patches."""
         for rows, network in zip(self.rows, self.networks, strict=True):
-            self._store.patches[rows] = self.engine.standardise(self._store.patches[rows], self.standard, network)
+            self._store.patches[rows] = self.engine.standardise(self._store.patches[rows], standard, network)
             self.release()
 
     def readable(self) -> PatchRows:
         """All patches, for reading by rows and in blocks."""
         return self._store.rows(self.count)
 
-    def held_out_banks(self, units: Sequence[slice], coreset: Coreset) -> HeldOutBanks:
-        """Leave-one-out banks of a coreset; units are slices of images that are held out together."""
+    def held_out_banks(self, units: Sequence[slice], centres: Index, radius: float, bank: Tensor) -> HeldOutBanks:
+        """Leave-one-out banks of a coreset; units are slices of images that are held out together. See `HeldOutBanks`."""
         starts = np.array([self.rows[unit.start].start for unit in units])
         upsamplings = [
             self.engine.upsampling(self.networks[unit.start]) if unit.stop - unit.start == 1 else None for unit in units
         ]
-        return HeldOutBanks(self.readable(), starts, coreset.indices, coreset.radius, self.engine.device, upsamplings)
+        return HeldOutBanks(self.readable(), starts, centres, radius, self.engine.device, upsamplings, bank)
 
     def by_image(self, values: Sequence[npt.NDArray[np.float32]], units: Sequence[slice]) -> list[npt.NDArray[np.float32]]:
         """Split (n, S) values of the patches of each unit into those of each image."""
@@ -159,21 +156,15 @@ class MemberPatches:
             images += [of_unit[rows.start - first : rows.stop - first] for rows in self.rows[unit]]
         return images
 
-    def bank(self, coreset: Coreset) -> MemoryBank:
-        """The memory bank of a coreset."""
-        image, position = self.locate(coreset.indices)
-        patches = self.readable()[torch.from_numpy(coreset.indices)]
-        return MemoryBank(patches, image, position, None if np.isnan(coreset.radius) else coreset.radius)
-
     def locate(self, rows: Index) -> tuple[Index, Index]:
         """Image and position of patches; see `locate`."""
         return locate(rows, np.array([image.start for image in self.rows]), self.grids)
 
 
 def choose_coreset(
-    patches: PatchRows, size: int, settings: Settings, tick: Callable[[int], None] = lambda done: None
+    patches: PatchRows, size: int, sampler: str, seed: int, tick: Callable[[int], None] = lambda done: None
 ) -> Coreset:
-    """Select a coreset with the sampler of the settings.
+    """Select a coreset.
 
     Greedy k-center starts at the patch farthest from the mean, so the result does not depend on the order of the patches. The
     radius of a random coreset is NaN.
@@ -182,11 +173,15 @@ def choose_coreset(
     ----------
     size
         Number of patches to select.
+    sampler
+        `greedy` or `random`.
+    seed
+        Seed of a random coreset.
     tick
         Called with the number of patches selected so far.
     """
-    if settings.sampler == "random":
-        return Coreset(random_coreset(len(patches), size, settings.seed), float("nan"))
+    if sampler == "random":
+        return Coreset(random_coreset(len(patches), size, seed), float("nan"))
     return kcenter(patches, size, farthest_from_mean(patches), tick=tick)
 
 

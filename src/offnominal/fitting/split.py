@@ -9,11 +9,10 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.decisions import SPLIT, calibrate, choose_method, split_size
-from offnominal.errors import ImageError, InputError
+from offnominal.errors import InputError
 from offnominal.fitting.training_sources import TrainingSource
-from offnominal.inference import Inspector
+from offnominal.fitting.workers import Workers
 from offnominal.model import Model
-from offnominal.observer import Observer
 from offnominal.types import Index
 
 
@@ -67,7 +66,7 @@ def split_images(groups: Sequence[str | None], settings: Settings) -> tuple[Inde
     return everything[~held_out], everything[held_out]
 
 
-def calibrated_by_split(model: Model, inspector: Inspector, sources: Sequence[TrainingSource], observer: Observer) -> Model:
+def calibrated_by_split(model: Model, sources: Sequence[TrainingSource], workers: Workers) -> Model:
     """A copy of the model, calibrated on images that it was not fitted on.
 
     Raises
@@ -75,16 +74,9 @@ def calibrated_by_split(model: Model, inspector: Inspector, sources: Sequence[Tr
     InputError
         If none of the images can be read.
     """
-    skipped: list[tuple[str, str]] = []
-
-    def fail(index: int, error: ImageError) -> None:
-        skipped.append((sources[index].name, str(error)))
-
-    scores = []
-    for _, inspection, _ in inspector.inspect([source.source for source in sources], fail):
-        scores.append(inspection.score)
-        observer.on_progress("calibration", len(scores), len(sources))
-    observer.on_progress("calibration", len(sources), len(sources))
+    found = workers.scores(model, [source.source for source in sources])
+    scores = [score for score in found if not isinstance(score, str)]
+    skipped = [(source.name, reason) for source, reason in zip(sources, found, strict=True) if isinstance(reason, str)]
     if not scores:
         raise InputError(
             f"none of the {len(sources)} images held out to calibrate can be read; the first error: {skipped[0][1]}"

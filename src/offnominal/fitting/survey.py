@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +22,10 @@ from offnominal.images import (
     ValueRange,
     batches,
     block_levels,
+    content_digest,
     depth_of,
     exposure_of,
+    file_of,
     image_range,
     join_ranges,
     levels,
@@ -32,17 +37,61 @@ from offnominal.types import Depth, Progress
 
 #: Smallest share of the value range that an image with contrast covers: a quarter of an 8-bit grey level.
 MIN_CONTRAST = 1 / 1024
+#: `survey_all(function, sources, stage)`: the results of a function for many images, in their order.
+Map = Callable[[Callable[[Any], Any], Sequence[Source], str], Iterator[Any]]
 #: Number of images that the common exposure is estimated from, which is enough for a median.
 EXPOSURE_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class SurveyedImage:
+    """What the survey knows of an image.
+
+    Attributes
+    ----------
+    size
+        (H, W).
+    depth
+        Depth of its values.
+    digest
+        Digest of its content.
+    """
+
+    size: tuple[int, int]
+    depth: Depth
+    digest: str
+
+
+def survey_image(source: Source, memory: int = DEFAULT_MEMORY) -> SurveyedImage | str:
+    """Read size and depth of an image, and the digest of its content; for an unreadable image, return the reason."""
+    try:
+        with file_of(source) as file:
+            if isinstance(file, (str, Path)):
+                header = read_header(Path(file), memory)
+                size, depth = header.size, header.depth
+            else:
+                pixels = pixels_of(file, memory)
+                size, depth = (pixels.shape[0], pixels.shape[1]), depth_of(pixels)
+            return SurveyedImage(size, depth, content_digest(file).hex())
+    except ImageError as error:
+        return str(error)
+
+
+def range_of(source: Source, memory: int = DEFAULT_MEMORY) -> tuple[float, float] | str:
+    """Range of the pixel values of an image; for an unreadable image, the reason."""
+    try:
+        return image_range(pixels_of(source, memory))
+    except ImageError as error:
+        return str(error)
 
 
 def survey(
     sources: Sequence[Source],
     names: Sequence[str],
     failed: Callable[[int, str], None],
-    tick: Callable[[int], None],
+    survey_all: Map | None = None,
     memory: int = DEFAULT_MEMORY,
-) -> tuple[ValueRange, dict[int, tuple[int, int]]]:
+) -> tuple[ValueRange, dict[int, SurveyedImage]]:
     """Read sizes and depths of all images, and determine the value range.
 
     Only images of the most common depth can be used.
@@ -53,38 +102,44 @@ def survey(
         Names of the sources in messages.
     failed
         Called with index and reason of each image that cannot be used.
-    tick
-        Called with the number of images done.
+    survey_all
+        Applies a function to many images; by default one after another.
     memory
         Largest number of bytes of a decoded image.
 
     Returns
     -------
-    values, sizes
-        Value range; (H, W) by index, for images that can be used.
+    values, images
+        Value range, and by index the images that can be used.
 
     Raises
     ------
     InputError
         If no image has contrast, so that no defect could be seen.
     """
-    sizes: dict[int, tuple[int, int]] = {}
-    depths: dict[int, Depth] = {}
-    for index, source in enumerate(sources):
-        tick(index)
-        try:
-            sizes[index], depths[index] = _size_and_depth(source, memory)
-        except ImageError as error:
-            failed(index, str(error))
-    tick(len(sources))
-    if not depths:
+    survey_all = survey_all or (lambda function, sources, stage: map(function, sources))
+    images: dict[int, SurveyedImage] = {}
+    for index, surveyed in enumerate(survey_all(partial(survey_image, memory=memory), sources, "survey")):
+        if isinstance(surveyed, str):
+            failed(index, surveyed)
+        else:
+            images[index] = surveyed
+    if not images:
         return EIGHT_BIT, {}
-    depth = Counter(depths.values()).most_common(1)[0][0]
-    for index, other in depths.items():
-        if other != depth:
-            failed(index, f"{names[index]}: is {other}, most images are {depth}; convert it")
-    kept = {index: size for index, size in sizes.items() if depths[index] == depth}
-    values = EIGHT_BIT if depth == "8-bit" else _range(depth, sources, kept, failed, memory)
+    depth = Counter(image.depth for image in images.values()).most_common(1)[0][0]
+    for index, image in images.items():
+        if image.depth != depth:
+            failed(index, f"{names[index]}: is {image.depth}, most images are {depth}; convert it")
+    kept = {index: image for index, image in images.items() if image.depth == depth}
+    values = EIGHT_BIT
+    if depth != "8-bit":
+        ranges = list(survey_all(partial(range_of, memory=memory), [sources[index] for index in kept], "value range"))
+        for index, of_image in zip(list(kept), ranges, strict=True):
+            if isinstance(of_image, str):
+                failed(index, of_image)
+                del kept[index]
+        readable = [of_image for of_image in ranges if not isinstance(of_image, str)]
+        values = join_ranges(depth, readable) if readable else EIGHT_BIT
     if kept and not any(_has_contrast(sources[index], values, memory) for index in kept):
         raise InputError(
             f"no image has contrast: between {values.low:g} and {values.high:g}, all {len(kept)} images are constant; "
@@ -144,29 +199,3 @@ def common_exposure(
         blocks.append(block_levels(batch.views[0]))
         progress("exposure", len(means), len(selected))
     return exposure_of(means, blocks)
-
-
-def _range(
-    depth: Depth,
-    sources: Sequence[Source],
-    kept: dict[int, tuple[int, int]],
-    failed: Callable[[int, str], None],
-    memory: int,
-) -> ValueRange:
-    """Value range of all images; removes images that cannot be decoded from `kept`."""
-    ranges = []
-    for index in list(kept):
-        try:
-            ranges.append(image_range(pixels_of(sources[index], memory)))
-        except ImageError as error:
-            failed(index, str(error))
-            del kept[index]
-    return join_ranges(depth, ranges) if ranges else EIGHT_BIT
-
-
-def _size_and_depth(source: Source, memory: int) -> tuple[tuple[int, int], Depth]:
-    if isinstance(source, (str, Path)):
-        header = read_header(Path(source), memory)
-        return header.size, header.depth
-    pixels = pixels_of(source, memory)
-    return (pixels.shape[0], pixels.shape[1]), depth_of(pixels)

@@ -12,8 +12,8 @@ from offnominal.config import Settings
 from offnominal.errors import InputError
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.plan import plan_fit
-from offnominal.fitting.survey import common_exposure, survey
-from offnominal.fitting.training_sources import TrainingSource, content_key, unit_keys
+from offnominal.fitting.survey import Map, SurveyedImage, common_exposure, survey
+from offnominal.fitting.training_sources import TrainingSource, unit_keys
 from offnominal.images import Geometry, ValueRange
 from offnominal.inference import FeatureEngine
 from offnominal.memory import SourceImage
@@ -21,6 +21,8 @@ from offnominal.observer import Observer, Plan
 
 #: A fit holds one image out, and needs another.
 MIN_IMAGES = 2
+#: Fewest units of a shard, if there are several shards; fewer would not be worth a process.
+MIN_SHARD = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,11 @@ class TrainingSet:
 
 
 def training_set(
-    sources: Sequence[TrainingSource], settings: Settings, engines: Sequence[FeatureEngine], observer: Observer
+    sources: Sequence[TrainingSource],
+    settings: Settings,
+    engines: Sequence[FeatureEngine],
+    observer: Observer,
+    survey_all: Map,
 ) -> TrainingSet:
     """Survey the images.
 
@@ -63,16 +69,10 @@ def training_set(
     """
     skipped: dict[int, str] = {}
     paths = [source.source for source in sources]
-    values, originals = survey(
-        paths,
-        [source.name for source in sources],
-        skipped.__setitem__,
-        lambda done: observer.on_progress("survey", done, len(sources)),
-        settings.memory,
-    )
-    require_enough(len(originals), skipped)
-    images = _sorted(sources, originals)
-    geometries = tuple(engine.geometry(originals.values()) for engine in engines)
+    values, surveyed = survey(paths, [source.name for source in sources], skipped.__setitem__, survey_all, settings.memory)
+    require_enough(len(surveyed), skipped)
+    images = _sorted(sources, surveyed)
+    geometries = tuple(engine.geometry([image.size for image in surveyed.values()]) for engine in engines)
     if settings.exposure == "auto":
         usable = [paths[image.source] for image in images]
         exposure = common_exposure(
@@ -83,23 +83,36 @@ def training_set(
     return TrainingSet(sources=sources, images=images, geometries=geometries, values=values, plan=plan, skipped=skipped)
 
 
-def held_out_units(images: Sequence[TrainingImage]) -> list[slice]:
-    """Slices of `images` that are held out together. Raises `InputError` if there is only one."""
+def units_of(images: Sequence[TrainingImage]) -> list[slice]:
+    """Slices of `images` that are held out together."""
     numbers = np.array([image.unit for image in images])
     bounds = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(numbers)]
-    units = [slice(start, stop) for start, stop in pairwise(bounds)]
-    if len(units) < MIN_IMAGES:
+    return [slice(start, stop) for start, stop in pairwise(bounds)]
+
+
+def shard_bounds(images: Sequence[TrainingImage], shards: int) -> list[slice]:
+    """Split the images into at most `shards` consecutive parts of about equal size; units stay together.
+
+    Each shard has at least `MIN_SHARD` units, so there may be fewer shards.
+    """
+    units = units_of(images)
+    parts = np.array_split(np.arange(len(units)), max(1, min(shards, len(units) // MIN_SHARD)))
+    return [slice(units[part[0]].start, units[part[-1]].stop) for part in parts]
+
+
+def require_units(images: Sequence[TrainingImage]) -> None:
+    """Raise `InputError` if all images are held out together."""
+    if len(units_of(images)) < MIN_IMAGES:
         raise InputError(
-            f"all {len(numbers)} images are duplicates or belong to one group: a fit needs at least two that can be held out "
+            f"all {len(images)} images are duplicates or belong to one group: a fit needs at least two that can be held out "
             "separately; add other normal images, or correct the column group"
         )
-    return units
 
 
-def source_images(images: Sequence[TrainingImage], units: Sequence[slice]) -> tuple[SourceImage, ...]:
+def source_images(images: Sequence[TrainingImage]) -> tuple[SourceImage, ...]:
     """The images as listed in the model; images of one unit share the name of their group."""
     sources: list[SourceImage] = []
-    for unit in units:
+    for unit in units_of(images):
         of_unit = images[unit]
         groups = sorted({image.group for image in of_unit if image.group is not None})
         name = " + ".join(groups) or f"copies of {of_unit[0].name}"
@@ -119,15 +132,15 @@ def require_enough(count: int, skipped: dict[int, str]) -> None:
     )
 
 
-def _sorted(sources: Sequence[TrainingSource], originals: dict[int, tuple[int, int]]) -> tuple[TrainingImage, ...]:
+def _sorted(sources: Sequence[TrainingSource], surveyed: dict[int, SurveyedImage]) -> tuple[TrainingImage, ...]:
     """The usable images sorted by a digest of their content; the images of a unit are adjacent."""
-    indices = list(originals)
+    indices = list(surveyed)
     usable = [sources[at] for at in indices]
-    digests = [content_key(source.source) for source in usable]
+    digests = [surveyed[at].digest for at in indices]
     units = unit_keys(usable, digests)
     order = sorted(range(len(indices)), key=lambda at: (units[at], digests[at], usable[at].name))
     numbers = {unit: number for number, unit in enumerate(sorted(set(units)))}
     return tuple(
-        TrainingImage(indices[at], usable[at].name, originals[indices[at]], usable[at].group, numbers[units[at]])
+        TrainingImage(indices[at], usable[at].name, surveyed[indices[at]].size, usable[at].group, numbers[units[at]])
         for at in order
     )

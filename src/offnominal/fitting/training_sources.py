@@ -8,7 +8,7 @@ from pathlib import Path
 
 from offnominal.datasets import MANIFESTS, Pages, normal_images, page_paths
 from offnominal.errors import ImageError
-from offnominal.images import Source, content_digest, require_sequence
+from offnominal.images import Source, content_digest, path_of, require_sequence
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,10 @@ def training_sources(data: str | Path | Sequence[Source], pages: Pages = "one") 
         return [TrainingSource(item.name, item.path, item.group) for item in normal_images(data, pages)]
     sources: list[TrainingSource] = []
     for number, source in enumerate(require_sequence(data)):
-        if not isinstance(source, (str, Path)):
-            sources.append(TrainingSource(f"array {number}", source))
-        elif pages == "all":
+        if pages == "all" and isinstance(source, (str, Path)):
             sources += [TrainingSource(str(path), path) for path in page_paths(Path(source))]
         else:
-            sources.append(TrainingSource(str(source), source))
+            sources.append(TrainingSource(path_of(source) or f"array {number}", source))
     return sources
 
 

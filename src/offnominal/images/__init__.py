@@ -7,7 +7,7 @@ from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
 from offnominal.images.file_checks import DEFAULT_MEMORY, count_pages
 from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
-from offnominal.images.image_source import Source, content_digest, pixels_of, require_sequence
+from offnominal.images.image_source import Source, StoredImage, content_digest, file_of, path_of, pixels_of, require_sequence
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
@@ -24,6 +24,7 @@ __all__ = [
     "ImageBatch",
     "Prepared",
     "Source",
+    "StoredImage",
     "ThumbnailStore",
     "Thumbnails",
     "ValueRange",
@@ -38,11 +39,13 @@ __all__ = [
     "displayed",
     "enlarge",
     "exposure_of",
+    "file_of",
     "from_array",
     "from_pillow",
     "image_range",
     "join_ranges",
     "levels",
+    "path_of",
     "pixel_features",
     "pixels_of",
     "position_at",

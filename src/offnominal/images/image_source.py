@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,25 @@ from offnominal.images.decode import decode, from_pillow
 from offnominal.images.file_checks import DEFAULT_MEMORY
 from offnominal.images.pages import page_of
 
-#: An image: a path, a Pillow image, or an array or tensor of pixels.
-Source = Path | str | Image.Image | Any
+
+class StoredImage(ABC):
+    """An image that is not a file of this machine, such as an object in a bucket. It is copied when it is read.
+
+    Attributes
+    ----------
+    name
+        Its address, for messages and results.
+    """
+
+    name: str
+
+    @abstractmethod
+    def copy(self) -> AbstractContextManager[Path]:
+        """A copy of the file, which exists until the context ends. Raises `ImageError`."""
+
+
+#: An image: a path, a Pillow image, an array or tensor of pixels, or an image in a store.
+Source = Path | str | Image.Image | StoredImage | Any
 
 
 def pixels_of(source: Source, memory: int = DEFAULT_MEMORY) -> Pixels:
@@ -47,12 +65,25 @@ def pixels_of(source: Source, memory: int = DEFAULT_MEMORY) -> Pixels:
     >>> pixels_of(np.zeros((4, 6), np.uint16)).shape
     (4, 6, 3)
     """
-    with as_image_error(source):
-        if isinstance(source, (str, Path)):
-            return decode(Path(source), memory)
+    with as_image_error(source), file_of(source) as file:
+        if isinstance(file, (str, Path)):
+            return decode(Path(file), memory)
         if isinstance(source, Image.Image):
             return from_pillow(source, memory=memory)
         return from_array(source, memory=memory)
+
+
+@contextmanager
+def file_of(source: Source) -> Iterator[Source]:
+    """The source itself, or a copy of the file of an image in a store. Errors name the image, not the copy."""
+    if not isinstance(source, StoredImage):
+        yield source
+        return
+    with source.copy() as path:
+        try:
+            yield path
+        except ImageError as error:
+            raise ImageError(str(error).replace(str(path), source.name)) from None
 
 
 @contextmanager
@@ -67,8 +98,15 @@ def as_image_error(source: Source) -> Iterator[None]:
         raise ImageError(f"{name_of(source)}: cannot be read ({type(error).__name__}: {reason})") from None
 
 
+def path_of(source: Source) -> str | None:
+    """The path or address of an image; None for pixels."""
+    if isinstance(source, StoredImage):
+        return source.name
+    return str(source) if isinstance(source, (str, Path)) else None
+
+
 def name_of(source: Source) -> str:
-    return str(source) if isinstance(source, (str, Path)) else "image"
+    return path_of(source) or "image"
 
 
 def content_digest(source: Source) -> bytes:
@@ -90,10 +128,10 @@ def content_digest(source: Source) -> bytes:
     >>> content_digest(grey) == content_digest(Image.fromarray(grey))
     True
     """
-    with as_image_error(source):
+    with as_image_error(source), file_of(source) as stored:
         digest = blake2b(digest_size=16)
-        if isinstance(source, (str, Path)):
-            file, page = page_of(Path(source))
+        if isinstance(stored, (str, Path)):
+            file, page = page_of(Path(stored))
             digest.update(f"{page} ".encode())
             with file.open("rb") as opened:
                 while block := opened.read(1 << 20):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -124,9 +124,8 @@ class ThumbnailStore:
     >>> with ThumbnailStore() as store:
     ...     for picture in (b"first", b"second", b"third"):
     ...         store.add(picture)
-    ...     thumbnails = store.subset({2}, among=[0, 2])
-    >>> [thumbnails.stored(index) for index in range(2)]
-    [b'', b'third']
+    ...     store.picture(2)
+    b'third'
     """
 
     def __init__(self) -> None:
@@ -144,6 +143,6 @@ class ThumbnailStore:
         """Add the thumbnail of the next image. Raises `OutputError` if the temporary file cannot be written."""
         self._pictures.append(self._store.keep(np.frombuffer(picture, np.uint8)))
 
-    def subset(self, wanted: Container[int], among: Sequence[int]) -> Thumbnails:
-        """Return the thumbnails of the images `among`, by their numbers; those not in `wanted` are left empty."""
-        return Thumbnails.of([self._pictures[index].tobytes() if index in wanted else b"" for index in among])
+    def picture(self, number: int) -> bytes:
+        """The thumbnail that was added as number `number`, from 0."""
+        return self._pictures[number].tobytes()

@@ -6,8 +6,9 @@ from offnominal.inference.calibration_scores import (
     held_out_scores,
     normal_signals,
     scores_of_model,
+    statistics_of,
 )
-from offnominal.inference.evaluation import Evaluated, Evaluation, evaluate
+from offnominal.inference.evaluation import Evaluated, Evaluation, Inspect, evaluate
 from offnominal.inference.feature_engine import FeatureEngine, interior_patches, member_engines
 from offnominal.inference.image_features import image_features
 from offnominal.inference.inspector import Inspector
@@ -21,6 +22,7 @@ __all__ = [
     "Evaluation",
     "Explanation",
     "FeatureEngine",
+    "Inspect",
     "Inspector",
     "MemberSignals",
     "PatchSignals",
@@ -37,6 +39,7 @@ __all__ = [
     "process_images",
     "scores_of_model",
     "single_torch_thread",
+    "statistics_of",
     "threads_for",
     "worker_pool",
 ]

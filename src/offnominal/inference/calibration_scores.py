@@ -24,14 +24,22 @@ def normal_signals(signals: Sequence[Float]) -> NormalSignals:
     >>> normal.mean, normal.deviation
     (array([2., 2., 2.], dtype=float32), array([1., 1., 1.], dtype=float32))
     """
+    return statistics_of(signals).build()
+
+
+def statistics_of(signals: Sequence[Float]) -> NormalSignalsBuilder:
+    """Sums of the held-out (h, w, S) signals of all images, for `held_out_maps`."""
     builder = NormalSignalsBuilder()
     for image in signals:
         builder.add(image)
-    return builder.build()
+    return builder
 
 
 def held_out_maps(
-    members: Sequence[MemberSignals], settings: Settings, together: Sequence[Hashable | None] = ()
+    members: Sequence[MemberSignals],
+    settings: Settings,
+    together: Sequence[Hashable | None] = (),
+    statistics: Sequence[NormalSignalsBuilder] = (),
 ) -> list[Float]:
     """Anomaly map of each training image, standardised by the statistics of the others.
 
@@ -44,6 +52,8 @@ def held_out_maps(
     together
         A key for each image. Images with equal keys are held out together; an image with None, on its own. Empty: all on their
         own.
+    statistics
+        For each member, the sums over these and all other training images; by default over these images.
 
     Returns
     -------
@@ -59,7 +69,8 @@ def held_out_maps(
     (3, (16, 16))
     """
     together = together or [None] * len(members[0][0])
-    maps = (_member_maps(*member, settings, together) for member in members)
+    statistics = statistics or [statistics_of(signals) for signals, _ in members]
+    maps = (_member_maps(*member, settings, together, of_member) for member, of_member in zip(members, statistics, strict=True))
     return [average_maps(of_image) for of_image in zip(*maps, strict=True)]
 
 
@@ -106,16 +117,15 @@ def _member_maps(
     networks: Sequence[tuple[int, int]],
     settings: Settings,
     together: Sequence[Hashable | None],
+    statistics: NormalSignalsBuilder,
 ) -> list[Float]:
-    builder = NormalSignalsBuilder()
     of_key: dict[Hashable, list[Float]] = {}
     for image, key in zip(signals, together, strict=True):
-        builder.add(image)
         of_key.setdefault(key, []).append(image)
     return [
         member_map(
             image,
-            builder.without(*([image] if key is None else of_key[key])),
+            statistics.without(*([image] if key is None else of_key[key])),
             weights=settings.fusion.weights,
             network=network,
             sigma=settings.smoothing,

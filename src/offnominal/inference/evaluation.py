@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -11,12 +11,15 @@ import numpy as np
 
 from offnominal.datasets import Item
 from offnominal.errors import ImageError, InputError
-from offnominal.images import read_mask
+from offnominal.images import Source, read_mask
 from offnominal.inference.inspector import Inspector
 from offnominal.metrics import Curves, Figures, Judged, figures_and_curves, figures_by_class
 from offnominal.observer import SILENT, Observer
 from offnominal.storage.spill import ArrayStore
 from offnominal.types import Inspection, Mask
+
+#: `inspect(sources, failed, evidence)`: index and inspection of each image that can be read.
+Inspect = Callable[[Sequence[Source], Callable[[int, ImageError], None], bool], Iterator[tuple[int, Inspection]]]
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ def evaluate(
     unlabelled: int = 0,
     evidence: bool = False,
     observer: Observer = SILENT,
+    inspect: Inspect | None = None,
 ) -> Evaluation:
     """Inspect labelled images and compute the figures.
 
@@ -146,6 +150,8 @@ def evaluate(
         Number of rows without a label, for the result.
     evidence
         Whether evidence for each region is computed.
+    inspect
+        Inspects the images, such as on a cluster; by default, `inspector` does.
 
     Raises
     ------
@@ -162,7 +168,7 @@ def evaluate(
     0.96
     """
     with ArrayStore(inspector.model.settings.memory) as store:
-        images, unreadable, seconds = _inspected(inspector, items, store, observer, evidence)
+        images, unreadable, seconds = _inspected(inspector, items, store, observer, evidence, inspect)
     judged = [_judged(image) for image in images]
     if not any(image.good for image in judged) or all(image.good for image in judged):
         reason = next(iter(unreadable.values()), "")
@@ -184,15 +190,28 @@ def evaluate(
 
 
 def _inspected(
-    inspector: Inspector, items: Sequence[Item], store: ArrayStore, observer: Observer, evidence: bool
+    inspector: Inspector,
+    items: Sequence[Item],
+    store: ArrayStore,
+    observer: Observer,
+    evidence: bool,
+    inspect: Inspect | None,
 ) -> tuple[list[Evaluated], dict[int, str], float]:
     """The images that can be read, the reason by index for the others, and the seconds that the inspection took."""
     unreadable: dict[int, str] = {}
     inspections: dict[int, Inspection] = {}
     started = perf_counter()
-    for index, inspection, _ in inspector.inspect(
-        [item.path for item in items], lambda at, error: unreadable.__setitem__(at, str(error)), evidence=evidence
-    ):
+
+    def failed(index: int, error: ImageError) -> None:
+        unreadable[index] = str(error)
+
+    paths = [item.path for item in items]
+    inspected = (
+        ((index, inspection) for index, inspection, _ in inspector.inspect(paths, failed, evidence=evidence))
+        if inspect is None
+        else inspect(paths, failed, evidence)
+    )
+    for index, inspection in inspected:
         inspections[index] = replace(
             inspection,
             anomaly_map=store.keep(inspection.anomaly_map),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
-from offnominal.images import Geometry, ImageBatch, Source, position_at, raise_unreadable, thumbnail, to_original
+from offnominal.images import Geometry, ImageBatch, Source, path_of, position_at, raise_unreadable, thumbnail, to_original
 from offnominal.images.arrays import Pixels
 from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.image_features import image_features
@@ -102,8 +101,7 @@ class Inspector:
             sources, lambda batch: self._inspect_batch(batch, evidence, with_maps), size, failed, keep_pixels=keep_pixels
         )
         for index, inspection, pixels in inspections:
-            source = sources[index]
-            yield index, replace(inspection, path=str(source)) if isinstance(source, (str, Path)) else inspection, pixels
+            yield index, replace(inspection, path=path_of(sources[index])), pixels
 
     def _inspect_batch(
         self, batch: ImageBatch, evidence: bool, with_maps: bool

@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from threading import Barrier, BrokenBarrierError
 from typing import Generic, TypeVar
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
-from offnominal.images import DEFAULT_MEMORY, Geometry, ImageBatch, Source, ValueRange, batches
+from offnominal.images import DEFAULT_MEMORY, Geometry, ImageBatch, Source, ValueRange, batches, path_of
 
 #: Fewer images are processed one after another: they finish before a network is prepared for parallel use.
 MIN_PARALLEL = 24
@@ -133,7 +132,7 @@ class _Isolated(Generic[Result]):
 
     def _image_error(self, index: int, error: Exception) -> ImageError:
         source = self._sources[index]
-        name = str(source) if isinstance(source, (str, Path)) else "image"
+        name = path_of(source) or "image"
         image_error = ImageError(f"{name}: cannot be scored ({reason_of(error)})")
         image_error.__cause__ = error
         return image_error

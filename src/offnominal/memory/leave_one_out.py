@@ -48,13 +48,15 @@ class HeldOutBanks:
     starts
         (images,) first row of each image, ascending.
     centres
-        (M,) rows of the coreset.
+        (M,) rows of the coreset; -1 for bank patches of images that are not among `patches`.
     radius
         Covering radius of the coreset; NaN for a random coreset.
     device
         Device of the search.
     upsamplings
         Upsampling of each image's patches, if known.
+    bank
+        (M, D) features of the coreset; needed if some of `centres` are -1.
 
     Raises
     ------
@@ -81,6 +83,7 @@ class HeldOutBanks:
         radius: float,
         device: torch.device,
         upsamplings: Sequence[Upsampling | None] = (),
+        bank: Tensor | None = None,
     ) -> None:
         require(len(starts) > 1, f"holding out an image needs at least 2 images, got {len(starts)}")
         require(len(upsamplings) in (0, len(starts)), f"{len(starts)} images, {len(upsamplings)} upsamplings")
@@ -88,8 +91,8 @@ class HeldOutBanks:
         self._upsamplings = (None,) * len(starts) if rounded or not upsamplings else upsamplings
         self._patches = patches
         self._starts, self._ends = starts, np.append(starts[1:], len(patches))
-        self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)
-        self._search = NearestPatches(patches[torch.from_numpy(centres)].to(device))
+        self._owner = torch.from_numpy(np.searchsorted(starts, centres, side="right") - 1).to(device)  # -1 for centres of -1
+        self._search = NearestPatches((patches[torch.from_numpy(centres)] if bank is None else bank).to(device))
         # Without a second image in the bank, no radius limits what counts as covered.
         self._radius = radius if bool((self._owner != self._owner[0]).any()) else math.nan
         #: Per patch: `_coverer`, the image whose bank patch covers it, or -1; `_second`, the nearest bank row not owned by the

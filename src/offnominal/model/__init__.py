@@ -2,7 +2,17 @@
 
 from offnominal.model.checks import require_finite
 from offnominal.model.file import load_model, require_writable, save_model
-from offnominal.model.model import BackboneIdentity, DistanceScale, HeldOut, LeftOut, Member, Model, Replacements, as_stored
+from offnominal.model.model import (
+    BackboneIdentity,
+    DistanceScale,
+    HeldOut,
+    LeftOut,
+    Member,
+    Merge,
+    Model,
+    Replacements,
+    as_stored,
+)
 
 __all__ = [
     "BackboneIdentity",
@@ -10,6 +20,7 @@ __all__ = [
     "HeldOut",
     "LeftOut",
     "Member",
+    "Merge",
     "Model",
     "Replacements",
     "as_stored",

@@ -41,6 +41,7 @@ from offnominal.model.model import (
     HeldOut,
     LeftOut,
     Member,
+    Merge,
     Model,
     Replacements,
 )
@@ -234,6 +235,7 @@ def _description(model: Model) -> dict[str, Any]:
                 "distance_scale": dataclasses.asdict(member.distance_scale),
                 "radius": member.bank.radius,
                 "fit_radius": member.held_out.radius,
+                **({} if member.merge is None else {"merge": dataclasses.asdict(member.merge)}),
             }
             for member in model.members
         ],
@@ -301,6 +303,7 @@ def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: lis
         distance_scale=DistanceScale(**stored["distance_scale"]),
         normal=NormalSignals(tensors["normal.mean"], tensors["normal.deviation"]),
         held_out=_held_out(stored, tensors, images, columns),
+        merge=Merge(**stored["merge"]) if "merge" in stored else None,
     )
 
 

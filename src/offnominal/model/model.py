@@ -123,6 +123,43 @@ class HeldOut:
     radius: float | None
 
 
+@dataclass(frozen=True)
+class Merge:
+    """How the bank was merged from the coresets of several shards; see `memory.merge`.
+
+    Attributes
+    ----------
+    shards
+        Number of shards.
+    merge_radius
+        Covering radius of the bank over the union of their coresets.
+    shard_radius
+        Largest covering radius of a shard's coreset.
+    ratio
+        Upper bound of the covering radius of the bank, as a multiple of the smallest possible one.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> Merge(shards=4, merge_radius=2.0, shard_radius=1.0, ratio=3.0).ratio
+    3.0
+    """
+
+    shards: int
+    merge_radius: float
+    shard_radius: float
+    ratio: float
+
+    def __post_init__(self) -> None:
+        require(self.shards > 1, f"a merge needs at least 2 shards, got {self.shards}")
+        numbers = (self.merge_radius, self.shard_radius, self.ratio)
+        require(all(0 <= number < float("inf") for number in numbers), f"radii and ratio must be finite, got {numbers}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Member:
     """One backbone at one scale, with its own bank and statistics.
@@ -145,6 +182,8 @@ class Member:
         Statistics of the signals of held-out normal patches.
     held_out
         Data for updates.
+    merge
+        How the bank was merged from several shards; None for a fit in one shard.
 
     Examples
     --------
@@ -162,6 +201,7 @@ class Member:
     distance_scale: DistanceScale
     normal: NormalSignals
     held_out: HeldOut
+    merge: Merge | None = None
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def write_inspections(
             shown = displayed(pixels, detector.model.values)
             write_picture(target, overlay(shown, inspection.anomaly_map, inspection.threshold))
             entries = writer.add(index, stem, str(items[index].path), inspection, shown)
-            row = {**_row(inspection), "map": target.relative_to(folder).as_posix(), **entries, "error": None}
+            row = {**inspection_row(inspection), "map": target.relative_to(folder).as_posix(), **entries, "error": None}
             if page is not None:
                 receipts = {0: entries["receipt"]} if entries.get("receipt") else {}
                 page.add(index, items[index].name, inspection, shown, heat=row["map"], receipts=receipts)
@@ -183,7 +183,8 @@ def image_level_notes(images: Sequence[tuple[str, bool | None, float | None]], r
     ]
 
 
-def _row(inspection: Inspection) -> dict[str, Any]:
+def inspection_row(inspection: Inspection) -> dict[str, Any]:
+    """The entries of a row of `results.jsonl` that describe the inspection."""
     return {
         "score": inspection.score,
         "p_value": inspection.p_value,

@@ -52,6 +52,7 @@ def member_facts(member: Member) -> dict[str, Any]:
         "backbone": {"name": backbone.name, "layers": list(backbone.layers), "sha256": backbone.digest},
         "input": {"resize": member.geometry.resize, "size": list(member.geometry.size)},
         "bank": {"patches": int(bank.patches.shape[0]), "dimensions": int(bank.patches.shape[1]), "radius": bank.radius},
+        **({} if member.merge is None else {"merge": asdict(member.merge)}),
     }
 
 

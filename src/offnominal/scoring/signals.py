@@ -83,8 +83,14 @@ class NormalSignalsBuilder:
     def _accumulate(self, signals: Float, sign: int) -> None:
         values = signals.astype(np.float64)
         self._count += sign
-        self._sum += sign * values.mean(axis=(0, 1))
-        self._square += sign * (values**2).mean(axis=(0, 1))
+        self._sum = self._sum + sign * values.mean(axis=(0, 1))
+        self._square = self._square + sign * (values**2).mean(axis=(0, 1))
+
+    def merge(self, other: NormalSignalsBuilder) -> None:
+        """Add the images of another builder."""
+        self._count += other._count
+        self._sum = self._sum + other._sum
+        self._square = self._square + other._square
 
     def without(self, *images: Float) -> NormalSignals:
         """Statistics of all added images except these."""
