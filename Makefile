@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo station test test-package test-station test-slow check docs docs-pictures coverage package sanitize lock clean
+.PHONY: setup demo station test test-package test-station test-cluster test-slow check docs docs-pictures coverage package sanitize lock clean
 
 setup: .venv/ready
 
@@ -20,17 +20,22 @@ demo: setup
 station: setup
 	$(BIN)/python -m offnominal.station.demo station-demo
 
-# Two halves, so that `make -j2 test` uses two cores.
-test: test-package test-station
+# Parts, so that `make -j2 test` uses two cores.
+test: test-package test-station test-cluster
 
 test-package: setup
-	$(BIN)/pytest --ignore tests/station
+	$(BIN)/pytest --ignore tests/station --ignore tests/cluster
 
 test-station: setup
 	$(BIN)/pytest -p no:cacheprovider -m "not slow" tests/station
 
+# Ray leaves files and processes to the end of the session, which Python warns of.
+test-cluster: setup
+	$(BIN)/pytest -p no:cacheprovider -W ignore::ResourceWarning -m "not slow" tests/cluster
+
 test-slow: setup
 	$(BIN)/pytest -p no:cacheprovider -m slow tests/station
+	$(BIN)/pytest -p no:cacheprovider -W ignore::ResourceWarning -m slow tests/cluster
 
 check: setup
 	$(BIN)/ruff format --check .

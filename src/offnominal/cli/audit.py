@@ -12,6 +12,7 @@ from offnominal.cli.console import Console, emit, say
 from offnominal.cli.options import (
     AUDIT_SETTINGS,
     Command,
+    cluster_option,
     config_option,
     data_argument,
     detector_from,
@@ -19,6 +20,8 @@ from offnominal.cli.options import (
     json_option,
     pages_option,
     path_option,
+    require_cluster,
+    shards_option,
     weights_option,
 )
 
@@ -29,13 +32,23 @@ if TYPE_CHECKING:
 @click.command(cls=Command, settings=AUDIT_SETTINGS)
 @data_argument
 @path_option("--out", "Folder for audit.csv and pictures of the suspects.", required=True)
+@cluster_option
+@shards_option
 @weights_option
 @pages_option
 @config_option
 @json_option
 @click.pass_context
 def audit(
-    context: click.Context, data: str, out: Path, weights: Path | None, pages: Pages, config: Path | None, as_json: bool
+    context: click.Context,
+    data: str,
+    out: Path,
+    cluster: str | None,
+    shards: int | None,
+    weights: Path | None,
+    pages: Pages,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     """Find images among the good ones that differ from the others."""
     from offnominal.datasets import find_normal, in_pages
@@ -48,8 +61,16 @@ def audit(
     for note in normal.notes:
         say(f"note: {note}")
     begin_audit(out)
+    require_cluster(cluster, shards)
     with Console() as console:
-        result = detector.audit(data, observer=console, pages=pages)
+        if cluster is None:
+            result = detector.audit(data, observer=console, pages=pages)
+        else:
+            from offnominal.cluster.connection import connected
+            from offnominal.cluster.fitting import audit_on_cluster
+
+            with connected(cluster) as connection:
+                result = audit_on_cluster(connection, detector, data, shards=shards, pages=pages, observer=console)
     share = detector.settings.contamination or (0.0 if "contamination" in options else "auto")
     undrawn: list[str] = []
     rows = write_audit(result, [item.path for item in items], out, share, undrawn.append, detector.settings.memory)

@@ -12,6 +12,7 @@ from offnominal.cli.console import Console, emit, say, title_of
 from offnominal.cli.options import (
     RUN_SETTINGS,
     Command,
+    cluster_option,
     given_settings,
     json_option,
     model_argument,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     default=True,
     help="Include evidence for each region in the report (slightly slower). [default: yes]",
 )
+@cluster_option
 @pages_option
 @weights_option
 @json_option
@@ -45,6 +47,7 @@ def evaluate(
     out: Path,
     plots: Path | None,
     evidence: bool,
+    cluster: str | None,
     pages: Pages,
     weights: Path | None,
     as_json: bool,
@@ -60,7 +63,23 @@ def evaluate(
     for note in find_labelled(data).notes:
         say(f"note: {note}")
     with Console() as console:
-        result = detector.evaluate(data, evidence=evidence, observer=console, pages=pages)
+        if cluster is None:
+            result = detector.evaluate(data, evidence=evidence, observer=console, pages=pages)
+        else:
+            from offnominal.cluster.connection import connected
+            from offnominal.cluster.evaluating import evaluate_on_cluster
+
+            with connected(cluster) as connection:
+                result = evaluate_on_cluster(
+                    connection,
+                    detector,
+                    model,
+                    data,
+                    run_settings=given_settings(context),
+                    evidence=evidence,
+                    pages=pages,
+                    observer=console,
+                )
         metrics = write_evaluation(detector.model, result, out, title_of(data), plots, undrawn.append)
     if as_json:
         emit(metrics)

@@ -12,13 +12,17 @@ from offnominal.cli.console import Console, emit, say
 from offnominal.cli.options import (
     FIT_SETTINGS,
     Command,
+    cluster_option,
     config_option,
     data_argument,
     detector_from,
     given_settings,
+    is_bucket,
     json_option,
     pages_option,
     path_option,
+    require_cluster,
+    shards_option,
     weights_option,
 )
 from offnominal.machine import Kernel, kernel_facts, kernel_lines
@@ -31,13 +35,23 @@ if TYPE_CHECKING:
 @click.command(cls=Command, settings=FIT_SETTINGS)
 @data_argument
 @path_option("--out", "Model file to write (.safetensors).", required=True)
+@cluster_option
+@shards_option
 @weights_option
 @pages_option
 @config_option
 @json_option
 @click.pass_context
 def fit(
-    context: click.Context, data: str, out: Path, weights: Path | None, pages: Pages, config: Path | None, as_json: bool
+    context: click.Context,
+    data: str,
+    out: Path,
+    cluster: str | None,
+    shards: int | None,
+    weights: Path | None,
+    pages: Pages,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     """Learn from good images and write a model file."""
     from offnominal.datasets import find_normal
@@ -47,10 +61,18 @@ def fit(
     require_writable(out)
     detector = detector_from(given_settings(context), config, weights)
     used = kernels_of(detector.settings)
-    for note in find_normal(data).notes:
+    on_cluster = require_cluster(cluster, shards)
+    for note in [] if is_bucket(data) and on_cluster else find_normal(data).notes:
         say(f"note: {note}")
     with Console(on_plan=lambda plan: _say_plan(plan, used)) as console:
-        detector.fit(data, observer=console, pages=pages)
+        if cluster is None:
+            detector.fit(data, observer=console, pages=pages)
+        else:
+            from offnominal.cluster.connection import connected
+            from offnominal.cluster.fitting import fit_on_cluster
+
+            with connected(cluster) as connection:
+                fit_on_cluster(connection, detector, data, shards=shards, pages=pages, observer=console)
     detector.save(out)
     model_facts = facts(detector.model)
     for warning in warnings_of(detector.model):
@@ -61,6 +83,14 @@ def fit(
         calibration = model_facts["calibration"]
         say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms")
         say(f"promise: {model_facts['promise']}")
+        for member in detector.model.members:
+            if member.merge is not None:
+                merge = member.merge
+                say(
+                    f"{member.name}: bank merged from {merge.shards} shards; covering radius {member.bank.radius:.3f}, at most "
+                    f"{merge.ratio:.2f} times the smallest possible (merge {merge.merge_radius:.3f}, largest shard "
+                    f"{merge.shard_radius:.3f})"
+                )
     if detector.model.skipped:
         raise click.exceptions.Exit(errors.SOME_UNREADABLE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,18 @@ from offnominal.cli.console import Console, emit, say, title_of
 from offnominal.cli.options import (
     RUN_SETTINGS,
     Command,
+    cluster_option,
     given_settings,
     json_option,
     model_argument,
     pages_option,
-    path_option,
     weights_option,
 )
 
 if TYPE_CHECKING:
     from offnominal.datasets import Pages
+    from offnominal.outputs.inspections import InspectionRun
+    from offnominal.outputs.optional_outputs import Extras
 
 
 @click.command(cls=Command, settings=RUN_SETTINGS, defaults_from_model=True)
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 @click.argument(
     "inputs", help="Images, folders, globs in quotes, manifests, or an MVTec root (its test images).", nargs=-1, required=True
 )
-@path_option("--out", "Folder for results.jsonl, overlays and other outputs.", required=True)
+@click.option("--out", required=True, help="Folder for results.jsonl, overlays and other outputs; with --cluster also s3://...")
 @click.option("--report", is_flag=True, help="Write report.html too, a page that needs no network.")
 @click.option("--fail-on-anomaly", is_flag=True, help="Exit with 3 if an image is anomalous, even if some cannot be read.")
 @click.option(
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
     default=0.01,
     help="Probability that the drift monitor ever warns if nothing changes. [default: 0.01]",
 )
+@cluster_option
 @pages_option
 @weights_option
 @json_option
@@ -63,7 +67,7 @@ def inspect(
     context: click.Context,
     model: Path,
     inputs: tuple[str, ...],
-    out: Path,
+    out: str,
     report: bool,
     fail_on_anomaly: bool,
     evidence: bool | None,
@@ -76,6 +80,7 @@ def inspect(
     no_drift: bool,
     reset_drift: bool,
     false_warning_rate: float,
+    cluster: str | None,
     pages: Pages,
     weights: Path | None,
     as_json: bool,
@@ -90,10 +95,23 @@ def inspect(
 
     if fdr is not None and not lot:
         raise errors.SettingsError("--fdr needs --lot; add --lot or remove --fdr")
+    if cluster is not None:
+        given = {"--report": report, "--evidence": evidence, "--receipts": receipts, "--masks": masks, "--lot": lot}
+        given |= {"--reset-drift": reset_drift}
+        run = _on_cluster(context, cluster, model, inputs, out, extras_from(None, maps, map_format), pages, weights, given)
+        if as_json:
+            emit({"out": out, "done": run.done, "anomalous": run.anomalous, "unreadable": run.unreadable})
+        else:
+            say(f"{out}: {run.done} inspected, {run.anomalous} off-nominal, {run.unreadable} unreadable")
+        _exit(run, fail_on_anomaly)
+        return
+    if "://" in out:
+        raise errors.SettingsError(f"--out {out}: only a run with --cluster can write to a bucket")
+    folder = Path(out)
     fdr = 0.1 if fdr is None else fdr
     evidence = True if evidence is None and report else evidence
     extras = extras_from(evidence, maps, map_format, masks, receipts)
-    found = find_any(inputs, leave_out=[out / name for name in RUN_FOLDERS])
+    found = find_any(inputs, leave_out=[folder / name for name in RUN_FOLDERS])
     items = in_pages(found.items, pages)
     for note in found.notes:
         say(f"note: {note}")
@@ -106,14 +124,14 @@ def inspect(
         monitor = DriftMonitor(detector.model, state_path(model), false_warning_rate, reset=reset_drift)
     with Console() as console:
         run, rows = write_inspections(
-            detector, items, out, extras, monitor, report=title_of(inputs[0]) if report else None, observer=console
+            detector, items, folder, extras, monitor, report=title_of(inputs[0]) if report else None, observer=console
         )
     if not no_drift:
-        for line in report_drift(monitor, out):
+        for line in report_drift(monitor, folder):
             if run.done:
                 say(line)
     if lot:
-        judged = write_lot(rows, calibration, fdr, out)
+        judged = write_lot(rows, calibration, fdr, folder)
         say(f"lot of {judged['images']}: {len(judged['flagged'])} to pull, about {judged['estimated_bad']:.0f} bad in all")
         for path in judged["flagged"]:
             say(f"pull: {path}")
@@ -130,7 +148,46 @@ def inspect(
         for row in rows:
             if row["error"]:
                 say(f"unreadable: {row['error']}")
+    _exit(run, fail_on_anomaly)
+
+
+def _exit(run: InspectionRun, fail_on_anomaly: bool) -> None:
+    """End with the exit code of a run."""
     if fail_on_anomaly and run.anomalous:
         raise click.exceptions.Exit(errors.OFF_NOMINAL)
     if run.unreadable:
         raise click.exceptions.Exit(errors.SOME_UNREADABLE)
+
+
+def _on_cluster(
+    context: click.Context,
+    address: str,
+    model: Path,
+    inputs: tuple[str, ...],
+    out: str,
+    extras: Extras,
+    pages: Pages,
+    weights: Path | None,
+    given: Mapping[str, object],
+) -> InspectionRun:
+    """Inspect on a cluster. `given` has options that a cluster does not support."""
+    from offnominal.cluster.connection import connected
+    from offnominal.cluster.inspecting import inspect_on_cluster
+    from offnominal.model import load_model
+
+    for option, value in given.items():
+        if value:
+            raise errors.SettingsError(f"{option}: not with --cluster, which writes rows and maps; remove one of them")
+    load_model(model)  # a wrong file is refused before the workers start
+    with connected(address) as cluster, Console() as console:
+        return inspect_on_cluster(
+            cluster,
+            model,
+            inputs,
+            out,
+            weights=weights,
+            run_settings=given_settings(context),
+            extras=extras,
+            pages=pages,
+            observer=console,
+        )

@@ -1,0 +1,1 @@
+"""The commands on a Ray cluster: fit, audit, inspect and evaluate, with images and results in object storage."""

@@ -1,0 +1,183 @@
+"""The list of images of a run: written once as a Parquet file, and read in parts.
+
+Manifests in Parquet and folders in buckets are streamed. Other inputs are listed as for one machine.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from offnominal.cluster.places import BucketImage, Place, is_remote
+from offnominal.datasets import RUN_FOLDERS, Pages, find_any, in_pages
+from offnominal.datasets.columns import roles_of, text_of
+from offnominal.errors import InputError
+from offnominal.images import Source
+from offnominal.images.decode import SUFFIXES
+
+#: Images of a part, which is inspected and recorded as a whole.
+PART = 256
+#: Rows of a manifest that are read at a time.
+ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Number of images in a list, and notes to report."""
+
+    images: int
+    notes: tuple[str, ...]
+
+
+def write_list(inputs: Iterable[str], out: Place, target: BinaryIO, pages: Pages = "one") -> Listed:
+    """List the images of all inputs; images that occur twice are listed once.
+
+    Raises
+    ------
+    InputError
+        An input does not exist or has no image.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    notes: list[str] = []
+    seen, duplicates, count = _Seen(), 0, 0
+    with pq.ParquetWriter(target, pa.schema([("address", pa.string())])) as writer:
+        waiting: list[str] = []
+        for given in inputs:
+            before = count + len(waiting)
+            for address in addresses_of(given, out, notes, pages):
+                if seen.add(address):
+                    waiting.append(address)
+                else:
+                    duplicates += 1
+                if len(waiting) == PART:
+                    writer.write_table(pa.table({"address": waiting}), row_group_size=PART)
+                    count, waiting = count + PART, []
+            if count + len(waiting) == before and not duplicates:
+                raise InputError(f"{_shown(given)}: contains no image")
+        if waiting:
+            writer.write_table(pa.table({"address": waiting}), row_group_size=PART)
+            count += len(waiting)
+    if duplicates:
+        notes.append(f"duplicates left out: {duplicates}")
+    return Listed(count, tuple(notes))
+
+
+def parts_of(place: Place) -> tuple[int, int]:
+    """Number of parts and of images of a list."""
+    import pyarrow.parquet as pq
+
+    with place.open() as file:
+        metadata = pq.read_metadata(file)
+        return metadata.num_row_groups, metadata.num_rows
+
+
+def part_of(place: Place, part: int) -> tuple[int, list[str]]:
+    """Number of the first image of a part, and the addresses of its images."""
+    import pyarrow.parquet as pq
+
+    with place.open() as file:
+        addresses = pq.ParquetFile(file).read_row_group(part)["address"].to_pylist()
+    return part * PART, addresses
+
+
+def source_of(address: str) -> Source:
+    """The image at an address."""
+    return BucketImage(address) if is_remote(address) else Path(address)
+
+
+class _Seen:
+    """A set of addresses in 8 bytes each. Two of ten million different ones collide with a probability of 3 in a million."""
+
+    def __init__(self) -> None:
+        self._sorted = np.empty(0, np.uint64)
+        self._recent: set[int] = set()
+
+    def add(self, address: str) -> bool:
+        """Add an address; false if it was there."""
+        key = int.from_bytes(blake2b(address.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+        at = int(np.searchsorted(self._sorted, np.uint64(key)))
+        if key in self._recent or (at < len(self._sorted) and int(self._sorted[at]) == key):
+            return False
+        self._recent.add(key)
+        if len(self._recent) > max(100_000, len(self._sorted) // 10):
+            self._sorted = np.sort(np.concatenate([self._sorted, np.fromiter(self._recent, np.uint64, len(self._recent))]))
+            self._recent.clear()
+        return True
+
+
+def addresses_of(given: str, out: Place | None, notes: list[str], pages: Pages) -> Iterator[str]:
+    """Addresses of the images of one input, without the pictures in the folder `out`."""
+    place = Place(given)
+    suffix = Path(place.name).suffix.lower()
+    if suffix == ".parquet" and (is_remote(given) or Path(given).is_file()):
+        yield from _of_manifest(place, notes)
+    elif not is_remote(given):
+        listing = find_any(
+            [given], leave_out=[] if out is None or out.local is None else [out.local / name for name in RUN_FOLDERS]
+        )
+        notes += listing.notes
+        yield from (str(item.path) for item in in_pages(listing.items, pages))
+    elif any(sign in place.shown for sign in "*?["):
+        yield from _of_glob(place)
+    elif suffix in SUFFIXES:
+        yield place.address
+    elif suffix in (".csv", ".jsonl"):
+        raise InputError(f"{place.shown}: a manifest in a bucket must be a Parquet file; convert it")
+    else:
+        yield from (file.address for file in place.walk() if Path(file.name).suffix.lower() in SUFFIXES)
+
+
+def _of_glob(place: Place) -> Iterator[str]:
+    """Images that match a pattern; `*` also matches slashes."""
+    pattern = place.shown
+    head = pattern[: min(at for sign in "*?[" if (at := pattern.find(sign)) >= 0)]
+    options = place.address[len(place.shown) :]
+    folder = Place(head.rpartition("/")[0] + options)
+    for file in folder.walk():
+        if fnmatch.fnmatchcase(file.shown, pattern) and Path(file.name).suffix.lower() in SUFFIXES:
+            yield file.address
+
+
+def _of_manifest(place: Place, notes: list[str]) -> Iterator[str]:
+    """Images of the rows of a Parquet manifest, relative to its folder."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    base, mark, options = place.address.partition("?") if is_remote(place.address) else (place.address, "", "")
+    folder = Place((base.rpartition("/")[0] or ".") + mark + options)
+    with place.open() as file:
+        try:
+            table = pq.ParquetFile(file)
+            roles = roles_of(table.schema_arrow.names)
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(f"{place.shown}: is no readable manifest ({str(error).splitlines()[0][:200]})") from None
+        column = next((name for name, role in roles.items() if role == "path"), None)
+        if column is None:
+            names = ", ".join(table.schema_arrow.names)
+            raise InputError(f"{place.shown}: has no column 'path' (columns: {names}); name the column of the files 'path'")
+        row = 0
+        for batch in table.iter_batches(ROWS, columns=[column]):
+            for value in batch.column(0).to_pylist():
+                row += 1
+                text = text_of(value)
+                if text is None:
+                    raise InputError(f"{place.shown}: row {row} has no path; fill it in, or remove the row")
+                yield _joined(folder, text)
+
+
+def _joined(folder: Place, text: str) -> str:
+    if is_remote(text) or Path(text).is_absolute():
+        return text
+    return str(folder.local / text) if folder.local is not None else (folder / text).address
+
+
+def _shown(given: str) -> Any:
+    return Place(given).shown
