@@ -166,6 +166,8 @@ def inspect_on_cluster(
     extras, place = extras or Extras(), Place(out if "://" in out else str(Path(out).absolute()))
     content = model.read_bytes()
     weights_content = None if weights is None else weights.read_bytes()
+    for given in inputs:
+        Place(given)  # refuses keys before anything is written
     listed_inputs = [given if "://" in given else str(Path(given).absolute()) for given in inputs]
     run = {
         "format": "offnominal-run",

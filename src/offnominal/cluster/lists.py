@@ -125,7 +125,7 @@ def addresses_of(given: str, out: Place | None, notes: list[str], pages: Pages) 
         )
         notes += listing.notes
         yield from (str(item.path) for item in in_pages(listing.items, pages))
-    elif any(sign in place.shown for sign in "*?["):
+    elif any(sign in place.shown for sign in "*["):
         yield from _of_glob(place)
     elif suffix in SUFFIXES:
         yield place.address
@@ -136,9 +136,9 @@ def addresses_of(given: str, out: Place | None, notes: list[str], pages: Pages) 
 
 
 def _of_glob(place: Place) -> Iterator[str]:
-    """Images that match a pattern; `*` also matches slashes."""
+    """Images that match a pattern; `*` also matches slashes, and a question mark begins the options of the store."""
     pattern = place.shown
-    head = pattern[: min(at for sign in "*?[" if (at := pattern.find(sign)) >= 0)]
+    head = pattern[: min(at for sign in "*[" if (at := pattern.find(sign)) >= 0)]
     options = place.address[len(place.shown) :]
     folder = Place(head.rpartition("/")[0] + options)
     for file in folder.walk():

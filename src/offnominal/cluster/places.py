@@ -41,11 +41,30 @@ class Place:
     address
         A path, or an address such as `s3://bucket/prefix`. Options of the store follow a question mark, as pyarrow reads them:
         `s3://bucket/prefix?region=eu-central-1&endpoint_override=...`.
+
+    Raises
+    ------
+    InputError
+        The address of a bucket holds a key, which would be written to results.
+
+    Examples
+    --------
+    >>> (Place("s3://bucket/run?region=eu-central-1") / "parts").address
+    's3://bucket/run/parts?region=eu-central-1'
     """
 
     address: str
 
+    def __post_init__(self) -> None:
+        if is_remote(self.address) and "@" in urlsplit(self.address).netloc.partition("?")[0]:
+            scheme, host = self.address.partition("://")[0], self.address.rpartition("@")[2]
+            raise InputError(
+                f"{scheme}://...@{host}: holds a key; give keys in the environment, as for other tools of the store"
+            )
+
     def __truediv__(self, name: str) -> Place:
+        if self.local is not None:
+            return Place(str(self.local / name))
         base, mark, options = self.address.partition("?")
         return Place(f"{base.rstrip('/')}/{name}{mark}{options}")
 
