@@ -58,7 +58,8 @@ def test_a_lost_worker_does_not_change_the_model(
 ) -> None:
     """A worker is killed before a pass; the one that replaces it repeats the earlier passes."""
     fit_on_cluster(cluster, Detector(**SETTINGS), good, shards=2).save(tmp_path / "whole.safetensors")  # type: ignore[arg-type]
-    original, killed = workers._ActorShards._called, []
+    original = workers._ActorShards._called
+    killed: list[str] = []
 
     def called(self: workers._ActorShards, name: str, arguments: Any) -> list[Any]:
         if name == before and not killed:

@@ -49,7 +49,6 @@ def test_versions_that_differ(cluster: Cluster, monkeypatch: pytest.MonkeyPatch)
 def test_a_node_without_a_package(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "SAME", ("offnominal", "not-installed"))
     monkeypatch.setattr(connection, "version", lambda name: "1")
-    monkeypatch.setattr(connection.platform, "python_version", lambda: sys.version.split()[0])
     with (
         pytest.raises(SettingsError, match=r"has offnominal .*, this machine 1; install|has no not-installed"),
         connected("auto"),
