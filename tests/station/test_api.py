@@ -26,8 +26,6 @@ from station.calls import is_problem, post
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Server, image_bytes
 
-pytestmark = pytest.mark.slow
-
 WIDE, EMPTY, OTHER = "wide", "empty", "other"
 
 
@@ -243,6 +241,7 @@ def test_the_same_key_gives_one_row_and_one_answer(api: Server, client: httpx.Cl
     assert len(pages(client, lot="K")) == 2
 
 
+@pytest.mark.slow
 def test_a_key_holds_after_a_restart(station_folder: StationFactory, server: ServerFactory, database_url: str | None) -> None:
     home = station_folder(database=database_url)
     answers = []

@@ -17,7 +17,7 @@ from station.browsers import Page, populated, send
 from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, Server
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.slow]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 #: Address of each page -> what is there once it is drawn.
 PAGES = {

@@ -23,8 +23,6 @@ from station.conftest import ServerFactory, StationFactory
 from station.parts import waiting_files
 from station.servers import LINE, PASSWORD, PATIENCE, Server, image_bytes
 
-pytestmark = pytest.mark.slow
-
 CONFIG = """
 [limits]
 upload_megabytes = 2.0
