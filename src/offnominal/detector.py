@@ -31,6 +31,8 @@ from offnominal.observer import SILENT, Observer
 from offnominal.types import Float, Inspection
 from offnominal.weights_file import require_weights
 
+#: Training images: a folder, MVTec root, manifest or glob, or paths and arrays.
+Data = str | Path | Sequence[Source]
 #: Settings that say how a model is run; they may differ from those of the fit.
 RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory")
 
@@ -83,14 +85,7 @@ class Detector:
             raise InputError("this detector has not been fitted: call fit first, or load a model file")
         return self._model
 
-    def fit(
-        self,
-        data: str | Path | Sequence[Source],
-        *,
-        observer: Observer = SILENT,
-        pages: Pages = "one",
-        workers: Workers | None = None,
-    ) -> Self:
+    def fit(self, data: Data, *, observer: Observer = SILENT, pages: Pages = "one", workers: Workers | None = None) -> Self:
         """Learn from normal images.
 
         Parameters
@@ -127,23 +122,8 @@ class Detector:
         self.seconds = stopwatch.seconds
         return self
 
-    def audit(
-        self,
-        data: str | Path | Sequence[Source],
-        *,
-        observer: Observer = SILENT,
-        pages: Pages = "one",
-        workers: Workers | None = None,
-    ) -> Audit:
-        """Find images labelled good that do not look like the others. Parameters as in `fit`; nothing is fitted.
-
-        Raises
-        ------
-        InputError
-            Fewer than two images can be read.
-        BackboneError
-            The backbone, a layer or the weights are not available.
-        """
+    def audit(self, data: Data, *, observer: Observer = SILENT, pages: Pages = "one", workers: Workers | None = None) -> Audit:
+        """Find images labelled good that do not look like the others. Parameters and errors as in `fit`; nothing is fitted."""
         stopwatch = Stopwatch()
         engines = member_engines(self.settings, self._weights)
         audit = audit_images(training_sources(data, pages), self.settings, engines, observer, stopwatch, workers)
@@ -267,8 +247,7 @@ class Detector:
     ) -> Evaluation:
         """Compute figures on labelled images: an MVTec root with `test`, or a manifest with `label` (and `mask`).
 
-        Maps and masks beyond the setting `memory` spill to a temporary file until the result is released. `inspect` replaces
-        the inspection by this process, such as by one on a cluster.
+        Maps and masks beyond `memory` spill to a temporary file. `inspect` inspects elsewhere, such as on a cluster.
 
         Raises
         ------
@@ -277,16 +256,9 @@ class Detector:
         OutputError
             The disk is too full for the maps.
         """
-        inspector, items = self._ready(), labelled_images(data, pages)
+        inspector, items, unlabelled = self._ready(), labelled_images(data, pages), count_unlabelled(data)
         try:
-            return evaluate(
-                inspector,
-                items,
-                unlabelled=count_unlabelled(data),
-                evidence=evidence,
-                observer=observer,
-                inspect=inspect,
-            )
+            return evaluate(inspector, items, unlabelled=unlabelled, evidence=evidence, observer=observer, inspect=inspect)
         except InputError as error:
             raise InputError(f"{data}: {error}") from None
 

@@ -10,15 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from offnominal.errors import InputError
+from offnominal.config import Settings
+from offnominal.errors import InputError, SettingsError
+from offnominal.fitting.extraction import ShardTask
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.shard import BankShare, Shard, ShardCoreset
-from offnominal.fitting.training_set import MIN_IMAGES, require_units, units_of
+from offnominal.fitting.training_set import MIN_IMAGES, TrainingSet, require_units, shard_bounds, units_of
 from offnominal.fitting.workers import Shards
 from offnominal.memory import MergedCoreset, merge_coresets
 from offnominal.model import Merge, Replacements
 from offnominal.scoring import NormalSignalsBuilder
-from offnominal.types import Index
+from offnominal.types import Float, Index
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,33 @@ def duplicates_of(images: Sequence[TrainingImage], digests: Sequence[bytes]) -> 
         if first != at:
             pairs.append((images[at].name, images[first].name))
     return pairs
+
+
+def tasks_of(training: TrainingSet, settings: Settings, shards: int) -> list[ShardTask]:
+    """At most `shards` shards of consecutive images. Raises `SettingsError` for several shards and a random coreset."""
+    images = training.images
+    bounds = shard_bounds(images, shards)
+    if len(bounds) > 1 and settings.sampler != "greedy":
+        raise SettingsError("sampler = random: only a greedy coreset can be merged from several shards")
+    return [
+        ShardTask(
+            images=images[part],
+            sources=tuple(training.sources[image.source].source for image in images[part]),
+            first=part.start,
+            total=len(images),
+            shards=len(bounds),
+            geometries=training.geometries,
+            values=training.values,
+            settings=settings,
+        )
+        for part in bounds
+    ]
+
+
+def require_variation(scores: Float) -> None:
+    """A threshold needs scores that differ."""
+    if len(scores) > 1 and float(scores.max()) == float(scores.min()):
+        raise InputError(
+            f"all {len(scores)} images score the same ({float(scores[0]):.3g}) when held out, so no threshold can be set: "
+            "check the contrast of the images, and that they are not duplicates"
+        )

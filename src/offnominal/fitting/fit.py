@@ -20,12 +20,19 @@ import torch
 
 from offnominal.config import Settings
 from offnominal.decisions import FOLDS, Method, calibrate, choose_method, outlier_p_values
-from offnominal.errors import InputError, SettingsError
 from offnominal.features import ChannelMoments, ChannelStandard
-from offnominal.fitting.all_shards import AllImages, duplicates_of, joined, merge_of, merged, shares_of
+from offnominal.fitting.all_shards import (
+    AllImages,
+    duplicates_of,
+    joined,
+    merge_of,
+    merged,
+    require_variation,
+    shares_of,
+    tasks_of,
+)
 from offnominal.fitting.appearance import learn_from
 from offnominal.fitting.audit import Audit
-from offnominal.fitting.extraction import ShardTask
 from offnominal.fitting.held_out_signals import SCALE_UNITS, distance_scale, folds_of
 from offnominal.fitting.shard import BankShare, Extracted, Shard
 from offnominal.fitting.split import calibrated_by_split, split_images, uses_split
@@ -34,7 +41,6 @@ from offnominal.fitting.supporters import supporters_needed
 from offnominal.fitting.training_set import (
     TrainingSet,
     require_enough,
-    shard_bounds,
     source_images,
     training_set,
     units_of,
@@ -48,7 +54,6 @@ from offnominal.memory import MemoryBank, MergedCoreset
 from offnominal.model import DistanceScale, HeldOut, LeftOut, Member, Model, Replacements
 from offnominal.observer import Observer
 from offnominal.scoring import NormalSignalsBuilder, image_score
-from offnominal.types import Float
 
 
 def fit_model(
@@ -154,7 +159,7 @@ class Fit:
     def run(self) -> Model:
         """The model, with leave-one-out or fold calibration."""
         settings = self._settings
-        with self._workers.start(self._tasks()) as shards:
+        with self._workers.start(tasks_of(self._training, self._settings, self._workers.shards)) as shards:
             extracted, standards = self._extract(shards, "they are held out together")
             coresets = self._coresets(shards)
             left_out: tuple[LeftOut, ...] = ()
@@ -175,7 +180,7 @@ class Fit:
             ]
             with self._stopwatch.stage("calibration"):
                 scores = np.concatenate(shards.each(Shard.scores, [statistics for _, statistics in members]))
-                _require_variation(scores)
+                require_variation(scores)
             thumbnails = None
             if settings.thumbnails:
                 in_banks = np.unique(np.concatenate([member.bank.image for member, _ in members]))
@@ -202,30 +207,10 @@ class Fit:
 
     def audit(self) -> Audit:
         """Audit scores of all images, in the order of the data."""
-        with self._workers.start(self._tasks()) as shards:
+        with self._workers.start(tasks_of(self._training, self._settings, self._workers.shards)) as shards:
             self._extract(shards, "they hide each other, so remove them and audit again")
             audited = self._audited(shards, self._coresets(shards))
         return replace(audited.in_order_of_data(), values=self._training.values, skipped=self._skipped_images())
-
-    def _tasks(self) -> list[ShardTask]:
-        """The shards, of consecutive images."""
-        training, images = self._training, self._training.images
-        bounds = shard_bounds(images, self._workers.shards)
-        if len(bounds) > 1 and self._settings.sampler != "greedy":
-            raise SettingsError("sampler = random: only a greedy coreset can be merged from several shards")
-        return [
-            ShardTask(
-                images=images[part],
-                sources=tuple(training.sources[image.source].source for image in images[part]),
-                first=part.start,
-                total=len(images),
-                shards=len(bounds),
-                geometries=training.geometries,
-                values=training.values,
-                settings=self._settings,
-            )
-            for part in bounds
-        ]
 
     def _extract(self, shards: Shards, consequence: str) -> tuple[list[Extracted], list[ChannelStandard]]:
         """Extract and standardise the patches of all shards."""
@@ -359,12 +344,3 @@ class Fit:
             coresets = shards.each_with(Shard.coreset, [(member, size, sampler, part) for part in without])
             bank = merged(coresets, size).patches
             shards.each_with(Shard.fold, [(member, part, bank, scale) for part in without])
-
-
-def _require_variation(scores: Float) -> None:
-    """A threshold needs scores that differ."""
-    if len(scores) > 1 and float(scores.max()) == float(scores.min()):
-        raise InputError(
-            f"all {len(scores)} images score the same ({float(scores[0]):.3g}) when held out, so no threshold can be set: "
-            "check the contrast of the images, and that they are not duplicates"
-        )
