@@ -22,7 +22,7 @@ def good(camera: Path) -> str:
     return str(camera / "0*.png")
 
 
-@pytest.mark.parametrize("calibration", ["leave-one-out", "split"])
+@pytest.mark.parametrize("calibration", ["leave-one-out", pytest.param("split", marks=pytest.mark.slow)])
 def test_a_fit_with_one_shard_is_that_of_one_machine(cluster: Cluster, good: str, calibration: str, tmp_path: Path) -> None:
     alone, remote = (Detector(**SETTINGS, calibration=calibration) for _ in range(2))  # type: ignore[arg-type]
     alone.fit(good).save(tmp_path / "alone.safetensors")
@@ -42,6 +42,7 @@ def test_a_fit_with_two_shards_detects(cluster: Cluster, bucket: str, camera: Pa
     )
 
 
+@pytest.mark.slow
 def test_an_audit_finds_the_damaged_images(cluster: Cluster, camera: Path) -> None:
     images = str(camera / "*0[0-9].png")
     audit = audit_on_cluster(cluster, Detector(**SETTINGS), images, shards=2)  # type: ignore[arg-type]
@@ -49,10 +50,8 @@ def test_an_audit_finds_the_damaged_images(cluster: Cluster, camera: Path) -> No
     assert {Path(name).name for name in names} >= {f"{seed}.png" for seed in range(200, 206)}
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("coreset", "scores")]
-
-
-@pytest.mark.parametrize("before", ["leave_one_out", *SLOW])
+@pytest.mark.slow
+@pytest.mark.parametrize("before", ["coreset", "leave_one_out", "scores"])
 def test_a_lost_worker_does_not_change_the_model(
     cluster: Cluster, good: str, before: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

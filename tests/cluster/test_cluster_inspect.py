@@ -47,6 +47,7 @@ def test_rows_are_those_of_one_machine(
     assert run.anomalous == sum(bool(row["anomalous"]) for row in expected)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_with_the_missing_parts(
     cluster: Cluster, model_file: Path, camera: Path, expected: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_images_and_results_in_a_bucket(
     assert inspect_on_cluster(cluster, model_file, [pattern], f"s3://{BUCKET}/some{store}").done == 6
 
 
+@pytest.mark.slow
 def test_lists_leave_out_duplicates(cluster: Cluster, model_file: Path, camera: Path, tmp_path: Path) -> None:
     notes = Notes()
     inputs = [str(camera), str(camera / "001.png")]
