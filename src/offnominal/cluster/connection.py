@@ -74,6 +74,7 @@ def connected(address: str, *, worker_cpus: int | None = None) -> Iterator[Clust
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to others
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets everything else on a machine go first
     started = not ray.is_initialized()
     if started:
         _initialise(ray, address)
