@@ -96,7 +96,7 @@ def merge_coresets(patches: Sequence[Tensor], coresets: Sequence[Coreset], size:
     >>> coresets = [Coreset(np.array([3, 5]), radius=0.5), Coreset(np.array([0, 2]), radius=1.0)]
     >>> merged = merge_coresets([first, second], coresets, size=2)
     >>> merged.patches.flatten().tolist(), merged.shard.tolist(), merged.row.tolist()
-    ([10.0, 0.0], [1, 0], [0, 3])
+    ([0.0, 10.0], [0, 1], [3, 0])
     >>> merged.merge_radius, merged.bound, merged.ratio
     (1.0, 2.0, 4.0)
     """
