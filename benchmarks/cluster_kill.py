@@ -128,7 +128,7 @@ def main() -> None:
         nodes = Nodes()
         try:
             run = [sys.executable, "-m", "offnominal.cli"]
-            out, kinds, total = folder / "out", {"worker": 0, "node": 0, "driver": 0}, 0
+            out, kinds, total, same = folder / "out", {"worker": 0, "node": 0, "driver": 0}, 0, True
             while total < args.kills:
                 command = [*run, "inspect", str(model), str(links), "--out", str(out), "--cluster", nodes.address]
                 for kind, count in disturbed(command, nodes, rng, args.kills - total).items():
@@ -136,7 +136,7 @@ def main() -> None:
                 total = sum(kinds.values())
                 found = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
                 parts = [row for path in sorted((out / PARTS).iterdir()) for row in rows_of(path.read_bytes())]
-                same = found == expected and [row["index"] for row in parts] == list(range(args.images))
+                same &= found == expected and [row["index"] for row in parts] == list(range(args.images))
                 if total < args.kills:
                     subprocess.run(["rm", "-rf", str(out)], check=True)
             lines.append(["inspect", args.images, *kinds.values(), yes(same)])

@@ -120,6 +120,7 @@ def test_another_run_in_the_folder_is_kept(cluster: Cluster, model_file: Path, c
         (f"s3://{BUCKET}/nothing", "contains no image"),
         (f"s3://{BUCKET}/list.csv", "must be a Parquet file"),
         (f"s3://{BUCKET}/nothing.parquet", "cannot be read"),
+        ("http://example.org/images", "unknown store http; known: s3"),
         ("s3://key:secret@bucket/images", r"^s3://...@bucket/images.*: holds a key"),
     ],
 )

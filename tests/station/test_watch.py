@@ -22,7 +22,8 @@ from station.conftest import ServerFactory, StationFactory
 from station.servers import LINE, PATIENCE, Postgres, StationHome, image_bytes
 
 #: A folder that disappears while watchdog begins to watch it ends a thread of watchdog with an error. Scans find its files.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")]
+LOST = "ignore:(?s).*watchdog.*(FileNotFoundError|NotADirectoryError):pytest.PytestUnhandledThreadExceptionWarning"
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(LOST)]
 
 LOT_AND_SERIAL = r"(?P<lot>[^/]+)/(?P<serial>[^/]+)\.[^.]+$"
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
+from offnominal.cli.cluster import cluster_option, require_shards, shards_option, workers_of
 from offnominal.cli.console import Console, emit, say
 from offnominal.cli.options import (
     AUDIT_SETTINGS,
     Command,
-    cluster_option,
     config_option,
     data_argument,
     detector_from,
@@ -20,8 +20,6 @@ from offnominal.cli.options import (
     json_option,
     pages_option,
     path_option,
-    require_cluster,
-    shards_option,
     weights_option,
 )
 
@@ -54,6 +52,7 @@ def audit(
     from offnominal.datasets import find_normal, in_pages
     from offnominal.outputs.audits import begin_audit, write_audit
 
+    require_shards(cluster, shards)
     options = given_settings(context)
     detector = detector_from(options, config, weights)
     normal = find_normal(data)
@@ -61,16 +60,9 @@ def audit(
     for note in normal.notes:
         say(f"note: {note}")
     begin_audit(out)
-    require_cluster(cluster, shards)
-    with Console() as console:
-        if cluster is None:
-            result = detector.audit(data, observer=console, pages=pages)
-        else:
-            from offnominal.cluster.connection import connected
-            from offnominal.cluster.fitting import audit_on_cluster
-
-            with connected(cluster) as connection:
-                result = audit_on_cluster(connection, detector, data, shards=shards, pages=pages, observer=console)
+    with Console() as console, workers_of(cluster, shards, detector, console) as workers:
+        absolute = data if cluster is None else str(Path(data).absolute())
+        result = detector.audit(absolute, observer=console, pages=pages, workers=workers)
     share = detector.settings.contamination or (0.0 if "contamination" in options else "auto")
     undrawn: list[str] = []
     rows = write_audit(result, [item.path for item in items], out, share, undrawn.append, detector.settings.memory)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
+from offnominal.cli.cluster import cluster_option
 from offnominal.cli.console import Console, emit, say, title_of
 from offnominal.cli.options import (
     RUN_SETTINGS,
     Command,
-    cluster_option,
     given_settings,
     json_option,
     model_argument,

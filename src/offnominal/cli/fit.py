@@ -8,27 +8,25 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
+from offnominal.cli.cluster import cluster_option, require_shards, shards_option, workers_of
 from offnominal.cli.console import Console, emit, say
 from offnominal.cli.options import (
     FIT_SETTINGS,
     Command,
-    cluster_option,
     config_option,
     data_argument,
     detector_from,
     given_settings,
-    is_bucket,
     json_option,
     pages_option,
     path_option,
-    require_cluster,
-    shards_option,
     weights_option,
 )
 from offnominal.machine import Kernel, kernel_facts, kernel_lines
 
 if TYPE_CHECKING:
     from offnominal.datasets import Pages
+    from offnominal.images import Source
     from offnominal.observer import Plan
 
 
@@ -58,21 +56,23 @@ def fit(
     from offnominal.model import require_writable
     from offnominal.outputs.model_facts import facts, kernels_of, warnings_of
 
+    require_shards(cluster, shards)
     require_writable(out)
     detector = detector_from(given_settings(context), config, weights)
     used = kernels_of(detector.settings)
-    on_cluster = require_cluster(cluster, shards)
-    for note in [] if is_bucket(data) and on_cluster else find_normal(data).notes:
-        say(f"note: {note}")
-    with Console(on_plan=lambda plan: _say_plan(plan, used)) as console:
-        if cluster is None:
-            detector.fit(data, observer=console, pages=pages)
-        else:
-            from offnominal.cluster.connection import connected
-            from offnominal.cluster.fitting import fit_on_cluster
+    images: str | list[Source] = data
+    if cluster is not None:
+        from offnominal.cluster.fitting import good_images
 
-            with connected(cluster) as connection:
-                fit_on_cluster(connection, detector, data, shards=shards, pages=pages, observer=console)
+        images = good_images(data)
+    if isinstance(images, str):
+        for note in find_normal(images).notes:
+            say(f"note: {note}")
+    with (
+        Console(on_plan=lambda plan: _say_plan(plan, used)) as console,
+        workers_of(cluster, shards, detector, console) as workers,
+    ):
+        detector.fit(images, observer=console, pages=pages, workers=workers)
     detector.save(out)
     model_facts = facts(detector.model)
     for warning in warnings_of(detector.model):

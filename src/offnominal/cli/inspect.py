@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
+from offnominal.cli.cluster import cluster_option
 from offnominal.cli.console import Console, emit, say, title_of
 from offnominal.cli.options import (
     RUN_SETTINGS,
     Command,
-    cluster_option,
     given_settings,
     json_option,
     model_argument,
@@ -97,7 +97,7 @@ def inspect(
         raise errors.SettingsError("--fdr needs --lot; add --lot or remove --fdr")
     if cluster is not None:
         given = {"--report": report, "--evidence": evidence, "--receipts": receipts, "--masks": masks, "--lot": lot}
-        given |= {"--reset-drift": reset_drift}
+        given |= {"--reset-drift": reset_drift, "--false-warning-rate": false_warning_rate != 0.01}
         run = _on_cluster(context, cluster, model, inputs, out, extras_from(None, maps, map_format), pages, weights, given)
         if as_json:
             emit({"out": out, "done": run.done, "anomalous": run.anomalous, "unreadable": run.unreadable})

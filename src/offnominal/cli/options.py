@@ -106,26 +106,8 @@ pages_option = click.option(
     callback=_check_pages,
     help="all: each page of a file is an image, named stack.tif#2; one: refuse such files. [default: one]",
 )
-cluster_option = click.option(
-    "--cluster", help="Use a Ray cluster: HOST:PORT, or auto for the one of this machine or new local workers."
-)
-shards_option = click.option("--shards", type=int, help="With --cluster: parts of the images. [default: one for each worker]")
 data_argument = click.argument("data", help="MVTec root, folder of good images, glob in quotes, or manifest.")
 model_argument = click.argument("model", help="Model file that fit wrote.", type=click.Path(path_type=Path))
-
-
-def require_cluster(cluster: str | None, shards: int | None) -> bool:
-    """Whether a cluster is used. Raises `SettingsError` for wrong shards."""
-    if shards is not None and cluster is None:
-        raise SettingsError("--shards needs --cluster; add --cluster auto, or remove --shards")
-    if shards is not None and shards < 1:
-        raise SettingsError(f"--shards {shards}: give at least 1")
-    return cluster is not None
-
-
-def is_bucket(data: str) -> bool:
-    """Whether data is an address such as s3://bucket/folder."""
-    return "://" in data
 
 
 def given_settings(context: click.Context) -> dict[str, Any]:

@@ -22,6 +22,14 @@ from offnominal.quiet import without_warnings
 ANSWER, REPORT = 10.0, 120.0
 #: Packages that must have the same version on all nodes, because they affect the numbers.
 SAME = ("offnominal", "torch", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
+#: Settings of Ray, unless the environment has others: it reports nothing to anybody, logs errors alone, gives its workers the
+#: priority of this process, and has time to start on a busy machine (20 s are not always enough).
+DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",
+    "RAY_gcs_server_port_wait_time_s": "120",
+}
 #: CPUs of a worker, if no node has fewer: a worker loads the networks once and inspects an image per CPU.
 CPUS_PER_WORKER = 4
 
@@ -71,10 +79,8 @@ def connected(address: str, *, worker_cpus: int | None = None) -> Iterator[Clust
         import ray
     except ImportError:
         raise SettingsError("a cluster needs Ray: pip install 'offnominal[ray]'") from None
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to others
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default lets everything else on a machine go first
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
     started = not ray.is_initialized()
     if started:
         _initialise(ray, address)

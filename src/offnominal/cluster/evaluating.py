@@ -76,14 +76,16 @@ def evaluate_on_cluster(
         shared = ray.put(content)
         actors = [actor.remote(shared, weights, run_settings or {}) for _ in range(min(cluster.workers, len(tasks)))]
         pool = ray.util.ActorPool(actors)
-        with errors_of_workers():
-            results = pool.map_unordered(lambda one, task: one.inspect.remote(*task, evidence), tasks)
-            for index, result in (entry for of_task in results for entry in of_task):
-                if isinstance(result, str):
-                    failed(index, ImageError(result))
-                else:
-                    yield index, result
-        for one in actors:
-            ray.kill(one)
+        try:
+            with errors_of_workers():
+                results = pool.map_unordered(lambda one, task: one.inspect.remote(*task, evidence), tasks)
+                for index, result in (entry for of_task in results for entry in of_task):
+                    if isinstance(result, str):
+                        failed(index, ImageError(result))
+                    else:
+                        yield index, result
+        finally:
+            for one in actors:
+                ray.kill(one)
 
     return detector.evaluate(data, evidence=evidence, observer=observer, pages=pages, inspect=inspect)

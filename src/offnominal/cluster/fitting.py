@@ -1,73 +1,62 @@
-"""Fit and audit on a cluster."""
+"""What a fit or an audit on a cluster needs: its workers, and the images of a bucket."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from offnominal.cluster.connection import Cluster
+from offnominal.cluster.connection import connected
 from offnominal.cluster.lists import addresses_of
-from offnominal.cluster.places import BucketImage, is_remote
+from offnominal.cluster.places import BucketImage, Place, is_remote
 from offnominal.cluster.workers import ClusterWorkers
-from offnominal.datasets import Pages
+from offnominal.datasets import MANIFESTS, Item
+from offnominal.datasets.manifests import require_no_defect_folder
 from offnominal.detector import Detector
-from offnominal.fitting import Audit
+from offnominal.errors import InputError
 from offnominal.images import Source
-from offnominal.observer import SILENT, Observer
+from offnominal.observer import Observer
 
 
-def fit_on_cluster(
-    cluster: Cluster,
-    detector: Detector,
-    data: str,
-    *,
-    shards: int | None = None,
-    pages: Pages = "one",
-    observer: Observer = SILENT,
-) -> Detector:
-    """Fit a detector on the images of a folder or bucket, which all nodes can reach.
+@contextmanager
+def workers_on(
+    address: str, detector: Detector, shards: int | None, observer: Observer, *, worker_cpus: int | None = None
+) -> Iterator[ClusterWorkers]:
+    """Connect to a cluster; yields the workers for `Detector.fit` and `Detector.audit`.
 
     Parameters
     ----------
-    cluster
-        The cluster.
+    address, worker_cpus
+        As for `connected`.
     detector
         A detector with the settings of the fit.
-    data
-        As for `Detector.fit`, or a folder, glob or Parquet manifest of good images in a bucket.
     shards
-        Number of parts of the images; by default one for each worker. With one, the model is that of a fit on one machine.
+        Number of parts of the images; None for one of each worker. With one, the model is that of a fit on one machine.
     observer
-        Receives plan, progress and notes.
+        Receives the progress.
     """
-    workers = _workers(cluster, detector, shards, observer)
-    return detector.fit(_sources(data, observer), observer=observer, pages=pages, workers=workers)
+    weights = None if detector.weights is None else detector.weights.read_bytes()
+    with connected(address, worker_cpus=worker_cpus) as cluster:
+        yield ClusterWorkers(cluster, detector.settings, weights, observer, shards)
 
 
-def audit_on_cluster(
-    cluster: Cluster,
-    detector: Detector,
-    data: str,
-    *,
-    shards: int | None = None,
-    pages: Pages = "one",
-    observer: Observer = SILENT,
-) -> Audit:
-    """Audit images on a cluster. Parameters are those of `fit_on_cluster`."""
-    workers = _workers(cluster, detector, shards, observer)
-    return detector.audit(_sources(data, observer), observer=observer, pages=pages, workers=workers)
+def good_images(data: str) -> str | list[Source]:
+    """The images of a folder or glob in a bucket; data on this machine as an absolute path.
 
-
-def _workers(cluster: Cluster, detector: Detector, shards: int | None, observer: Observer) -> ClusterWorkers:
-    content = None if detector.weights is None else detector.weights.read_bytes()
-    return ClusterWorkers(cluster, detector.settings, content, observer, shards)
-
-
-def _sources(data: str, observer: Observer) -> str | list[Source]:
-    """Good images in a bucket; other data as given."""
+    Raises
+    ------
+    InputError
+        The bucket holds no image there, a folder is named after a defect, or a manifest is given, whose labels would not be
+        read.
+    """
     if not is_remote(data):
-        return str(Path(data).absolute()) if Path(data).exists() else data
-    notes: list[str] = []
-    sources: list[Source] = [BucketImage(address) for address in addresses_of(data, None, notes, "one")]
-    for note in notes:
-        observer.on_note(note)
-    return sources
+        return str(Path(data).absolute())
+    shown = Place(data).shown
+    if Path(shown).suffix.lower() in MANIFESTS:
+        raise InputError(f"{shown}: a fit on a bucket reads no manifests; give the folder of good images, or a glob of them")
+    addresses = list(addresses_of(data, None, [], "one"))
+    if not addresses:
+        raise InputError(f"{shown}: contains no image")
+    names = [Place(address).shown for address in addresses]
+    require_no_defect_folder(shown, [Item(Path(name), name) for name in names])
+    return [BucketImage(address) for address in addresses]

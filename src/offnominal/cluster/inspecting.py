@@ -26,6 +26,7 @@ from offnominal.cluster.rows import as_parquet, rows_of
 from offnominal.datasets import Pages
 from offnominal.detector import Detector, load
 from offnominal.errors import ImageError, InputError, raise_if_fatal, reason_of
+from offnominal.images import path_of
 from offnominal.observer import SILENT, Observer
 from offnominal.outputs.inspections import InspectionRun, inspection_row
 from offnominal.outputs.optional_outputs import Extras, ExtraWriter
@@ -117,8 +118,7 @@ def inspect_part(detector: Detector, addresses: Sequence[str], first: int, scrat
         except Exception as error:  # noqa: BLE001 - any failure costs this image alone
             raise_if_fatal(error)
             rows[at] = error_row(f"{path}: cannot be drawn ({reason_of(error)})")
-    names = [getattr(source, "name", None) if not isinstance(source, Path) else str(source) for source in sources]
-    return [{"index": first + at, "path": names[at], **rows[at]} for at in range(len(addresses))]
+    return [{"index": first + at, "path": path_of(source), **rows[at]} for at, source in enumerate(sources)]
 
 
 def inspect_on_cluster(

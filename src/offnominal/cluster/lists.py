@@ -6,11 +6,12 @@ Manifests in Parquet and folders in buckets are streamed. Other inputs are liste
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -48,22 +49,24 @@ def write_list(inputs: Iterable[str], out: Place, target: BinaryIO, pages: Pages
 
     notes: list[str] = []
     seen, duplicates, count = _Seen(), 0, 0
-    with pq.ParquetWriter(target, pa.schema([("address", pa.string())])) as writer:
-        waiting: list[str] = []
+    schema = pa.schema([("address", pa.binary())])  # names of files need not be text
+    with pq.ParquetWriter(target, schema) as writer:
+        waiting: list[bytes] = []
         for given in inputs:
-            before = count + len(waiting)
-            for address in addresses_of(given, out, notes, pages):
+            empty = True
+            for address in map(os.fsencode, addresses_of(given, out, notes, pages)):
+                empty = False
                 if seen.add(address):
                     waiting.append(address)
                 else:
                     duplicates += 1
                 if len(waiting) == PART:
-                    writer.write_table(pa.table({"address": waiting}), row_group_size=PART)
+                    writer.write_table(pa.table({"address": waiting}, schema), row_group_size=PART)
                     count, waiting = count + PART, []
-            if count + len(waiting) == before and not duplicates:
-                raise InputError(f"{_shown(given)}: contains no image")
+            if empty:
+                raise InputError(f"{Place(given).shown}: contains no image")
         if waiting:
-            writer.write_table(pa.table({"address": waiting}), row_group_size=PART)
+            writer.write_table(pa.table({"address": waiting}, schema), row_group_size=PART)
             count += len(waiting)
     if duplicates:
         notes.append(f"duplicates left out: {duplicates}")
@@ -85,7 +88,7 @@ def part_of(place: Place, part: int) -> tuple[int, list[str]]:
 
     with place.open() as file:
         addresses = pq.ParquetFile(file).read_row_group(part)["address"].to_pylist()
-    return part * PART, addresses
+    return part * PART, [os.fsdecode(address) for address in addresses]
 
 
 def source_of(address: str) -> Source:
@@ -100,9 +103,9 @@ class _Seen:
         self._sorted = np.empty(0, np.uint64)
         self._recent: set[int] = set()
 
-    def add(self, address: str) -> bool:
+    def add(self, address: bytes) -> bool:
         """Add an address; false if it was there."""
-        key = int.from_bytes(blake2b(address.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+        key = int.from_bytes(blake2b(address, digest_size=8).digest(), "little")
         at = int(np.searchsorted(self._sorted, np.uint64(key)))
         if key in self._recent or (at < len(self._sorted) and int(self._sorted[at]) == key):
             return False
@@ -159,6 +162,10 @@ def _of_manifest(place: Place, notes: list[str]) -> Iterator[str]:
             roles = roles_of(table.schema_arrow.names)
         except (pa.ArrowException, ValueError) as error:
             raise InputError(f"{place.shown}: is no readable manifest ({str(error).splitlines()[0][:200]})") from None
+        ignored = [name for name in table.schema_arrow.names if roles.get(name) != "path"]
+        if ignored:
+            listed = ", ".join(f"'{name}'" for name in ignored)
+            notes.append(f"{place.shown}: unused columns: {listed} (used: path)")
         column = next((name for name, role in roles.items() if role == "path"), None)
         if column is None:
             names = ", ".join(table.schema_arrow.names)
@@ -170,6 +177,8 @@ def _of_manifest(place: Place, notes: list[str]) -> Iterator[str]:
                 text = text_of(value)
                 if text is None:
                     raise InputError(f"{place.shown}: row {row} has no path; fill it in, or remove the row")
+                if is_remote(place.address) and not is_remote(text) and Path(text).is_absolute():
+                    raise InputError(f"{place.shown}: row {row} names a file of a machine; in a bucket, name images in buckets")
                 yield _joined(folder, text)
 
 
@@ -177,7 +186,3 @@ def _joined(folder: Place, text: str) -> str:
     if is_remote(text) or Path(text).is_absolute():
         return text
     return str(folder.local / text) if folder.local is not None else (folder / text).address
-
-
-def _shown(given: str) -> Any:
-    return Place(given).shown

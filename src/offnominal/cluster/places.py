@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
 from offnominal.errors import ImageError, InputError, OutputError
-from offnominal.images import StoredImage
+from offnominal.images import DEFAULT_MEMORY, StoredImage
 from offnominal.storage import write_atomically
 
 #: Schemes of addresses that are not paths of this machine.
@@ -45,7 +45,7 @@ class Place:
     Raises
     ------
     InputError
-        The address of a bucket holds a key, which would be written to results.
+        The store is not known, or the address holds a key, which would be written to results.
 
     Examples
     --------
@@ -56,8 +56,11 @@ class Place:
     address: str
 
     def __post_init__(self) -> None:
+        scheme, separator, _ = self.address.partition("://")
+        if separator and scheme not in SCHEMES:
+            raise InputError(f"{self.address}: unknown store {scheme}; known: {', '.join(SCHEMES)}")
         if is_remote(self.address) and "@" in urlsplit(self.address).netloc.partition("?")[0]:
-            scheme, host = self.address.partition("://")[0], self.address.rpartition("@")[2]
+            host = self.address.rpartition("@")[2]
             raise InputError(
                 f"{scheme}://...@{host}: holds a key; give keys in the environment, as for other tools of the store"
             )
@@ -70,7 +73,7 @@ class Place:
 
     @property
     def shown(self) -> str:
-        """The address without options, which may hold keys."""
+        """The address without the options of the store."""
         return self.address.partition("?")[0] if is_remote(self.address) else self.address
 
     @property
@@ -207,14 +210,18 @@ class BucketImage(StoredImage):
 
     @contextmanager
     def copy(self) -> Iterator[Path]:
-        """A copy in the temporary folder of this machine."""
+        """A copy in the temporary folder of this machine. Raises `ImageError`, also for a file too large for an image."""
         place = Place(self.address)
         suffix = Path(place.name).suffix
         with tempfile.NamedTemporaryFile(prefix="offnominal-", suffix=suffix) as target:
             try:
                 with place.open() as file:
                     while block := file.read(BLOCK):
+                        if target.tell() > DEFAULT_MEMORY:
+                            raise ImageError(f"{self.name}: is larger than {DEFAULT_MEMORY / 1e9:g} GB, too large for an image")
                         target.write(block)
+            except ImageError:
+                raise
             except InputError as error:
                 raise ImageError(str(error)) from None
             target.flush()

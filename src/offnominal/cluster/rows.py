@@ -51,10 +51,22 @@ def as_parquet(rows: Sequence[Row]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = [{**row, **{name: json.dumps(row[name]) for name in _JSON if row.get(name) is not None}} for row in rows]
+    table = [
+        {
+            **row,
+            **{name: json.dumps(row[name]) for name in _JSON if row.get(name) is not None},
+            **{name: _text(row[name]) for name in ("path", "error")},
+        }
+        for row in rows
+    ]
     target = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(table, schema()), target)
     return target.getvalue()
+
+
+def _text(text: str | None) -> str | None:
+    """Text for Parquet; bytes of file names that are no text become escapes."""
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
 
 
 def rows_of(content: bytes) -> list[Row]:

@@ -111,12 +111,12 @@ class Progress:
         """Record how far a shard is."""
         self._stages.setdefault(stage, {})[shard] = done, total
 
-    def sums(self) -> dict[str, tuple[int, int]]:
-        """Images done, and their total, by stage."""
-        return {
-            stage: (sum(done for done, _ in shards.values()), sum(total for _, total in shards.values()))
-            for stage, shards in self._stages.items()
-        }
+    def news(self) -> dict[str, tuple[int, int]]:
+        """How much is done, and the total, of each stage; finished stages are given once."""
+        stages = {stage: list(shards.values()) for stage, shards in self._stages.items()}
+        news = {stage: (sum(done for done, _ in of), sum(total for _, total in of)) for stage, of in stages.items()}
+        self._stages = {stage: shards for stage, shards in self._stages.items() if news[stage][0] < news[stage][1]}
+        return news
 
 
 class _Reports(Observer):

@@ -65,7 +65,11 @@ class ClusterWorkers:
     @contextmanager
     def start(self, tasks: Sequence[ShardTask]) -> Iterator[Shards]:
         """Create the shards in actors."""
-        shards = _ActorShards(self._hosts(min(len(tasks), self._cluster.workers)), tasks, self._observer)
+        import ray
+
+        progress = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Progress).remote()
+        hosts = self._hosts(min(len(tasks), self._cluster.workers), progress)
+        shards = _ActorShards(hosts, tasks, progress, self._observer)
         try:
             yield shards
         finally:
@@ -75,34 +79,33 @@ class ClusterWorkers:
         """Score of each image; for an unreadable image, the reason."""
         import ray
 
-        hosts = self._hosts(self._cluster.workers)
-        shared = ray.put(model)
         parts = [sources[first : first + CHUNK] for first in range(0, len(sources), CHUNK)]
-        waiting = [hosts[at % len(hosts)].scores.remote(shared, part) for at, part in enumerate(parts)]
+        hosts, shared = self._hosts(min(len(parts), self._cluster.workers), None), ray.put(model)
         scores: list[float | str] = []
-        with errors_of_workers():
-            for result in waiting:
-                scores += ray.get(result)
-                self._observer.on_progress("calibration", len(scores), len(sources))
-        for host in hosts:
-            ray.kill(host)
+        try:
+            with errors_of_workers():
+                for result in [hosts[at % len(hosts)].scores.remote(shared, part) for at, part in enumerate(parts)]:
+                    scores += ray.get(result)
+                    self._observer.on_progress("calibration", len(scores), len(sources))
+        finally:
+            for host in hosts:
+                ray.kill(host)
         return scores
 
-    def _hosts(self, number: int) -> list[Any]:
+    def _hosts(self, number: int, progress: Any) -> list[Any]:
         import ray
 
         host = ray.remote(num_cpus=self._cluster.worker_cpus, max_restarts=-1, max_task_retries=-1)(ShardHost)
-        self._progress = ray.remote(num_cpus=0)(Progress).remote()
-        return [host.remote(self._settings, self._weights, self._progress) for _ in range(number)]
+        return [host.remote(self._settings, self._weights, progress) for _ in range(number)]
 
 
 class _ActorShards:
     """Shards in actors, and the journal of each."""
 
-    def __init__(self, hosts: Sequence[Any], tasks: Sequence[ShardTask], observer: Observer) -> None:
+    def __init__(self, hosts: Sequence[Any], tasks: Sequence[ShardTask], progress: Any, observer: Observer) -> None:
         import ray
 
-        self._hosts, self._observer = hosts, observer
+        self._hosts, self._progress, self._observer = hosts, progress, observer
         self._tasks = [ray.put(task) for task in tasks]
         self._journals: list[list[Call]] = [[] for _ in tasks]
 
@@ -123,8 +126,8 @@ class _ActorShards:
         """End the actors."""
         import ray
 
-        for host in self._hosts:
-            ray.kill(host)
+        for actor in (*self._hosts, self._progress):
+            ray.kill(actor)
 
     def _called(self, name: str, arguments: Sequence[Any]) -> list[Any]:
         import ray
@@ -136,6 +139,8 @@ class _ActorShards:
         unfinished = list(waiting)
         while unfinished:
             _, unfinished = ray.wait(unfinished, num_returns=len(unfinished), timeout=PAUSE)
+            for stage, (done, total) in ray.get(self._progress.news.remote()).items():
+                self._observer.on_progress(stage, done, total)
         with errors_of_workers():
             results = ray.get(waiting)
         if name in CHANGING:

@@ -40,6 +40,9 @@ _HINTS = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16"}
 #: Number of conversions in the cache folder, and of compiled models in the process; the oldest are removed.
 KEPT, IN_PROCESS = 8, 8
+#: Kernels that OpenVINO keeps for input sizes that it has seen. With its own limit of 5,000, images of a hundred shapes take
+#: gigabytes of memory; images of one shape are as fast with any limit.
+MOST_KERNELS = 200
 #: A batch runs in parts of one image per this many threads, so that activations stay in the processor's cache. This number of
 #: threads still runs efficiently on one image.
 THREADS_AN_IMAGE = 2
@@ -123,6 +126,7 @@ def _compiled(build: Callable[[], nn.Module], precision: str, key: str, streams:
     with _compiling:
         if cached not in _in_process:
             hints: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _HINTS[precision], "PERFORMANCE_HINT": "LATENCY"}
+            hints["CPU_RUNTIME_CACHE_CAPACITY"] = MOST_KERNELS
             if streams > 1:
                 hints |= {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams}
             if forks.forked():

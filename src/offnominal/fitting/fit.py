@@ -161,7 +161,7 @@ class Fit:
         settings = self._settings
         with self._workers.start(tasks_of(self._training, self._settings, self._workers.shards)) as shards:
             extracted, standards = self._extract(shards, "they are held out together")
-            coresets = self._coresets(shards)
+            held, coresets = AllImages.of(shards), self._coresets(shards)
             left_out: tuple[LeftOut, ...] = ()
             if settings.contamination != 0:
                 audited = self._audited(shards, coresets)
@@ -171,8 +171,8 @@ class Fit:
                     require_enough(int((~suspects).sum()), self._skipped)
                     ends = np.cumsum([len(images) for images in shards.each(Shard.kept_images)])
                     shards.each_with(Shard.keep, [(part,) for part in np.split(~suspects, ends[:-1])])
+                    held = AllImages.of(shards)
                     coresets = self._coresets(shards)
-            held = AllImages.of(shards)
             method = choose_method(settings.calibration, len(held.images), settings.false_alarm_rate)
             members = [
                 self._member(shards, held, number, standard, coreset, method)
@@ -218,8 +218,8 @@ class Fit:
             extracted = shards.each(Shard.extract)
             for shard in extracted:
                 self._skipped |= shard.skipped
-            images = [image for of_shard in shards.each(Shard.kept_images) for image in of_shard]
-            require_enough(len(images), self._skipped)
+            require_enough(sum(len(shard.pixel_digests) for shard in extracted), self._skipped)
+            images = AllImages.of(shards).images
             standards = [
                 ChannelMoments.merged(of_member).standard()
                 for of_member in zip(*(shard.moments for shard in extracted if shard.moments), strict=True)

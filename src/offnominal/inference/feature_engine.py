@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -24,8 +26,12 @@ from offnominal.memory import Upsampling
 from offnominal.model import BackboneIdentity
 from offnominal.types import Float, interior, interior_shape
 
+#: Network sizes whose constants are kept; images of strangers may have any shape, and memory has an end.
+MOST_SIZES = 16
 #: Shortest side of a network input in pixels: below, the deepest maps have too few positions.
 MIN_SIDE = 64
+
+Value = TypeVar("Value")
 
 
 def member_engines(settings: Settings, weights: Path | None = None, *, pretrained: bool = True) -> tuple[FeatureEngine, ...]:
@@ -124,11 +130,11 @@ class FeatureEngine:
 
         None on a GPU, at precisions below float32, and for networks whose features are not upsampled.
         """
-        if network not in self._upsamplings:
-            usable = self.device.type == "cpu" and self._in_float32
-            first = self._extractor.upsampled_from(network) if usable else None
-            self._upsamplings[network] = None if first is None else self._upsampling_from(first, network)
-        return self._upsamplings[network]
+        with suppress(KeyError):  # another thread may remove it
+            return self._upsamplings[network]
+        usable = self.device.type == "cpu" and self._in_float32
+        first = self._extractor.upsampled_from(network) if usable else None
+        return _kept(self._upsamplings, network, None if first is None else self._upsampling_from(first, network))
 
     def _upsampling_from(self, first: int, network: tuple[int, int]) -> Upsampling:
         grid = self.grid(network)
@@ -157,9 +163,18 @@ class FeatureEngine:
 
     def _share_inside(self, network: tuple[int, int]) -> Tensor:
         """(N, D) share of each feature's neighbourhood that lies inside the image."""
-        if network not in self._shares_inside:
-            self._shares_inside[network] = interior_patches(self._extractor.inside(network))[0].to(self.device)
-        return self._shares_inside[network]
+        share = self._shares_inside.get(network)
+        if share is None:
+            share = _kept(self._shares_inside, network, interior_patches(self._extractor.inside(network))[0].to(self.device))
+        return share
+
+
+def _kept(values: dict[tuple[int, int], Value], network: tuple[int, int], value: Value) -> Value:
+    """Store a value by network size and return it; of many sizes, the oldest are removed."""
+    values[network] = value
+    for oldest in list(values)[:-MOST_SIZES]:
+        values.pop(oldest, None)
+    return value
 
 
 def interior_patches(maps: Tensor) -> Tensor:
