@@ -14,8 +14,9 @@ from offnominal.errors import InputError, SettingsError, suggest
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
-#: `bank="auto"` takes this share of the patches, but at least this number.
-AUTO_BANK_SHARE, AUTO_BANK_MINIMUM = 0.01, 1000
+#: `bank="auto"` takes this share of the patches within these limits. A very small coreset depends on its starting point. A very
+#: large one costs time with each image, and a fit in shards holds one of each shard.
+AUTO_BANK_SHARE, AUTO_BANK_LIMITS = 0.01, (1000, 50_000)
 #: Upper limit of weights and noise; keeps all scores finite in float32.
 MAX_WEIGHT = 1000.0
 #: Upper limit of the smoothing sigma in network pixels, the size of a default image.
@@ -164,7 +165,7 @@ class Settings(BaseModel):
     )
     bank: Annotated[float | int | Literal["auto"], BeforeValidator(_parse_bank)] = Field(
         "auto",
-        description="Patches in each memory bank: a share such as 0.01, a number such as 5000, or auto: 1 %, at least 1000.",
+        description="Patches in each memory bank: a share such as 0.01, a number such as 5000, or auto: 1 %, 1000 to 50000.",
     )
     sampler: Literal["greedy", "random"] = Field("greedy", description="Coreset sampler: greedy (k-center) or random.")
     neighbors: int = Field(9, ge=1, le=100, description="Number of neighbours for the influence.")
@@ -232,15 +233,14 @@ class Settings(BaseModel):
     def bank_size(self, patches: int) -> int:
         """Number of bank patches to select from `patches` patches; at least 1.
 
-        `bank="auto"` has a minimum of `AUTO_BANK_MINIMUM` because a very small coreset depends on its starting point.
-
         Examples
         --------
         >>> Settings(bank=0.01).bank_size(50_000), Settings(bank=5000).bank_size(50_000), Settings().bank_size(50_000)
         (500, 5000, 1000)
         """
         if self.bank == "auto":
-            return max(1, min(patches, max(round(AUTO_BANK_SHARE * patches), AUTO_BANK_MINIMUM)))
+            least, most = AUTO_BANK_LIMITS
+            return max(1, min(patches, max(round(AUTO_BANK_SHARE * patches), least), most))
         share = isinstance(self.bank, float) and self.bank <= 1
         return max(1, min(patches, round(self.bank * patches) if share else int(self.bank)))
 

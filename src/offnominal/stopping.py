@@ -1,4 +1,4 @@
-"""Stop signals of a command: SIGTERM and SIGHUP raise `KeyboardInterrupt`, as Ctrl-C does."""
+"""Stop signals of a command: Ctrl-C, SIGTERM and SIGHUP raise `KeyboardInterrupt`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from types import FrameType
 
 #: Windows has no SIGHUP.
 STOP_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+#: Handlers of a process that set none.
+DEFAULT_HANDLERS = (signal.SIG_DFL, signal.default_int_handler)
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` on SIGTERM and SIGHUP inside; signals that the process ignores (`nohup`) stay ignored.
+    """Raise `KeyboardInterrupt` on stop signals inside; signals that the process ignores (`nohup`) stay ignored.
+
+    A library may turn the interrupt into an error of its own, such as a failed import. After a signal, every error is therefore
+    raised as `KeyboardInterrupt`.
 
     Examples
     --------
@@ -28,11 +33,21 @@ def stoppable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    defaults = {number: signal.getsignal(number) for number in STOP_SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
+    received: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    defaults = {number: handler for number in STOP_SIGNALS if (handler := signal.getsignal(number)) in DEFAULT_HANDLERS}
     for number in defaults:
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         yield
+    except Exception as error:
+        if received:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number, handler in defaults.items():
             signal.signal(number, handler)
@@ -74,7 +89,3 @@ def ignore_stop() -> None:
     if threading.current_thread() is threading.main_thread():
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

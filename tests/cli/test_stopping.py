@@ -187,3 +187,16 @@ def test_signals_are_delayed_during_protected_work() -> None:
             os.kill(os.getpid(), signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_that_a_library_turns_into_an_error_is_a_stop(number: int) -> None:
+    def work() -> None:
+        with stoppable():
+            try:
+                os.kill(os.getpid(), number)
+            except KeyboardInterrupt:
+                raise ImportError("initialization failed") from None
+
+    with pytest.raises(KeyboardInterrupt):
+        work()

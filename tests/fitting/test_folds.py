@@ -84,7 +84,7 @@ def test_fold_signals_equal_those_of_naive_fits(engine: FeatureEngine, sizes: li
             bank = shard.coreset(0, 30, "greedy", fold).patches
             shard.fold(0, fold, bank, SCALE)
         expected = naive_folds(patches.all.clone(), patches.rows, units, 30, settings)
-        signals, grids = shard.signals(0), patches.grids
+        signals, grids = shard.signals(0, True), patches.grids
     assert len(signals) == len(images) == progress.done[-1]
     assert progress.done == sorted(progress.done)
     for actual, naive, grid in zip(signals, expected, grids, strict=True):

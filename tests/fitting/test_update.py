@@ -23,7 +23,7 @@ from offnominal.errors import InputError, SettingsError
 from offnominal.inference import held_out_scores
 from offnominal.memory import cover
 from offnominal.model import Member, Model
-from offnominal.outputs.guarantee import promise
+from offnominal.outputs.guarantee import promise, rests_on
 
 SMALL: dict[str, Any] = {"image_size": 96, "bank": 120, "false_alarm_rate": 0.1, "calibration": "leave-one-out"}
 
@@ -41,6 +41,21 @@ def fitted(**settings: object) -> Detector:
 
 def scores_of(model: Model) -> np.ndarray:
     return held_out_scores([(member.held_out.signals, model.networks(member)) for member in model.members], model.settings)
+
+
+def test_a_model_of_very_many_images_keeps_no_signals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fitted().save(tmp_path / "small.safetensors")
+    monkeypatch.setattr("offnominal.fitting.fit.SIGNALS_UP_TO", 9)
+    detector = Detector(**SMALL).fit([texture(seed) for seed in range(10)])
+    detector.save(tmp_path / "large.safetensors")
+    assert (tmp_path / "large.safetensors").stat().st_size < (tmp_path / "small.safetensors").stat().st_size
+    loaded = load(tmp_path / "large.safetensors")
+    assert not loaded.model.updatable
+    assert loaded.score_samples([texture(20)]) == fitted().score_samples([texture(20)])
+    isolated = replace(loaded.model.calibration, scores=np.float32(10.0) ** np.arange(10, dtype=np.float32))
+    assert rests_on(replace(loaded.model, calibration=isolated)) == []
+    with pytest.raises(InputError, match="fitted on 10 images, and keeps no held-out signals for updates: fit again"):
+        loaded.update(add=[texture(30)])
 
 
 def number_of(model: Model, name: str) -> int:

@@ -27,6 +27,7 @@ SAME = ("offnominal", "torch", "numpy", "openvino", "faiss-cpu", "opencv-python-
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
     "RAY_worker_niceness": "0",
     "RAY_gcs_server_port_wait_time_s": "120",
 }

@@ -8,7 +8,6 @@ file by an equal one.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -216,7 +215,6 @@ def run_parts(cluster: Cluster, work: type, job: Any, parts: Sequence[int]) -> A
     if not parts:
         return
     with without_warnings(), errors_of_workers():  # Ray warns of its own deprecated options
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the import of ray.data sets it to INFO
         ray.data.DataContext.get_current().enable_progress_bars = False
         numbers = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
         results = numbers.map_batches(

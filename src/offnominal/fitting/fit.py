@@ -55,6 +55,9 @@ from offnominal.model import DistanceScale, HeldOut, LeftOut, Member, Model, Rep
 from offnominal.observer import Observer
 from offnominal.scoring import NormalSignalsBuilder, image_score
 
+#: Images up to which a model keeps held-out signals for updates: a few kB of each.
+SIGNALS_UP_TO = 100_000
+
 
 def fit_model(
     sources: Sequence[TrainingSource],
@@ -319,7 +322,8 @@ class Fit:
             if method == FOLDS:
                 self._folds(shards, held, number, len(coreset.patches), scale)
                 statistics = joined(shards.each(Shard.statistics, number))
-            signals = [image for of_shard in shards.each(Shard.signals, number) for image in of_shard]
+            kept = len(held.images) <= SIGNALS_UP_TO
+            signals = [image for of_shard in shards.each(Shard.signals, number, kept) for image in of_shard]
         located = shards.each_with(Shard.locate, [(number, share.rows) for share in bank])
         image, position = held.located(coreset, located)
         known_radius = None if np.isnan(radius) else radius

@@ -238,9 +238,9 @@ class Shard:
         """(n,) float32 held-out scores, the maxima of `maps`."""
         return np.array([image_score(values) for values in self.maps(statistics)], dtype=np.float32)
 
-    def signals(self, member: int) -> list[Float]:
-        """(h, w, S) held-out signals of each image, rounded as in a model file."""
-        return self._signals[member]
+    def signals(self, member: int, kept: bool) -> list[Float]:
+        """(h, w, S) held-out signals of each image, rounded as in a model file; S is 0 if they are not `kept`."""
+        return [image if kept else image[:, :, :0] for image in self._signals[member]]
 
     def thumbnails(self, wanted: Sequence[int]) -> list[bytes]:
         """Thumbnails of some images."""

@@ -79,7 +79,8 @@ def update_model(
     Raises
     ------
     InputError
-        If a name is unknown or ambiguous, too few images would remain, or none of the new images can be read.
+        If the model keeps no held-out signals, a name is unknown or ambiguous, too few images would remain, or none of the new
+        images can be read.
 
     Examples
     --------
@@ -90,6 +91,11 @@ def update_model(
     """
     if not add and not remove:
         raise InputError("nothing to update: name images to add or to remove")
+    if not model.updatable:
+        raise InputError(
+            f"the model was fitted on {len(model.sources)} images, and keeps no held-out signals for updates: "
+            "fit again, with the images to add and without those to remove"
+        )
     leaving = _indices_of(model, remove)
     staying = {source.name for at, source in enumerate(model.sources) if at not in leaving}
     counts = Counter(source.name for source in add)

@@ -150,11 +150,11 @@ def require_indices(indices: npt.NDArray[Any], count: int, name: str) -> None:
     require(bool(((indices >= 0) & (indices < count)).all()), f"{name} is out of range, expected 0 to {count - 1}")
 
 
-def require_grids(grids: Sequence[tuple[int, int]], signals: int) -> None:
-    """Require grids with as many positions as there are signals."""
+def require_grids(grids: Sequence[tuple[int, int]], signals: int | None) -> None:
+    """Require grids with as many positions as there are signals; None if the model keeps none."""
     require(all(1 <= side <= MAX_NETWORK_SIDE for grid in grids for side in grid), "a grid is empty or too large")
     positions = sum(height * width for height, width in grids)
-    require(positions == signals, f"{signals} held-out signals, {positions} positions of the grids")
+    require(signals is None or positions == signals, f"{signals} held-out signals, {positions} positions of the grids")
 
 
 def _require_any(value: Any, annotations: Sequence[Any], name: str) -> None:

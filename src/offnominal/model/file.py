@@ -312,11 +312,14 @@ def _held_out(stored: dict[str, Any], tensors: _Tensors, images: int, columns: l
     grids = [(int(height), int(width)) for height, width in tensors["held_out.grid"]]
     require(flat.ndim == 2 and flat.shape[1] == len(columns), f"held-out signals have the shape {flat.shape}")
     require(len(grids) == images, f"held-out signals of {len(grids)} images, expected {images}")
-    require_grids(grids, len(flat))
-    ends = np.cumsum([height * width for height, width in grids])
-    complete = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
-    complete[:, columns] = flat
-    signals = tuple(image.reshape(*grid, -1) for image, grid in zip(np.split(complete, ends[:-1]), grids, strict=True))
+    require_grids(grids, len(flat) or None)
+    if len(flat):
+        ends = np.cumsum([height * width for height, width in grids])
+        complete = np.zeros((len(flat), len(SIGNALS)), dtype=np.float32)
+        complete[:, columns] = flat
+        signals = tuple(image.reshape(*grid, -1) for image, grid in zip(np.split(complete, ends[:-1]), grids, strict=True))
+    else:
+        signals = tuple(np.empty((*grid, 0), np.float32) for grid in grids)
     replacements = Replacements(
         torch.from_numpy(tensors["replacements.patches"]),
         tensors["replacements.replaces"],

@@ -103,7 +103,8 @@ class HeldOut:
     Attributes
     ----------
     signals
-        (h, w, S) float32 held-out signals of each training image, rounded by `as_stored`.
+        (h, w, S) float32 held-out signals of each training image, rounded by `as_stored`. After a fit on very many images, S is
+        0: the model keeps none, and cannot be updated.
     replacements
         Patches that enter the bank when an image is removed.
     radius
@@ -121,6 +122,11 @@ class HeldOut:
     signals: tuple[Float, ...]
     replacements: Replacements
     radius: float | None
+
+    @property
+    def kept(self) -> bool:
+        """Whether the model keeps the signals."""
+        return all(image.shape[2] > 0 for image in self.signals)
 
 
 @dataclass(frozen=True)
@@ -309,6 +315,11 @@ class Model:
         out, or after an update removed an image at or above the threshold.
         """
         return not self.left_out and self.settings.contamination == 0 and not self.threshold_removed
+
+    @property
+    def updatable(self) -> bool:
+        """Whether the model keeps the held-out signals that an update needs."""
+        return all(member.held_out.kept for member in self.members)
 
 
 def as_stored(signals: Float) -> Float:

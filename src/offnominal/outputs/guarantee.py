@@ -35,11 +35,11 @@ def calibration_facts(model: Model) -> dict[str, Any]:
 def rests_on(model: Model) -> list[str]:
     """Names of the images that alone determine the threshold, highest score first.
 
-    These are the images at and above a threshold that is far above all other scores. Empty if there are none, and
-    after a split, whose calibration images the model does not name.
+    These are the images at and above a threshold that is far above all other scores. Empty if there are none, after a split,
+    whose calibration images the model does not name, and if the model keeps no held-out signals.
     """
     calibration = model.calibration
-    if calibration.method == SPLIT or not calibration.threshold_isolated:
+    if calibration.method == SPLIT or not calibration.threshold_isolated or not model.updatable:
         return []
     scores = scores_of_model(model)
     return [model.sources[index].name for index in np.argsort(-scores, kind="stable")[: calibration.rank]]
