@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
-from offnominal.cli.cluster import cluster_option, require_shards, shards_option, workers_of
+from offnominal.cli.cluster import cluster_option, normal_of, require_shards, shards_option, workers_of
 from offnominal.cli.console import Console, emit, say
 from offnominal.cli.options import (
     AUDIT_SETTINGS,
@@ -25,6 +25,7 @@ from offnominal.cli.options import (
 
 if TYPE_CHECKING:
     from offnominal.datasets import Pages
+    from offnominal.images import Source
 
 
 @click.command(cls=Command, settings=AUDIT_SETTINGS)
@@ -49,23 +50,20 @@ def audit(
     as_json: bool,
 ) -> None:
     """Find images among the good ones that differ from the others."""
-    from offnominal.datasets import find_normal, in_pages
+    from offnominal.datasets import normal_images
     from offnominal.outputs.audits import begin_audit, write_audit
 
     require_shards(cluster, shards)
     options = given_settings(context)
     detector = detector_from(options, config, weights)
-    normal = find_normal(data)
-    items = in_pages(normal.items, pages)
-    for note in normal.notes:
-        say(f"note: {note}")
+    images = normal_of(cluster, data, pages)
+    sources: list[Source] = images if isinstance(images, list) else [item.path for item in normal_images(images, pages)]
     begin_audit(out)
     with Console() as console, workers_of(cluster, shards, detector, console) as workers:
-        absolute = data if cluster is None else str(Path(data).absolute())
-        result = detector.audit(absolute, observer=console, pages=pages, workers=workers)
+        result = detector.audit(images, observer=console, pages=pages, workers=workers)
     share = detector.settings.contamination or (0.0 if "contamination" in options else "auto")
     undrawn: list[str] = []
-    rows = write_audit(result, [item.path for item in items], out, share, undrawn.append, detector.settings.memory)
+    rows = write_audit(result, sources, out, share, undrawn.append, detector.settings.memory)
     suspects = sum(row["suspect"] for row in rows)
     if as_json:
         skipped = [{"image": name, "reason": reason} for name, reason in result.skipped]

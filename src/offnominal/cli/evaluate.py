@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
-from offnominal.cli.cluster import cluster_option
+from offnominal.cli.cluster import cluster_option, labelled_on
 from offnominal.cli.console import Console, emit, say, title_of
 from offnominal.cli.options import (
     RUN_SETTINGS,
@@ -60,26 +60,10 @@ def evaluate(
     begin_evaluation(out, plots)
     undrawn: list[str] = []
     detector = load(model, weights=weights, **given_settings(context))
-    for note in find_labelled(data).notes:
-        say(f"note: {note}")
-    with Console() as console:
-        if cluster is None:
-            result = detector.evaluate(data, evidence=evidence, observer=console, pages=pages)
-        else:
-            from offnominal.cluster.connection import connected
-            from offnominal.cluster.evaluating import evaluate_on_cluster
-
-            with connected(cluster) as connection:
-                result = evaluate_on_cluster(
-                    connection,
-                    detector,
-                    model,
-                    data,
-                    run_settings=given_settings(context),
-                    evidence=evidence,
-                    pages=pages,
-                    observer=console,
-                )
+    with labelled_on(cluster, data, pages, detector, model, given_settings(context)) as (images, inspect), Console() as console:
+        for note in find_labelled(images).notes:
+            say(f"note: {note}")
+        result = detector.evaluate(images, evidence=evidence, observer=console, pages=pages, inspect=inspect)
         metrics = write_evaluation(detector.model, result, out, title_of(data), plots, undrawn.append)
     if as_json:
         emit(metrics)

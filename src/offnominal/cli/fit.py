@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from offnominal import errors
-from offnominal.cli.cluster import cluster_option, require_shards, shards_option, workers_of
+from offnominal.cli.cluster import cluster_option, normal_of, require_shards, shards_option, workers_of
 from offnominal.cli.console import Console, emit, say
 from offnominal.cli.options import (
     FIT_SETTINGS,
@@ -26,7 +26,6 @@ from offnominal.machine import Kernel, kernel_facts, kernel_lines
 
 if TYPE_CHECKING:
     from offnominal.datasets import Pages
-    from offnominal.images import Source
     from offnominal.observer import Plan
 
 
@@ -52,7 +51,6 @@ def fit(
     as_json: bool,
 ) -> None:
     """Learn from good images and write a model file."""
-    from offnominal.datasets import find_normal
     from offnominal.model import require_writable
     from offnominal.outputs.model_facts import facts, kernels_of, warnings_of
 
@@ -60,14 +58,7 @@ def fit(
     require_writable(out)
     detector = detector_from(given_settings(context), config, weights)
     used = kernels_of(detector.settings)
-    images: str | list[Source] = data
-    if cluster is not None:
-        from offnominal.cluster.fitting import good_images
-
-        images = good_images(data)
-    if isinstance(images, str):
-        for note in find_normal(images).notes:
-            say(f"note: {note}")
+    images = normal_of(cluster, data, pages)
     with (
         Console(on_plan=lambda plan: _say_plan(plan, used)) as console,
         workers_of(cluster, shards, detector, console) as workers,

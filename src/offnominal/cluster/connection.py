@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
+from time import monotonic, sleep
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -76,12 +78,14 @@ def connected(address: str, *, worker_cpus: int | None = None) -> Iterator[Clust
     SettingsError
         The extra is missing, the address does not answer, or a node lacks a package or has another version of it.
     """
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError("a cluster needs Ray: pip install 'offnominal[ray]'") from None
+    if find_spec("ray") is None:
+        raise SettingsError("a cluster needs Ray: pip install 'offnominal[ray]'")
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if address != "auto":
+        _require_answer(address)  # sets what Ray reads when it is imported
+    import ray
+
     started = not ray.is_initialized()
     if started:
         _initialise(ray, address)
@@ -106,8 +110,6 @@ def errors_of_workers() -> Iterator[None]:
 
 
 def _initialise(ray: Any, address: str) -> None:
-    if address != "auto":
-        _require_answer(address)
     try:
         with without_warnings(), _without_native_output():
             ray.init(None if address == "auto" else address, logging_level=logging.ERROR, log_to_driver=False)
@@ -145,17 +147,46 @@ def _require_answer(address: str) -> None:
             f"--cluster {address}: does not answer ({error.strerror or error}); check the address, and that the cluster runs "
             "(ray status)"
         ) from None
-    if not address.startswith("ray://") and not _healthy(address):
-        raise SettingsError(f"--cluster {address}: cannot connect, since no Ray cluster answers there; check the address")
+    if not address.startswith("ray://"):
+        os.environ.update(_access_to(address))
 
 
-def _healthy(address: str) -> bool:
-    """Whether a Ray cluster answers. Ray ends the process that connects to another service, so another process asks."""
+def _access_to(address: str) -> dict[str, str]:
+    """Variables of the environment that a connection needs: none, or that the token of this user is sent.
+
+    Ray ends the process that connects to another service, so other processes ask.
+
+    Raises
+    ------
+    SettingsError
+        No cluster answers, or it refuses this user.
+    """
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    variables: list[dict[str, str]] = [{}] if "RAY_AUTH_MODE" in os.environ else [{}, {"RAY_AUTH_MODE": "token"}]
+    asked = [
+        (
+            of_process,
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | of_process),
+        )
+        for of_process in variables
+    ]
     try:
-        return subprocess.run(command, capture_output=True, timeout=3 * ANSWER, check=False).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+        end = monotonic() + 3 * ANSWER
+        while monotonic() < end:
+            for of_process, process in asked:
+                if process.poll() == 0:
+                    return of_process
+            if all(process.poll() is not None for _, process in asked):
+                break
+            sleep(0.1)
+    finally:
+        for _, process in asked:
+            process.kill()
+            process.wait()
+    raise SettingsError(
+        f"--cluster {address}: cannot connect, since no Ray cluster answers there or it asks for another token; check the "
+        "address, and RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
 
 
 def _checked(ray: Any, worker_cpus: int | None) -> Cluster:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offnominal.cluster.connection import Cluster, errors_of_workers
 from offnominal.cluster.inspecting import load_content
-from offnominal.datasets import Pages
+from offnominal.cluster.places import BucketImage, Place, is_remote, require_one_page
+from offnominal.datasets import MANIFESTS, Pages
 from offnominal.detector import Detector
-from offnominal.errors import ImageError
+from offnominal.errors import ImageError, InputError
 from offnominal.images import Source
-from offnominal.inference import Evaluation
-from offnominal.observer import SILENT, Observer
+from offnominal.inference import Inspect
 from offnominal.types import Inspection
 
 #: Images of one task. Their maps return through the object store, so there are few.
@@ -38,18 +41,64 @@ class InspectingActor:
         return results
 
 
-def evaluate_on_cluster(
-    cluster: Cluster,
-    detector: Detector,
-    model: Path,
-    data: str,
-    *,
-    run_settings: dict[str, Any] | None = None,
-    evidence: bool = False,
-    pages: Pages = "one",
-    observer: Observer = SILENT,
-) -> Evaluation:
-    """Evaluate a model on labelled images that all nodes reach at the same paths.
+@dataclass(frozen=True)
+class LabelledSet:
+    """Labelled images on this machine, and in the bucket that they were copied from.
+
+    Attributes
+    ----------
+    path
+        Folder or manifest on this machine.
+    bucket
+        The folder in the bucket; None if the workers read the files at the same paths as this machine.
+    """
+
+    path: str
+    bucket: Place | None = None
+
+    def source(self, file: Source) -> Source:
+        """Where the workers read a file of this machine."""
+        if not isinstance(file, Path):
+            return file
+        if self.bucket is None:
+            return file.absolute()
+        return BucketImage((self.bucket / file.relative_to(self.path).as_posix()).address)
+
+
+@contextmanager
+def labelled_set(data: str, pages: Pages = "one") -> Iterator[LabelledSet]:
+    """The labelled images of an evaluation. An MVTec root in a bucket is copied, without its `train`, until the context ends.
+
+    Raises
+    ------
+    InputError
+        The bucket cannot be read, or a manifest in it or `pages="all"` is given.
+    """
+    if not is_remote(data):
+        yield LabelledSet(data)
+        return
+    require_one_page(data, pages)
+    bucket = Place(data)
+    if Path(bucket.name).suffix.lower() in MANIFESTS:
+        raise InputError(
+            f"{bucket.shown}: evaluate reads MVTec roots in buckets, but no manifests; copy the set to shared storage"
+        )
+    with tempfile.TemporaryDirectory(prefix="offnominal-") as folder:
+        for file in bucket.walk():
+            relative = PurePosixPath(file.shown[len(bucket.shown.rstrip("/")) + 1 :])
+            if relative.parts[0].lower() == "train" or ".." in relative.parts:
+                continue
+            target = Path(folder) / relative
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as content:
+                file.copy_to(content)
+        yield LabelledSet(folder, bucket)
+
+
+def inspect_on(
+    cluster: Cluster, detector: Detector, model: Path, labelled: LabelledSet, run_settings: dict[str, Any] | None = None
+) -> Inspect:
+    """A function for `Detector.evaluate` that inspects on a cluster.
 
     Parameters
     ----------
@@ -59,8 +108,8 @@ def evaluate_on_cluster(
         The detector that was loaded from `model` with `run_settings`.
     model
         Model file on this machine.
-    data
-        As for `Detector.evaluate`.
+    labelled
+        The images.
     """
     import ray
 
@@ -70,8 +119,8 @@ def evaluate_on_cluster(
     def inspect(
         sources: Sequence[Source], failed: Callable[[int, ImageError], None], evidence: bool
     ) -> Iterator[tuple[int, Inspection]]:
-        absolute = [source.absolute() if isinstance(source, Path) else source for source in sources]
-        tasks = [(first, absolute[first : first + CHUNK]) for first in range(0, len(absolute), CHUNK)]
+        images = [labelled.source(source) for source in sources]
+        tasks = [(first, images[first : first + CHUNK]) for first in range(0, len(images), CHUNK)]
         actor: Any = ray.remote(num_cpus=cluster.worker_cpus, max_restarts=-1, max_task_retries=-1)(InspectingActor)
         shared = ray.put(content)
         actors = [actor.remote(shared, weights, run_settings or {}) for _ in range(min(cluster.workers, len(tasks)))]
@@ -88,4 +137,4 @@ def evaluate_on_cluster(
             for one in actors:
                 ray.kill(one)
 
-    return detector.evaluate(data, evidence=evidence, observer=observer, pages=pages, inspect=inspect)
+    return inspect

@@ -10,7 +10,7 @@ from offnominal.cluster.connection import connected
 from offnominal.cluster.lists import addresses_of
 from offnominal.cluster.places import BucketImage, Place, is_remote
 from offnominal.cluster.workers import ClusterWorkers
-from offnominal.datasets import MANIFESTS, Item
+from offnominal.datasets import MANIFESTS, Item, Pages
 from offnominal.datasets.manifests import require_no_defect_folder
 from offnominal.detector import Detector
 from offnominal.errors import InputError
@@ -40,21 +40,21 @@ def workers_on(
         yield ClusterWorkers(cluster, detector.settings, weights, observer, shards)
 
 
-def good_images(data: str) -> str | list[Source]:
+def good_images(data: str, pages: Pages = "one") -> str | list[Source]:
     """The images of a folder or glob in a bucket; data on this machine as an absolute path.
 
     Raises
     ------
     InputError
-        The bucket holds no image there, a folder is named after a defect, or a manifest is given, whose labels would not be
-        read.
+        The bucket holds no image there, a folder is named after a defect, `pages="all"` is given, or a manifest, whose labels
+        would not be read.
     """
     if not is_remote(data):
         return str(Path(data).absolute())
     shown = Place(data).shown
     if Path(shown).suffix.lower() in MANIFESTS:
         raise InputError(f"{shown}: a fit on a bucket reads no manifests; give the folder of good images, or a glob of them")
-    addresses = list(addresses_of(data, None, [], "one"))
+    addresses = list(addresses_of(data, None, [], pages))
     if not addresses:
         raise InputError(f"{shown}: contains no image")
     names = [Place(address).shown for address in addresses]

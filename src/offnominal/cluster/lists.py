@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from offnominal.cluster.places import BucketImage, Place, is_remote
+from offnominal.cluster.places import BucketImage, Place, is_remote, require_one_page
 from offnominal.datasets import RUN_FOLDERS, Pages, find_any, in_pages
 from offnominal.datasets.columns import roles_of, text_of
 from offnominal.errors import InputError
@@ -118,6 +118,7 @@ class _Seen:
 
 def addresses_of(given: str, out: Place | None, notes: list[str], pages: Pages) -> Iterator[str]:
     """Addresses of the images of one input, without the pictures in the folder `out`."""
+    require_one_page(given, pages)
     place = Place(given)
     suffix = Path(place.name).suffix.lower()
     if suffix == ".parquet" and (is_remote(given) or Path(given).is_file()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlsplit
 
+from offnominal.datasets import Pages
 from offnominal.errors import ImageError, InputError, OutputError
 from offnominal.images import DEFAULT_MEMORY, StoredImage
 from offnominal.storage import write_atomically
@@ -30,6 +31,14 @@ def is_remote(address: str | Path) -> bool:
     (True, False)
     """
     return isinstance(address, str) and urlsplit(address).scheme in SCHEMES
+
+
+def require_one_page(address: str, pages: Pages) -> None:
+    """Raise `InputError` for `--pages all` and a bucket, whose files are not opened when they are listed."""
+    if pages == "all" and is_remote(address):
+        raise InputError(
+            f"{Place(address).shown}: --pages all needs files on shared storage; a bucket has one image in each file"
+        )
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,15 @@ class Place:
         system, path = self._opened()
         with self._reading(), system.open_input_file(path) as file:
             yield cast(BinaryIO, file)
+
+    def copy_to(self, target: BinaryIO) -> None:
+        """Copy an image or a mask. Raises `InputError`, and `ImageError` for a file too large for an image."""
+        with self.open() as file:
+            while block := file.read(BLOCK):
+                if target.tell() > DEFAULT_MEMORY:
+                    raise ImageError(f"{self.shown}: is larger than {DEFAULT_MEMORY / 1e9:g} GB, too large for an image")
+                target.write(block)
+        target.flush()
 
     def write(self, content: bytes) -> None:
         """Write the file, completely or not at all. Raises `OutputError`."""
@@ -215,16 +233,9 @@ class BucketImage(StoredImage):
         suffix = Path(place.name).suffix
         with tempfile.NamedTemporaryFile(prefix="offnominal-", suffix=suffix) as target:
             try:
-                with place.open() as file:
-                    while block := file.read(BLOCK):
-                        if target.tell() > DEFAULT_MEMORY:
-                            raise ImageError(f"{self.name}: is larger than {DEFAULT_MEMORY / 1e9:g} GB, too large for an image")
-                        target.write(block)
-            except ImageError:
-                raise
+                place.copy_to(cast(BinaryIO, target))
             except InputError as error:
                 raise ImageError(str(error)) from None
-            target.flush()
             yield Path(target.name)
 
 

@@ -277,6 +277,8 @@ def _checked_path(data: str | Path) -> Path:
     """The path of the data. Raises `InputError` for an empty name, which would mean the current folder, and for other types."""
     if not isinstance(data, (str, Path)) or not str(data).strip():
         raise InputError(f"data = {str(data)[:60]!r}: name a folder, an MVTec root, a manifest or a glob of images")
+    if "://" in str(data):
+        raise InputError(f"{data}: is an address; only --cluster reads buckets (--cluster auto on this machine)")
     return Path(data)
 
 
