@@ -1,4 +1,4 @@
-"""Workers, nodes and drivers of a cluster that are killed at random moments: is the result the same, and nothing in it twice?
+"""Kill workers, nodes and drivers of a cluster at random; check that the results are complete, and hold nothing twice.
 
     python benchmarks/cluster_kill.py [--kills 20] [--images 3000] [--seed 0] [--out benchmarks/results]
 

@@ -1,4 +1,4 @@
-"""Inspection on a cluster against threads, and against plain processes on several nodes.
+"""Throughput of a cluster, compared with threads and with separate processes.
 
     python benchmarks/cluster_rows.py --data FOLDER_OF_SETS [--images 2000] [--rows 200000] [--out benchmarks/results]
 

@@ -24,8 +24,8 @@ from offnominal.quiet import without_warnings
 ANSWER, REPORT = 10.0, 120.0
 #: Packages that must have the same version on all nodes, because they affect the numbers.
 SAME = ("offnominal", "torch", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
-#: Settings of Ray, unless the environment has others: it reports nothing to anybody, logs errors alone, gives its workers the
-#: priority of this process, and has time to start on a busy machine (20 s are not always enough).
+#: Settings of Ray, unless the environment has others: no usage statistics, no log messages but errors, workers with the priority
+#: of this process, and time to start on a busy machine (20 s are not always enough).
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -68,8 +68,8 @@ def connected(address: str, *, worker_cpus: int | None = None) -> Iterator[Clust
     Parameters
     ----------
     address
-        `auto` for the cluster of this machine, or for new local workers if there is none; otherwise HOST:PORT or
-        ray://HOST:PORT.
+        `auto` for the cluster of this machine, or for new local workers if there is none; otherwise HOST:PORT of a cluster that
+        this machine is a node of.
     worker_cpus
         CPUs of one worker; by default `CPUS_PER_WORKER`, or what the smallest node has.
 
@@ -133,13 +133,13 @@ def _without_native_output() -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    parts = urlsplit(address if "//" in address else f"//{address}")
+    parts = urlsplit(f"//{address}")
     try:
         host, port = parts.hostname, parts.port
     except ValueError:
         host = port = None
     if host is None or port is None:
-        raise SettingsError(f"--cluster {address}: give auto, HOST:PORT or ray://HOST:PORT")
+        raise SettingsError(f"--cluster {address}: give auto or HOST:PORT")
     try:
         socket.create_connection((host, port), ANSWER).close()
     except OSError as error:
@@ -147,8 +147,7 @@ def _require_answer(address: str) -> None:
             f"--cluster {address}: does not answer ({error.strerror or error}); check the address, and that the cluster runs "
             "(ray status)"
         ) from None
-    if not address.startswith("ray://"):
-        os.environ.update(_access_to(address))
+    os.environ.update(_access_to(address))
 
 
 def _access_to(address: str) -> dict[str, str]:

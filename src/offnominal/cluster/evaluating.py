@@ -67,7 +67,9 @@ class LabelledSet:
 
 @contextmanager
 def labelled_set(data: str, pages: Pages = "one") -> Iterator[LabelledSet]:
-    """The labelled images of an evaluation. An MVTec root in a bucket is copied, without its `train`, until the context ends.
+    """The labelled images of an evaluation. An MVTec root in a bucket is copied to a temporary folder, without `train`.
+
+    The copy is deleted when the context ends.
 
     Raises
     ------

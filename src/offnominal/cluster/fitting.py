@@ -46,8 +46,8 @@ def good_images(data: str, pages: Pages = "one") -> str | list[Source]:
     Raises
     ------
     InputError
-        The bucket holds no image there, a folder is named after a defect, `pages="all"` is given, or a manifest, whose labels
-        would not be read.
+        The bucket holds no image there, a folder is named after a defect, `pages="all"` is given, or a manifest is given (its
+        labels would be ignored).
     """
     if not is_remote(data):
         return str(Path(data).absolute())

@@ -35,7 +35,7 @@ from offnominal.quiet import without_warnings
 
 #: Files of a run: what it inspects, the list of its images, and the folder of its parts.
 RUN, LIST, PARTS = "run.json", "images.parquet", "parts"
-#: Receipts alone show the picture of an image, and a cluster writes none.
+#: Only receipts need the picture of an image, and a cluster writes none.
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
 #: Runs of at most this many images also get `results.jsonl`.
 SMALL = 100_000
