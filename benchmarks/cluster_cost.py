@@ -2,10 +2,11 @@
 
     python benchmarks/cluster_cost.py --data FOLDER_OF_SETS [--images 200,400] [--bank 5000] [--out benchmarks/results]
 
-Measured rates are put into a model of the passes. One worker of one CPU fits on two numbers of images. For each stage, the line through both gives seconds per fit and seconds
-per image. The merge is measured with coresets of 2, 4 and 8 shards, and is proportional to their number; it runs on the machine
-of the command. A network carries `NETWORK` bytes a second to and from that machine: each worker sends its coreset and receives
-the bank. The model is then checked against fits with one and two workers on more images, and inspections likewise.
+Measured rates are put into a model of the passes. One worker of one CPU fits on two numbers of images. For each stage, the line
+through both gives seconds per fit and seconds per image. The merge is measured with coresets of 2, 4 and 8 shards, and is
+proportional to their number; it runs on the machine of the command. A network carries `NETWORK` bytes a second to and from that
+machine: each worker sends its coreset and receives the bank. The model is then checked against fits with one and two workers on
+more images, and inspections likewise.
 
     seconds(n images, W workers) = fixed + n / W * per_image + W * (merge + 2 * bank bytes / NETWORK)
 """

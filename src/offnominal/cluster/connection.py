@@ -24,8 +24,8 @@ from offnominal.quiet import without_warnings
 ANSWER, REPORT = 10.0, 120.0
 #: Packages that must have the same version on all nodes, because they affect the numbers.
 SAME = ("offnominal", "torch", "numpy", "openvino", "faiss-cpu", "opencv-python-headless", "pillow")
-#: Settings of Ray, unless the environment has others: no usage statistics, no log messages but errors, workers with the priority
-#: of this process, and time to start on a busy machine (20 s are not always enough).
+#: Settings of Ray, unless the environment has others: no usage statistics, no log messages but errors, workers with the
+#: priority of this process, and time to start on a busy machine (20 s are not always enough).
 DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
