@@ -24,7 +24,7 @@ from offnominal.cluster.places import Place
 from offnominal.cluster.rows import as_parquet, rows_of
 from offnominal.datasets import Pages
 from offnominal.detector import Detector, load
-from offnominal.errors import ImageError, InputError, raise_if_fatal, reason_of
+from offnominal.errors import ImageError, InputError, SettingsError, raise_if_fatal, reason_of
 from offnominal.images import path_of
 from offnominal.observer import SILENT, Observer
 from offnominal.outputs.inspections import InspectionRun, inspection_row
@@ -37,6 +37,8 @@ from offnominal.quiet import without_warnings
 RUN, LIST, PARTS = "run.json", "images.parquet", "parts"
 #: Only receipts need the picture of an image, and a cluster writes none.
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
+#: Times that workers may be lost in a row without a part that was finished.
+ATTEMPTS = 3
 #: Runs of at most this many images also get `results.jsonl`.
 SMALL = 100_000
 
@@ -185,8 +187,6 @@ def inspect_on_cluster(
     for note in listed.notes:
         observer.on_note(note)
     parts, images = parts_of(place / LIST)
-    finished = {name for name in (place / PARTS).names() if name.endswith(".parquet")}
-    missing = [part for part in range(parts) if part_name(part) not in finished]
     job = Job(
         model=ray.put(content),
         weights=None if weights_content is None else ray.put(weights_content),
@@ -194,18 +194,40 @@ def inspect_on_cluster(
         run_settings=run_settings or {},
         extras=extras,
     )
-    total = _earlier(place, [part for part in range(parts) if part_name(part) in finished])
-    done = total.done + total.unreadable
-    observer.on_progress("inspect", done, images)
-    for of_part in run_parts(cluster, PartInspector, job, missing):
-        total = InspectionRun(*(getattr(total, name) + int(of_part[name]) for name in ("done", "anomalous", "unreadable")))
-        done = total.done + total.unreadable
-        observer.on_progress("inspect", done, images)
+    total = _finish(cluster, place, job, parts, images, observer)
     if images <= SMALL:
         lines = (row for part in range(parts) for row in rows_of((place / PARTS / part_name(part)).read()))
         texts = (json.dumps({name: row[name] for name in row if name != "index"}, allow_nan=False) for row in lines)
         (place / "results.jsonl").write("".join(f"{text}\n" for text in texts).encode())
     return total
+
+
+def _finish(cluster: Cluster, place: Place, job: Job, parts: int, images: int, observer: Observer) -> InspectionRun:
+    """Inspect the missing parts; begin again with those still missing while the cluster loses workers but finishes parts."""
+    from ray.exceptions import RayError, RayTaskError
+
+    attempts, before = 0, parts + 1
+    while True:
+        finished = {name for name in (place / PARTS).names() if name.endswith(".parquet")}
+        missing = [part for part in range(parts) if part_name(part) not in finished]
+        total = _earlier(place, [part for part in range(parts) if part_name(part) in finished])
+        observer.on_progress("inspect", total.done + total.unreadable, images)
+        attempts, before = 1 if len(missing) < before else attempts + 1, len(missing)
+        try:
+            for of_part in run_parts(cluster, PartInspector, job, missing):
+                total = InspectionRun(
+                    *(getattr(total, name) + int(of_part[name]) for name in ("done", "anomalous", "unreadable"))
+                )
+                observer.on_progress("inspect", total.done + total.unreadable, images)
+            return total
+        except RayTaskError:
+            raise
+        except RayError as error:
+            if attempts == ATTEMPTS:
+                raise SettingsError(
+                    f"the cluster lost its workers {ATTEMPTS} times before they finished a part ({type(error).__name__}); "
+                    "check it with: ray status, and start the command again to continue"
+                ) from None
 
 
 def run_parts(cluster: Cluster, work: type, job: Any, parts: Sequence[int]) -> Any:
