@@ -190,11 +190,10 @@ def _access_to(address: str) -> dict[str, str]:
 
 def _checked(ray: Any, worker_cpus: int | None) -> Cluster:
     """The cluster, after each node reported its versions."""
+    from ray.exceptions import TaskUnschedulableError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-    if not nodes:
-        raise SettingsError("the cluster has no node with CPUs; start one with: ray start")
     names = SAME
 
     def versions() -> dict[str, str | None]:  # sent by value, since a node may lack offnominal
@@ -210,16 +209,18 @@ def _checked(ray: Any, worker_cpus: int | None) -> Cluster:
         return found
 
     probe = ray.remote(num_cpus=0)(versions)
-    asked = {
-        node["NodeManagerAddress"]: probe.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote()
+    asked = [
+        (node, probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote())
         for node in nodes
-    }
+    ]
     own: dict[str, str | None] = {"python": platform.python_version(), **{name: version(name) for name in SAME}}
-    for address, answer in asked.items():
+    nodes = []
+    for node, answer in asked:
+        address = node["NodeManagerAddress"]
         try:
             found = ray.get(answer, timeout=REPORT)
+        except TaskUnschedulableError:  # the node has left the cluster since it was listed
+            continue
         except Exception as error:  # noqa: BLE001 - a node that is gone, or a worker that cannot start
             raise SettingsError(
                 f"node {address}: does not run tasks ({type(error).__name__}); check it with: ray status"
@@ -233,6 +234,9 @@ def _checked(ray: Any, worker_cpus: int | None) -> Cluster:
                 raise SettingsError(
                     f"node {address}: has {name} {found[name]}, this machine {wanted}; install the same version"
                 )
+        nodes.append(node)
+    if not nodes:
+        raise SettingsError("the cluster has no node with CPUs; start one with: ray start")
     smallest = min(int(node["Resources"]["CPU"]) for node in nodes)
     cpus = max(1, min(worker_cpus or CPUS_PER_WORKER, smallest))
     return Cluster(len(nodes), sum(int(node["Resources"]["CPU"]) for node in nodes), cpus)
