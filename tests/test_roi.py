@@ -175,6 +175,13 @@ def test_wrong_polygons_are_refused_in_one_line(content: str, reason: str, tmp_p
     assert "\n" not in str(caught.value)
 
 
+def test_a_mask_can_be_an_array() -> None:
+    assert Detector(roi=half()).settings.region == RegionOfInterest.of(half())
+    assert Detector(roi=half().astype(np.uint8) * 255).settings.region == RegionOfInterest.of(half())
+    with pytest.raises(SettingsError, match="the region of interest is empty"):
+        Detector(roi=np.zeros((4, 4), np.bool_))
+
+
 def test_masks_of_two_shapes_are_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((20, 20), 255, np.uint8))
     cv2.imwrite(str(tmp_path / "b.png"), np.full((20, 40), 255, np.uint8))

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from offnominal.errors import InputError, SettingsError, suggest
@@ -54,8 +55,10 @@ def _parse_bytes(value: object) -> object:
     return value
 
 
-def _parse_path(value: object) -> object:
-    """A path as text -> Path."""
+def _parse_region(value: object) -> object:
+    """A path as text -> Path; an (H, W) mask -> region of interest."""
+    if isinstance(value, np.ndarray) and value.ndim == 2:
+        return RegionOfInterest.of(np.asarray(value > 0, dtype=np.bool_))
     return Path(value) if isinstance(value, str) else value
 
 
@@ -166,12 +169,12 @@ class Settings(BaseModel):
         description="area: keep the aspect ratio, with the same number of pixels for all images; keep: keep the aspect ratio, "
         "with the same short side; squash: resize to height x width.",
     )
-    roi: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_path)] = Field(
+    roi: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_region)] = Field(
         None,
         exclude=True,
         description="Region of interest: an image whose white pixels count, or polygons in JSON. Other pixels are ignored.",
     )
-    ignore: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_path)] = Field(
+    ignore: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_region)] = Field(
         None, exclude=True, description="Pixels to ignore: an image whose white pixels are ignored, or polygons in JSON."
     )
     exposure: Literal["auto", "keep"] = Field(

@@ -27,7 +27,7 @@ def facts(model: Model) -> dict[str, Any]:
         "members": [member_facts(member) for member in model.members],
         "fused": {name: weight for name, weight in zip(SIGNALS, model.settings.fusion.weights, strict=True) if weight},
         "values": asdict(model.values),
-        "region": None if model.region is None else {"size": list(model.region.size), "share": model.region.share},
+        **({} if model.region is None else {"region": {"size": list(model.region.size), "share": model.region.share}}),
         "calibration": calibration_facts(model),
         "promise": promise(model),
         "drift": drift_facts(model),
