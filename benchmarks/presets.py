@@ -38,7 +38,7 @@ from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines, normal_signals
 from offnominal.metrics import Judged, figures
-from offnominal.scoring import average_maps, image_score, member_map, to_grid
+from offnominal.scoring import average_maps, image_score, member_map
 from offnominal.types import Float
 from sets import ImageSet, requested_sets, set_arguments
 from tables import Timing, machine, run_in_process, spread, table, timed, use_threads, write
@@ -132,14 +132,14 @@ def maps(data: Data, raw_features: Features, kept: Sequence[int], settings: Sett
         scale = distance_scale(distances_to_bank(banks, len(units), settings))
         values = patches.by_image(held_out_signals(banks, len(units), settings, scale), units)
         normal = normal_signals(
-            [to_grid(values_of_image, grid) for values_of_image, grid in zip(values, patches.grids, strict=True)]
+            [layout.fill(values_of_image) for values_of_image, layout in zip(values, patches.layouts, strict=True)]
         )
         search = SignalEngine(banks.bank, settings, scale, engine.device)
     anomaly_maps = []
     for raw, size in zip(raw_features.test, data.test_sizes, strict=True):
         network = raw_features.geometry.network_size(size)
         signals = search(engine.standardise(raw, standard, network), engine.upsampling(network)).values
-        on_grid = to_grid(signals, engine.grid(network))
+        on_grid = engine.layout(network).fill(signals)
         anomaly_maps.append(
             member_map(
                 on_grid,

@@ -16,7 +16,7 @@ from offnominal.errors import SettingsError
 from offnominal.inference import member_engines
 from offnominal.memory import HeldOutBanks, NearestPatches
 from offnominal.noising import neighbourhood, noise_response, propose_noise
-from offnominal.scoring import to_grid
+from offnominal.roi import Layout
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU is visible to torch")
 
@@ -117,7 +117,7 @@ def has_tie(one: Detector, other: Detector, image: np.ndarray) -> bool:
     for number, (member, patches) in enumerate(zip(inspector.model.members, patches_by_member, strict=True)):
         a, b = one.explain(image, number), other.explain(image, number)
         assert np.allclose(a.distances, b.distances, rtol=1e-5, atol=1e-5)
-        points = to_grid(patches.cpu().double().numpy(), a.grid).reshape(-1, patches.shape[1])
+        points = Layout(a.grid).fill(patches.cpu().double().numpy()).reshape(-1, patches.shape[1])
         for explanation in (a, b):  # the reported distances are those of the reported neighbours
             distances = np.linalg.norm(points[:, None] - member.bank.patches.double().numpy()[explanation.neighbours], axis=2)
             assert np.allclose(distances, explanation.distances, rtol=1e-4, atol=1e-4)

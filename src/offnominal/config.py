@@ -8,9 +8,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from offnominal.errors import InputError, SettingsError, suggest
+from offnominal.roi import RegionOfInterest
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
@@ -51,6 +53,13 @@ def _parse_bytes(value: object) -> object:
             raise ValueError("give a size such as 800MB or 2GB")
         return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
     return value
+
+
+def _parse_region(value: object) -> object:
+    """A path as text -> Path; an (H, W) mask -> region of interest."""
+    if isinstance(value, np.ndarray) and value.ndim == 2:
+        return RegionOfInterest.of(np.asarray(value > 0, dtype=np.bool_))
+    return Path(value) if isinstance(value, str) else value
 
 
 def _parse_names(value: object) -> object:
@@ -160,6 +169,14 @@ class Settings(BaseModel):
         description="area: keep the aspect ratio, with the same number of pixels for all images; keep: keep the aspect ratio, "
         "with the same short side; squash: resize to height x width.",
     )
+    roi: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_region)] = Field(
+        None,
+        exclude=True,
+        description="Region of interest: an image whose white pixels count, or polygons in JSON. Other pixels are ignored.",
+    )
+    ignore: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_region)] = Field(
+        None, exclude=True, description="Pixels to ignore: an image whose white pixels are ignored, or polygons in JSON."
+    )
     exposure: Literal["auto", "keep"] = Field(
         "auto", description="auto: correct the exposure if the lighting of the normal images varies; keep: never correct it."
     )
@@ -229,6 +246,11 @@ class Settings(BaseModel):
         if self.contamination != 0 and self.calibration == "split":
             raise ValueError("contamination needs scores of all images: use it with calibration folds or leave-one-out")
         return self
+
+    @property
+    def region(self) -> RegionOfInterest | None:
+        """The region of interest, once its file was read; None if the whole image counts."""
+        return self.roi if isinstance(self.roi, RegionOfInterest) else None
 
     def bank_size(self, patches: int) -> int:
         """Number of bank patches to select from `patches` patches; at least 1.

@@ -23,7 +23,7 @@ from offnominal.fitting import (
     training_sources,
     update_model,
 )
-from offnominal.images import Source, raise_unreadable, require_sequence
+from offnominal.images import Source, raise_unreadable, require_sequence, with_region
 from offnominal.images.arrays import Pixels
 from offnominal.inference import Evaluation, Explanation, Inspect, Inspector, engines_of, evaluate, member_engines
 from offnominal.model import Model, load_model, save_model
@@ -64,7 +64,7 @@ class Detector:
     """
 
     def __init__(self, *, weights: str | Path | None = None, **settings: Any) -> None:
-        self.settings: Settings = settings_from(**settings)
+        self.settings: Settings = with_region(settings_from(**settings))
         self.seconds: dict[str, float] = {}
         self._weights = None if weights is None else Path(weights)
         if self._weights is not None:

@@ -29,7 +29,7 @@ UPDATE = os.environ.get("OFFNOMINAL_UPDATE_SNAPSHOTS") == "1"
 _PROGRAM = "import sys; sys.argv[0] = 'offnominal'; from offnominal.cli import main; main()"
 _PLAIN = {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "100"}
 
-COMMANDS = ("fit", "inspect", "evaluate", "compare", "info", "demo", "audit", "update")
+COMMANDS = ("fit", "inspect", "evaluate", "compare", "info", "demo", "audit", "update", "roi")
 WRONG = (
     "fit nowhere --out m",
     "fit nothing --out m",

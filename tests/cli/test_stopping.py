@@ -198,5 +198,9 @@ def test_a_stop_that_a_library_turns_into_an_error_is_a_stop(number: int) -> Non
             except KeyboardInterrupt:
                 raise ImportError("initialization failed") from None
 
-    with pytest.raises(KeyboardInterrupt):
-        work()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it for work in the background
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, handler)

@@ -26,7 +26,7 @@ from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
 from offnominal.model import DistanceScale, as_stored
 from offnominal.observer import Observer
-from offnominal.scoring import to_grid
+from offnominal.roi import Layout
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"preset": "fast", "image_size": 64, "bank": 60, "false_alarm_rate": 0.2}
@@ -84,11 +84,11 @@ def test_fold_signals_equal_those_of_naive_fits(engine: FeatureEngine, sizes: li
             bank = shard.coreset(0, 30, "greedy", fold).patches
             shard.fold(0, fold, bank, SCALE)
         expected = naive_folds(patches.all.clone(), patches.rows, units, 30, settings)
-        signals, grids = shard.signals(0, True), patches.grids
+        signals, grids = shard.signals(0, True), [layout.grid for layout in patches.layouts]
     assert len(signals) == len(images) == progress.done[-1]
     assert progress.done == sorted(progress.done)
     for actual, naive, grid in zip(signals, expected, grids, strict=True):
-        assert actual == pytest.approx(as_stored(to_grid(naive, grid)), rel=1e-3, abs=1e-3)
+        assert actual == pytest.approx(as_stored(Layout(grid).fill(naive)), rel=1e-3, abs=1e-3)
 
 
 class Steps(Observer):

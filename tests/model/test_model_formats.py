@@ -23,3 +23,12 @@ def test_stored_models_load_and_give_the_same_scores(name: str) -> None:
     anomalous = detector.inspect(damaged(7)[0])
     assert anomalous.anomalous
     assert anomalous.score == pytest.approx(45.64, rel=0.01)
+
+
+def test_a_stored_model_with_a_region_loads_and_gives_the_same_scores() -> None:
+    detector = load(FILES / "model-format-10.safetensors")
+    assert detector.model.region is not None
+    assert detector.model.region.share == pytest.approx(0.7)
+    assert detector.model.calibration.threshold == pytest.approx(2.4362, abs=1e-3)
+    assert detector.inspect(texture(50)).score == pytest.approx(1.370, abs=0.01)
+    assert detector.inspect(damaged(7)[0]).score == pytest.approx(61.15, rel=0.01)

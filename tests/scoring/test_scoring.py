@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from offnominal.config import settings_from
 from offnominal.features import ChannelStandard
 from offnominal.inference import member_engines
+from offnominal.roi import Layout
 from offnominal.scoring import (
     SIGNALS,
     NormalSignals,
@@ -21,7 +22,6 @@ from offnominal.scoring import (
     image_score,
     member_map,
     suppress_leakage,
-    to_grid,
 )
 from offnominal.types import Float, interior, interior_shape
 
@@ -197,7 +197,7 @@ def test_positions_without_a_patch_take_the_nearest_value(grid: tuple[int, int])
     height, width = interior_shape(grid)
     assert (height, width) == tuple(len(range(*part.indices(side))) for part, side in zip(interior(grid), grid, strict=True))
     values = np.random.default_rng(0).normal(size=(height * width, 3)).astype(np.float32)
-    on_grid = to_grid(values, grid)
+    on_grid = Layout(grid).fill(values)
     assert on_grid.shape == (*grid, 3)
     for row in range(grid[0]):
         for column in range(grid[1]):

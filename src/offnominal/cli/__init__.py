@@ -17,6 +17,7 @@ from offnominal.cli.evaluate import evaluate
 from offnominal.cli.fit import fit
 from offnominal.cli.info import info
 from offnominal.cli.inspect import inspect
+from offnominal.cli.roi import roi
 from offnominal.cli.serve import serve
 from offnominal.cli.station import station
 from offnominal.cli.update import update
@@ -30,10 +31,11 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
         context.exit()
 
 
+COMMANDS = (fit, inspect, evaluate, compare, audit, update, roi, info, demo, serve, station)
+
+
 @click.group(
-    commands={
-        command.name or "": command for command in (fit, inspect, evaluate, compare, audit, update, info, demo, serve, station)
-    },
+    commands={command.name or "": command for command in COMMANDS},
     help="Learns from images of good parts alone; detects, localises and explains anomalies in new images.",
 )
 @click.option(

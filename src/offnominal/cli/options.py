@@ -25,6 +25,8 @@ FIT_SETTINGS = (
     "dimensions",
     "image_size",
     "resize",
+    "roi",
+    "ignore",
     "exposure",
     "bank",
     "sampler",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from offnominal.errors import SettingsError
 from offnominal.features.backbones import Backbone
+from offnominal.roi import RegionOfInterest
 
 
 class PatchExtractor(nn.Module):
@@ -79,14 +80,14 @@ class PatchExtractor(nn.Module):
         joined = align(maps)
         return joined if self.dimensions is None else reduce_channels(joined, self.dimensions)
 
-    def inside(self, size: tuple[int, int]) -> Tensor:
-        """Return the share of each feature's 3x3 neighbourhood inside the image, (1, D, h, w), 4/9 to 1."""
-        shares = [
-            F.avg_pool2d(torch.ones(1, 1, size[0] // stride, size[1] // stride), 3, stride=1, padding=1).expand(
-                -1, count, -1, -1
-            )
-            for stride, count in zip(self.strides, self.layer_channels, strict=True)
-        ]
+    def inside(self, size: tuple[int, int], region: RegionOfInterest | None = None) -> Tensor:
+        """Return the share of each feature's 3x3 neighbourhood inside the image and the region of interest, (1, D, h, w)."""
+        shares = []
+        for stride, count in zip(self.strides, self.layer_channels, strict=True):
+            cells = torch.ones(1, 1, size[0] // stride, size[1] // stride)
+            if region is not None:
+                cells *= torch.from_numpy(region.at((cells.shape[2], cells.shape[3])))
+            shares.append(F.avg_pool2d(cells, 3, stride=1, padding=1).expand(-1, count, -1, -1))
         return self._joined(shares)
 
     def layer_weights(self) -> Tensor:

@@ -24,7 +24,7 @@ from offnominal.inference import FeatureEngine, Inspector
 from offnominal.memory import HeldOutBanks, MemoryBank, SourceImage, cover, random_coreset
 from offnominal.model import HeldOut, Member, Model, Replacements, as_stored
 from offnominal.observer import Observer
-from offnominal.scoring import to_grid
+from offnominal.roi import Layout
 from offnominal.types import Index
 
 
@@ -68,13 +68,13 @@ def with_images(
 class _Pool:
     """Patches for the held-out banks of new images: the bank, image by image, then all patches of the new images.
 
-    Of the old images only the bank patches are known. `starts` holds the first row of each image, `grids` the grids of the new
-    images, and `old` the number of old images.
+    Of the old images only the bank patches are known. `starts` holds the first row of each image, `layouts` the positions of
+    the patches of the new images, and `old` the number of old images.
     """
 
     patches: Tensor
     starts: Index
-    grids: Sequence[tuple[int, int]]
+    layouts: Sequence[Layout]
     old: int
 
     @property
@@ -84,7 +84,7 @@ class _Pool:
 
     def locate(self, rows: Index) -> tuple[Index, Index]:
         """Image and position of patches of new images."""
-        image, position = locate(rows - self.first_new, self.starts[self.old :] - self.first_new, self.grids)
+        image, position = locate(rows - self.first_new, self.starts[self.old :] - self.first_new, self.layouts)
         return image + self.old, position
 
 
@@ -105,7 +105,7 @@ def _member_with(
     starts = np.searchsorted(bank.image[by_image], np.arange(old), side="left")
     starts = np.concatenate([starts, len(by_image) + np.cumsum([0, *map(len, patches[:-1])])])
     pool = _Pool(
-        torch.cat([bank.patches[torch.from_numpy(by_image)], new]), starts, [engine.grid(size) for size in networks], old
+        torch.cat([bank.patches[torch.from_numpy(by_image)], new]), starts, [engine.layout(size) for size in networks], old
     )
     rows = pool.first_new + _selected(model, member, engine, new)
     banks = HeldOutBanks(
@@ -124,7 +124,7 @@ def _member_with(
         first=old,
         tick=lambda done: observer.on_progress("held-out scores", done - old, len(originals)),
     )
-    signals = [as_stored(to_grid(image, grid)) for image, grid in zip(values, pool.grids, strict=True)]
+    signals = [as_stored(layout.fill(image)) for image, layout in zip(values, pool.layouts, strict=True)]
     image, position = pool.locate(rows)
     return replace(
         member,

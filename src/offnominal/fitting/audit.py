@@ -17,6 +17,7 @@ import numpy.typing as npt
 from offnominal.decisions import called_suspect, worst_share
 from offnominal.images import EIGHT_BIT, ValueRange
 from offnominal.model import LeftOut
+from offnominal.roi import RegionOfInterest
 from offnominal.types import Float
 
 
@@ -40,6 +41,8 @@ class Audit:
         Number of other images that had to support a bank patch.
     values
         Range of pixel values, for drawing.
+    region
+        Region of interest, for drawing.
     skipped
         Name and reason of each image that could not be read.
 
@@ -61,6 +64,7 @@ class Audit:
     maps: tuple[Float, ...]
     supporters: int
     values: ValueRange = EIGHT_BIT
+    region: RegionOfInterest | None = None
     skipped: tuple[tuple[str, str], ...] = ()
 
     def suspects(self, contamination: float | Literal["auto"]) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,6 @@ from offnominal.images import Geometry, ImageBatch, Source, ThumbnailStore, Valu
 from offnominal.inference import (
     FeatureEngine,
     image_features,
-    interior_patches,
     process_images,
     single_torch_thread,
     threads_for,
@@ -164,7 +163,11 @@ class Extraction:
         maps = [member.engine.maps(batch.network_input(member.view)) for member in self.members]
         whole_images = image_features(batch, maps[0])
         require_finite(whole_images, *maps)
-        return batch, [interior_patches(of_member) for of_member in maps], whole_images
+        patches = [
+            member.engine.patches_of(of_member, batch.views[member.view].shape[2:4])
+            for member, of_member in zip(self.members, maps, strict=True)
+        ]
+        return batch, patches, whole_images
 
     def _put(self, image: int, patches: Sequence[torch.Tensor]) -> bool:
         """Store the patches of an image; False if its size has changed since the survey."""

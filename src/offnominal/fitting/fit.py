@@ -213,7 +213,12 @@ class Fit:
         with self._workers.start(tasks_of(self._training, self._settings, self._workers.shards)) as shards:
             self._extract(shards, "they hide each other, so remove them and audit again")
             audited = self._audited(shards, self._coresets(shards))
-        return replace(audited.in_order_of_data(), values=self._training.values, skipped=self._skipped_images())
+        return replace(
+            audited.in_order_of_data(),
+            values=self._training.values,
+            region=self._settings.region,
+            skipped=self._skipped_images(),
+        )
 
     def _extract(self, shards: Shards, consequence: str) -> tuple[list[Extracted], list[ChannelStandard]]:
         """Extract and standardise the patches of all shards."""

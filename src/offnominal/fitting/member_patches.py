@@ -21,7 +21,8 @@ from offnominal.memory import (
     kcenter,
     random_coreset,
 )
-from offnominal.types import Index, interior, interior_shape
+from offnominal.roi import Layout
+from offnominal.types import Index
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class MemberPatches:
         return self._store.patches[: self.count]
 
     @property
-    def grids(self) -> list[tuple[int, int]]:
-        """Grid (h, w) of each image."""
-        return [self.engine.grid(network) for network in self.networks]
+    def layouts(self) -> list[Layout]:
+        """Positions of the patches of each image."""
+        return [self.engine.layout(network) for network in self.networks]
 
     def put(self, image: int, patches: Tensor) -> None:
         """Store the (N, D) raw patches of an image."""
@@ -158,7 +159,7 @@ class MemberPatches:
 
     def locate(self, rows: Index) -> tuple[Index, Index]:
         """Image and position of patches; see `locate`."""
-        return locate(rows, np.array([image.start for image in self.rows]), self.grids)
+        return locate(rows, np.array([image.start for image in self.rows]), self.layouts)
 
 
 def choose_coreset(
@@ -185,7 +186,7 @@ def choose_coreset(
     return kcenter(patches, size, farthest_from_mean(patches), tick=tick)
 
 
-def locate(rows: Index, starts: Index, grids: Sequence[tuple[int, int]]) -> tuple[Index, Index]:
+def locate(rows: Index, starts: Index, layouts: Sequence[Layout]) -> tuple[Index, Index]:
     """Image and position of patches.
 
     Parameters
@@ -194,8 +195,8 @@ def locate(rows: Index, starts: Index, grids: Sequence[tuple[int, int]]) -> tupl
         (n,) rows among the patches of all images.
     starts
         First row of each image.
-    grids
-        Grid (h, w) of each image.
+    layouts
+        Positions of the patches of each image.
 
     Returns
     -------
@@ -204,12 +205,13 @@ def locate(rows: Index, starts: Index, grids: Sequence[tuple[int, int]]) -> tupl
 
     Examples
     --------
-    >>> image, position = locate(np.array([0, 5]), starts=np.array([0, 4]), grids=[(4, 4), (4, 4)])
+    >>> image, position = locate(np.array([0, 5]), starts=np.array([0, 4]), layouts=[Layout((4, 4))] * 2)
     >>> image.tolist(), position.tolist()
     ([0, 1], [[1, 1], [1, 2]])
     """
     image = np.searchsorted(starts, rows, side="right") - 1
-    firsts = np.array([[part.start for part in interior(grid)] for grid in grids], dtype=np.int64).reshape(-1, 2)
-    widths = np.array([interior_shape(grid)[1] for grid in grids], dtype=np.int64)
-    row, column = np.divmod(rows - starts[image], widths[image])
-    return image.astype(np.int64), np.stack([row, column], axis=1) + firsts[image]
+    position = np.zeros((len(rows), 2), np.int64)
+    for at in np.unique(image):
+        own = image == at
+        position[own] = layouts[at].at(rows[own] - starts[at])
+    return image.astype(np.int64), position

@@ -25,7 +25,7 @@ from offnominal.inference import FeatureEngine, SignalEngine, held_out_maps, sta
 from offnominal.memory import Coreset, HeldOutBanks, NearestPatches, RemainingRows
 from offnominal.model import DistanceScale, Replacements, as_stored
 from offnominal.observer import Observer
-from offnominal.scoring import NormalSignalsBuilder, image_score, to_grid
+from offnominal.scoring import NormalSignalsBuilder, image_score
 from offnominal.types import Float, Index
 
 
@@ -226,7 +226,7 @@ class Shard:
 
     def statistics(self, member: int) -> NormalSignalsBuilder:
         """Sums of the held-out signals of a member."""
-        return statistics_of(self._signals[member])
+        return statistics_of(self._signals[member], self._settings.region)
 
     def maps(self, statistics: Sequence[NormalSignalsBuilder]) -> list[Float]:
         """Anomaly map of each image, from its held-out signals and the statistics of all shards for each member."""
@@ -247,10 +247,10 @@ class Shard:
         return self._extraction.thumbnails(wanted)
 
     def _store(self, member: int, values: dict[int, Float]) -> None:
-        grids = self._extraction.members[member].grids
+        layouts = self._extraction.members[member].layouts
         stored = self._signals.setdefault(member, [np.empty((0, 0, 0), np.float32)] * len(self.images))
         for image, of_image in values.items():
-            stored[image] = as_stored(to_grid(of_image, grids[image]))
+            stored[image] = as_stored(layouts[image].fill(of_image))
 
     def _tick(self, stage: str, total: int) -> Callable[[int], None]:
         return lambda done: self._extraction.report(stage, done, total)

@@ -70,6 +70,10 @@ def training_set(
     skipped: dict[int, str] = {}
     paths = [source.source for source in sources]
     values, surveyed = survey(paths, [source.name for source in sources], skipped.__setitem__, survey_all, settings.memory)
+    for index, image in list(surveyed.items()):
+        if settings.region is not None and not settings.region.suits(image.size):
+            skipped[index] = f"{sources[index].name}: {settings.region.unsuited(image.size)}"
+            del surveyed[index]
     require_enough(len(surveyed), skipped)
     images = _sorted(sources, surveyed)
     geometries = tuple(engine.geometry([image.size for image in surveyed.values()]) for engine in engines)

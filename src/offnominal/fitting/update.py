@@ -119,7 +119,7 @@ def update_model(
         model, names, skipped = with_images(model, engines, add, observer)
         patches_added += _bank_patches(model) - before
     observer.on_progress("calibration", 0, 1)
-    members = tuple(replace(member, normal=normal_signals(member.held_out.signals)) for member in model.members)
+    members = tuple(replace(member, normal=normal_signals(member.held_out.signals, model.region)) for member in model.members)
     model = replace(model, members=members)
     method = FOLDS if model.calibration.method == FOLDS and not add else LEAVE_ONE_OUT
     calibration = calibrate(scores_of_model(model), model.calibration.requested_rate, method)

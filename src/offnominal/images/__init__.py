@@ -10,6 +10,7 @@ from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, r
 from offnominal.images.image_source import Source, StoredImage, content_digest, file_of, path_of, pixels_of, require_sequence
 from offnominal.images.masks import read_mask
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
+from offnominal.images.region_files import read_region, with_region
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
@@ -53,8 +54,10 @@ __all__ = [
     "raise_unreadable",
     "read_header",
     "read_mask",
+    "read_region",
     "require_sequence",
     "resize",
     "thumbnail",
     "to_original",
+    "with_region",
 ]

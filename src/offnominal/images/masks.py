@@ -46,9 +46,15 @@ def read_mask(path: Path, size: tuple[int, int], memory: int = DEFAULT_MEMORY) -
     ...     read_mask(path, (2, 2)).tolist()
     [[False, True], [True, False]]
     """
+    mask = bright_pixels(path, memory)
+    if mask.shape != size:
+        raise ImageError(f"{path}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}")
+    return mask
+
+
+def bright_pixels(path: Path, memory: int = DEFAULT_MEMORY) -> Mask:
+    """(H, W) pixels that a mask file marks, as in `read_mask`. Raises `ImageError` if the file cannot be read."""
     pixels = decode(path, memory).max(axis=2)
-    if pixels.shape != size:
-        raise ImageError(f"{path}: the mask is {pixels.shape[1]} x {pixels.shape[0]}, its image {size[1]} x {size[0]}")
     largest = np.iinfo(pixels.dtype).max if np.issubdtype(pixels.dtype, np.integer) else pixels.max()
     bright: Mask = pixels > largest / 2
     return bright if bright.any() else pixels > 0

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from offnominal.errors import ImageError
 from offnominal.images.arrays import depth_of
 from offnominal.images.exposure import Exposure
+from offnominal.roi import RegionOfInterest
 from offnominal.types import Depth, Float
 
 #: Share of pixels ignored at either end, so that hot and dead pixels do not set the range.
@@ -19,6 +20,8 @@ IGNORED_SHARE = 1e-4
 INNER_SHARE = 1e-3
 #: With no more than this many distinct values, none is treated as isolated.
 FEWEST_LEVELS = 16
+#: Pixels outside of the region of interest are shown at this fraction of their brightness.
+DIMMED = 3
 #: Pixels converted to 8 bits at a time.
 _PIXELS_AT_ONCE = 1_000_000
 #: Larger images are sampled at evenly spaced rows and columns, to about this many values.
@@ -178,8 +181,10 @@ def join_ranges(depth: Depth, ranges: list[tuple[float, float]]) -> ValueRange:
     return ValueRange(depth, low, high if high > low else low + 1.0)
 
 
-def displayed(pixels: npt.NDArray[Any], values: ValueRange) -> npt.NDArray[np.uint8]:
+def displayed(pixels: npt.NDArray[Any], values: ValueRange, region: RegionOfInterest | None = None) -> npt.NDArray[np.uint8]:
     """Convert stored values to 8 bits for display: the value range spans black to white, and values outside are clipped.
+
+    Pixels outside of the region of interest are dimmed.
 
     Parameters
     ----------
@@ -187,6 +192,8 @@ def displayed(pixels: npt.NDArray[Any], values: ValueRange) -> npt.NDArray[np.ui
         (H, W, 3) stored values. 8-bit pixels are returned unchanged.
     values
         Value range of the model.
+    region
+        Region of interest of the model.
 
     Returns
     -------
@@ -198,6 +205,11 @@ def displayed(pixels: npt.NDArray[Any], values: ValueRange) -> npt.NDArray[np.ui
     >>> displayed(np.array([[[1000, 2000, 4000]]], np.uint16), ValueRange("16-bit", 1000, 3000)).tolist()
     [[[0, 127, 255]]]
     """
+    if region is not None and not region.whole:
+        shown = displayed(pixels, values).copy()
+        outside = ~region.at((pixels.shape[0], pixels.shape[1]))
+        shown[outside] //= DIMMED
+        return shown
     if pixels.dtype == np.uint8:
         return pixels
     low, high = (0.0, 1.0) if depth_of(pixels) == "float" and values.depth == "8-bit" else (values.low, values.high)

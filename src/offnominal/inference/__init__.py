@@ -9,7 +9,7 @@ from offnominal.inference.calibration_scores import (
     statistics_of,
 )
 from offnominal.inference.evaluation import Evaluated, Evaluation, Inspect, evaluate
-from offnominal.inference.feature_engine import FeatureEngine, interior_patches, member_engines
+from offnominal.inference.feature_engine import FeatureEngine, member_engines
 from offnominal.inference.image_features import image_features
 from offnominal.inference.inspector import Inspector
 from offnominal.inference.member_scorer import Explanation
@@ -32,7 +32,6 @@ __all__ = [
     "held_out_maps",
     "held_out_scores",
     "image_features",
-    "interior_patches",
     "member_engines",
     "normal_signals",
     "parallel_map",

@@ -8,6 +8,7 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.model import Model
+from offnominal.roi import RegionOfInterest, outside_lowered
 from offnominal.scoring import NormalSignals, NormalSignalsBuilder, average_maps, image_score, member_map
 from offnominal.types import Float
 
@@ -15,8 +16,8 @@ from offnominal.types import Float
 MemberSignals = tuple[Sequence[Float], Sequence[tuple[int, int]]]
 
 
-def normal_signals(signals: Sequence[Float]) -> NormalSignals:
-    """Statistics of the held-out (h, w, S) signals of all images.
+def normal_signals(signals: Sequence[Float], region: RegionOfInterest | None = None) -> NormalSignals:
+    """Statistics of the held-out (h, w, S) signals of all images in the region of interest.
 
     Examples
     --------
@@ -24,12 +25,12 @@ def normal_signals(signals: Sequence[Float]) -> NormalSignals:
     >>> normal.mean, normal.deviation
     (array([2., 2., 2.], dtype=float32), array([1., 1., 1.], dtype=float32))
     """
-    return statistics_of(signals).build()
+    return statistics_of(signals, region).build()
 
 
-def statistics_of(signals: Sequence[Float]) -> NormalSignalsBuilder:
-    """Sums of the held-out (h, w, S) signals of all images, for `held_out_maps`."""
-    builder = NormalSignalsBuilder()
+def statistics_of(signals: Sequence[Float], region: RegionOfInterest | None = None) -> NormalSignalsBuilder:
+    """Sums of the held-out (h, w, S) signals of all images in the region of interest, for `held_out_maps`."""
+    builder = NormalSignalsBuilder(region)
     for image in signals:
         builder.add(image)
     return builder
@@ -69,9 +70,9 @@ def held_out_maps(
     (3, (16, 16))
     """
     together = together or [None] * len(members[0][0])
-    statistics = statistics or [statistics_of(signals) for signals, _ in members]
+    statistics = statistics or [statistics_of(signals, settings.region) for signals, _ in members]
     maps = (_member_maps(*member, settings, together, of_member) for member, of_member in zip(members, statistics, strict=True))
-    return [average_maps(of_image) for of_image in zip(*maps, strict=True)]
+    return [outside_lowered(average_maps(of_image), settings.region) for of_image in zip(*maps, strict=True)]
 
 
 def held_out_scores(members: Sequence[MemberSignals], settings: Settings, together: Sequence[Hashable | None] = ()) -> Float:

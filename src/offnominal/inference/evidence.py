@@ -21,7 +21,7 @@ has a root mean square of 1, like a random draw. The slope at t = 0 is sum_j sig
 patches all neighbours lie in the same direction, so the curve falls far towards t < 0. Inside the cloud it soon rises on both
 sides. For comparison, the evidence holds the curve of the patch with the median distance in the same image.
 
-A peak at the border of the grid has no patch of its own (`FeatureEngine`); the nearest interior patch is used. With several
+A peak at the border of the grid has no patch of its own (`Layout`); the nearest patch is used. With several
 members, the evidence is that of the member whose map is highest at the peak.
 """
 
@@ -37,8 +37,9 @@ from offnominal.images import box_of, position_at
 from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.signals import PatchSignals, SignalEngine
 from offnominal.model import Member, Model
-from offnominal.scoring import DISTANCE, to_grid
-from offnominal.types import Evidence, Float, Neighbour, Region, interior, interior_shape
+from offnominal.roi import Layout
+from offnominal.scoring import DISTANCE
+from offnominal.types import Evidence, Float, Neighbour, Region
 
 #: Smallest number of nearest normal patches in the evidence: enough for a person to compare.
 SHOWN = 3
@@ -50,24 +51,19 @@ STEPS = (-3.0, -2.5, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class _Grid:
-    """Patch positions of an image: `shape` (h, w) of the grid, `original` (H, W) of the image."""
+    """Patch positions of an image with `original` (H, W)."""
 
-    shape: tuple[int, int]
+    layout: Layout
     original: tuple[int, int]
 
     def patch_at(self, pixel: tuple[int, int]) -> int:
         """Index of the patch nearest to a pixel `(x, y)`."""
-        row, column = (
-            min(max(at, part.start), part.stop - 1) - part.start
-            for at, part in zip(position_at(pixel, self.shape, self.original), interior(self.shape), strict=True)
-        )
-        return int(row * interior_shape(self.shape)[1] + column)
+        return self.layout.number(*position_at(pixel, self.layout.grid, self.original))
 
     def box(self, patch: int) -> tuple[int, int, int, int]:
         """Box of a patch in original pixels."""
-        rows, columns = interior(self.shape)
-        row, column = divmod(patch, interior_shape(self.shape)[1])
-        return box_of((rows.start + row, columns.start + column), self.shape, self.original)
+        row, column = self.layout.at(np.array([patch]))[0].tolist()
+        return box_of((row, column), self.layout.grid, self.original)
 
 
 class EvidenceMaker:
@@ -98,7 +94,7 @@ class EvidenceMaker:
         """
         if not regions:
             return regions
-        grid = _Grid(self._feature_engine.grid(network), original)
+        grid = _Grid(self._feature_engine.layout(network), original)
         peaks, typical = [grid.patch_at(region.peak_at) for region in regions], _median_patch(signals)
         selected = [*peaks, typical]
         neighbourhood = self._signal_engine.with_curvature(patches[selected], signals.neighbourhood.indices[selected])
@@ -129,7 +125,7 @@ class EvidenceMaker:
         """(h, w) share of each layer in the squared distance to the nearest bank patch; 0 where this distance is 0."""
         squares = (patches - self._bank[signals.neighbourhood.indices[:, 0]]).square()
         by_layer = (squares @ self._feature_engine.layer_weights.T).cpu().numpy()
-        on_grid = to_grid(by_layer, self._feature_engine.grid(network))
+        on_grid = self._feature_engine.layout(network).fill(by_layer)
         total = on_grid.sum(2, keepdims=True)
         shares = np.divide(on_grid, total, out=np.zeros_like(on_grid), where=total > 0)
         return {name: np.ascontiguousarray(shares[:, :, at]) for at, name in enumerate(self._member.backbone.layers)}

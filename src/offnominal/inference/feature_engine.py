@@ -7,10 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from offnominal.config import Settings
-from offnominal.errors import BackboneError
+from offnominal.errors import BackboneError, SettingsError
 from offnominal.features import (
     ChannelStandard,
     MemberName,
@@ -24,6 +26,7 @@ from offnominal.forks import native_threads
 from offnominal.images import Geometry
 from offnominal.memory import Upsampling
 from offnominal.model import BackboneIdentity
+from offnominal.roi import Layout, RegionOfInterest
 from offnominal.types import Float, interior, interior_shape
 
 #: Network sizes whose constants are kept; images of strangers may have any shape, and memory has an end.
@@ -68,7 +71,7 @@ class FeatureEngine:
     """The backbone of a member on its runtime: batches of images -> raw patches.
 
     Positions at the border of the finest map have no patch, because a third or more of their neighbourhood is reflect padding.
-    Maps of patches are extended to the border by `scoring.to_grid`.
+    Maps of patches are extended to the border by `Layout.fill`.
 
     Attributes
     ----------
@@ -103,6 +106,8 @@ class FeatureEngine:
         self._runtime = make_runtime(self._extractor.with_network, settings.runtime, settings.precision, self.device, key)
         self.dimensions = self._extractor.channels
         self.layer_weights = self._extractor.layer_weights().to(self.device)
+        self._region = settings.region
+        self._layouts: dict[tuple[int, int], Layout] = {}
         self._shares_inside: dict[tuple[int, int], Tensor] = {}
         self._upsamplings: dict[tuple[int, int], Upsampling | None] = {}
         self._in_float32 = settings.precision in ("auto", "float32")
@@ -117,22 +122,39 @@ class FeatureEngine:
         return self._geometry.suited_to(originals)
 
     def grid(self, network: tuple[int, int]) -> tuple[int, int]:
-        """Grid (h, w) of patch positions for a network input (height, width); only the `interior` ones have a patch."""
+        """Grid (h, w) of patch positions for a network input (height, width); `layout` says which have a patch."""
         return self._extractor.grid(network)
+
+    def layout(self, network: tuple[int, int]) -> Layout:
+        """Where the patches of an image lie on its grid, for a network input (height, width).
+
+        Raises
+        ------
+        SettingsError
+            The region of interest has no position.
+        """
+        with suppress(KeyError):  # another thread may remove it
+            return self._layouts[network]
+        try:
+            layout = Layout(self.grid(network), self._region)
+        except ValueError as error:
+            raise SettingsError(
+                f"{error} at {network[1]} x {network[0]} pixels; enlarge it, or use a larger image_size"
+            ) from None
+        return _kept(self._layouts, network, layout)
 
     def count(self, network: tuple[int, int]) -> int:
         """Number of patches of an image for a network input (height, width)."""
-        height, width = interior_shape(self.grid(network))
-        return height * width
+        return len(self.layout(network))
 
     def upsampling(self, network: tuple[int, int]) -> Upsampling | None:
         """How the deeper features of an image were upsampled, which speeds up the search on a CPU.
 
-        None on a GPU, at precisions below float32, and for networks whose features are not upsampled.
+        None on a GPU, at precisions below float32, for networks whose features are not upsampled, and in a region of interest.
         """
         with suppress(KeyError):  # another thread may remove it
             return self._upsamplings[network]
-        usable = self.device.type == "cpu" and self._in_float32
+        usable = self.device.type == "cpu" and self._in_float32 and self.layout(network).complete
         first = self._extractor.upsampled_from(network) if usable else None
         return _kept(self._upsamplings, network, None if first is None else self._upsampling_from(first, network))
 
@@ -141,12 +163,30 @@ class FeatureEngine:
         return Upsampling(first, grid, self._share_inside(network)[:, -1].view(interior_shape(grid)))
 
     def maps(self, images: Float) -> Tensor:
-        """(B, 3, H, W) float32 network inputs -> (B, D, h, w) float32 features at all positions."""
-        return self._runtime(images)
+        """(B, 3, H, W) float32 network inputs -> (B, D, h, w) float32 features at all positions.
+
+        Pixels outside of the region of interest are replaced by the mean of those inside, so they have no influence.
+        """
+        return self._runtime(images if self._region is None else self._filled(images, self._region))
+
+    @staticmethod
+    def _filled(images: Float, region: RegionOfInterest) -> Float:
+        inside = region.at((images.shape[2], images.shape[3]))
+        if inside.all() or not inside.any():
+            return images
+        means = images[:, :, inside].mean(axis=2, dtype=np.float64).astype(np.float32)
+        return np.where(inside, images, means[:, :, None, None])
 
     def patches(self, images: Float) -> Tensor:
-        """(B, 3, H, W) float32 network inputs -> (B, N, D) float32 raw patches at the interior positions."""
-        return interior_patches(self.maps(images))
+        """(B, 3, H, W) float32 network inputs -> (B, N, D) float32 raw patches at the positions of `layout`."""
+        return self.patches_of(self.maps(images), (images.shape[2], images.shape[3]))
+
+    def patches_of(self, maps: Tensor, network: tuple[int, int]) -> Tensor:
+        """(B, D, h, w) maps of a network input (height, width) -> (B, N, D) patches, row by row."""
+        layout = self.layout(network)
+        if layout.complete:
+            return interior_patches(maps)
+        return maps.flatten(2)[:, :, torch.from_numpy(layout.positions).to(maps.device)].transpose(1, 2)
 
     def bytes_of_patches(self, images: Float) -> int:
         """Bytes of the patches of (B, 3, H, W) network inputs."""
@@ -157,15 +197,16 @@ class FeatureEngine:
 
         Deeper features see reflect padding near the border. The padding counts as the mean of normal patches, so each feature
         is multiplied by the share of its neighbourhood inside the image. Otherwise the varied borders of normal parts would
-        fill most of the bank.
+        fill most of the bank. The border of a region of interest is treated alike.
         """
         return standard(patches) * self._share_inside(network).to(patches.device)
 
     def _share_inside(self, network: tuple[int, int]) -> Tensor:
-        """(N, D) share of each feature's neighbourhood that lies inside the image."""
+        """(N, D) share of each feature's neighbourhood that lies inside the image and the region of interest."""
         share = self._shares_inside.get(network)
         if share is None:
-            share = _kept(self._shares_inside, network, interior_patches(self._extractor.inside(network))[0].to(self.device))
+            inside = self.patches_of(self._extractor.inside(network, self._region), network)[0]
+            share = _kept(self._shares_inside, network, inside.to(self.device))
         return share
 
 

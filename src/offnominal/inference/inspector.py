@@ -18,7 +18,8 @@ from offnominal.inference.image_features import image_features
 from offnominal.inference.member_scorer import Explanation, MemberResult, MemberScorer
 from offnominal.inference.parallel import process_images, threads_for
 from offnominal.model import Model, require_finite
-from offnominal.scoring import INFLUENCE, average_maps, image_score, to_grid
+from offnominal.roi import outside_lowered
+from offnominal.scoring import INFLUENCE, average_maps, image_score
 from offnominal.types import Float, Inspection, Region
 
 Result = TypeVar("Result")
@@ -106,6 +107,7 @@ class Inspector:
     def _inspect_batch(
         self, batch: ImageBatch, evidence: bool, with_maps: bool
     ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
+        self._require_region(batch)
         appearance = self.model.appearance
         results: list[list[MemberResult]] = []
         statistics = np.empty((len(batch.index), 0), np.float32)
@@ -134,6 +136,7 @@ class Inspector:
         """
 
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[Tensor], bytes]]:
+            self._require_region(batch)
             thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
             members = [scorer.patches(batch) for scorer in self.scorers]
             require_finite(*members)
@@ -155,6 +158,13 @@ class Inspector:
             [source], lambda batch: [scorer.explain(batch)], self._bytes_of_patches, raise_unreadable
         )
         return explanation
+
+    def _require_region(self, batch: ImageBatch) -> None:
+        """Raise `ImageError` for images whose aspect ratio is not that of the region of interest."""
+        region = self.model.region
+        for original in batch.original if region is not None else ():
+            if region is not None and not region.suits(original):
+                raise ImageError(region.unsuited(original))
 
     def _bytes_of_patches(self, batch: ImageBatch) -> int:
         return sum(scorer.engine.bytes_of_patches(batch.views[scorer.view]) for scorer in self.scorers)
@@ -185,7 +195,7 @@ class Inspector:
         self, original: tuple[int, int], results: Sequence[MemberResult], evidence: bool, with_maps: bool
     ) -> Inspection:
         calibration = self.model.calibration
-        anomaly = average_maps([result.anomaly for result in results])
+        anomaly = outside_lowered(average_maps([result.anomaly for result in results]), self.model.region)
         require_finite(anomaly, *(result.on_grid for result in results))
         score = image_score(anomaly)
         regions = find_regions(anomaly, calibration, original)
@@ -229,7 +239,7 @@ class Inspector:
         for scorer, result in zip(self.scorers, results, strict=True):
             assert result.signals.noise is not None
             rms = result.signals.noise.square().mean(1, keepdim=True).sqrt().cpu().numpy()
-            noise.append(np.ascontiguousarray(to_grid(rms, scorer.engine.grid(result.network))[:, :, 0]))
+            noise.append(np.ascontiguousarray(scorer.engine.layout(result.network).fill(rms)[:, :, 0]))
             for name, shares in scorer.evidence.layer_maps(result.patches, result.signals, result.network).items():
                 layers[f"{scorer.member.name}:{name}" if several else name] = shares / np.float32(len(results))
         require_finite(*noise, *layers.values())

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from offnominal.images import ImageBatch
 from offnominal.inference.evidence import EvidenceMaker
-from offnominal.inference.feature_engine import FeatureEngine, interior_patches
+from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.signals import PatchSignals, SignalEngine
 from offnominal.model import Member, Model
-from offnominal.scoring import RESPONSE, member_map, to_grid
+from offnominal.scoring import RESPONSE, member_map
 from offnominal.types import Float, Index
 
 
@@ -100,19 +100,20 @@ class MemberScorer:
         images = batch.network_input(self.view)
         network = (images.shape[2], images.shape[3])
         raw = self.engine.maps(images)
-        patches = self.engine.standardise(interior_patches(raw), self.member.standard, network)
+        patches = self.engine.standardise(self.engine.patches_of(raw, network), self.member.standard, network)
         signals = self._signals(patches, network, with_noise)
         return raw, [self._result(network, *of_image) for of_image in zip(patches, signals, strict=True)]
 
     def explain(self, batch: ImageBatch) -> Explanation:
         """The quantities of a batch of one image."""
         _, (result,) = self.score(batch, True)
-        grid = self.engine.grid(result.network)
+        layout = self.engine.layout(result.network)
+        grid = layout.grid
         neighbourhood, noise = result.signals.neighbourhood, result.signals.noise
         assert noise is not None
 
         def at_all_positions(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            return to_grid(values, grid).reshape(grid[0] * grid[1], -1)
+            return layout.fill(values).reshape(grid[0] * grid[1], -1)
 
         return Explanation(
             member=self.member.name,
@@ -132,7 +133,7 @@ class MemberScorer:
 
     def _result(self, network: tuple[int, int], patches: Tensor, signals: PatchSignals) -> MemberResult:
         settings = self._settings
-        on_grid = to_grid(signals.values, self.engine.grid(network))
+        on_grid = self.engine.layout(network).fill(signals.values)
         anomaly = member_map(
             on_grid,
             self.member.normal,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from offnominal.metrics.ranking import Ranking, area_under_roc, rank_blocks, true_shares
-from offnominal.types import require
+from offnominal.types import Mask, require
 
 _EIGHT_CONNECTED = np.ones((3, 3))
 #: Good pixels that are sorted together, which limits the memory.
@@ -33,12 +33,12 @@ class PixelScores:
     """
 
     def __init__(self) -> None:
-        self._images: list[tuple[npt.NDArray[Any], npt.NDArray[np.bool_] | None]] = []
+        self._images: list[tuple[npt.NDArray[Any], Mask | None, Mask | None]] = []
         self._positives: list[npt.NDArray[Any]] = []
         self._regions: list[npt.NDArray[Any]] = []
 
-    def add(self, scores: npt.NDArray[Any], mask: npt.NDArray[np.bool_] | None) -> None:
-        """Add the (H, W) map of an image and its (H, W) mask, None for a good image.
+    def add(self, scores: npt.NDArray[Any], mask: Mask | None, counted: Mask | None = None) -> None:
+        """Add the (H, W) map of an image, its (H, W) mask, None for a good image, and the (H, W) pixels that count.
 
         Raises
         ------
@@ -47,9 +47,11 @@ class PixelScores:
         """
         if mask is not None:
             require(scores.shape == mask.shape, f"map is {scores.shape}, its mask {mask.shape}: give both in original pixels")
-        self._images.append((scores, mask))
+        self._images.append((scores, mask, counted))
         if mask is None:
             return
+        if counted is not None:
+            mask = mask & counted
         labels, count = ndimage.label(mask, structure=_EIGHT_CONNECTED)
         inside = labels[mask]
         sizes = np.bincount(inside, minlength=count + 1)
@@ -60,7 +62,8 @@ class PixelScores:
     def complete(self) -> bool:
         """Whether there are both defect and good pixels."""
         positives = sum(map(len, self._positives))
-        return 0 < positives < sum(scores.size for scores, _ in self._images)
+        pixels = sum(scores.size if counted is None else int(counted.sum()) for scores, _, counted in self._images)
+        return 0 < positives < pixels
 
     def by_pixel(self) -> Ranking:
         """Ranking with equal weights of all defect pixels."""
@@ -76,8 +79,9 @@ class PixelScores:
     def _negatives(self) -> Iterator[npt.NDArray[Any]]:
         """Good pixels, in blocks of about `_BLOCK`."""
         block: list[npt.NDArray[Any]] = []
-        for scores, mask in self._images:
-            block.append(scores.ravel() if mask is None else scores[~mask])
+        for scores, mask, counted in self._images:
+            good = counted if mask is None else ~mask if counted is None else counted & ~mask
+            block.append(scores.ravel() if good is None else scores[good])
             if sum(map(len, block)) >= _BLOCK:
                 yield np.concatenate(block)
                 block = []

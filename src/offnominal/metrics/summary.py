@@ -34,6 +34,8 @@ class Judged:
         (H, W) float32 in pixels of the original image; None if not available.
     mask
         (H, W) bool defect mask; None if not available.
+    counted
+        (H, W) bool pixels that the pixel figures use; None for all.
 
     Examples
     --------
@@ -47,6 +49,7 @@ class Judged:
     anomalous: bool
     anomaly_map: Float | None
     mask: Mask | None
+    counted: Mask | None = None
 
 
 def figures(images: Sequence[Judged]) -> Figures:
@@ -126,7 +129,7 @@ def _pixel_rankings(images: Sequence[Judged]) -> tuple[Ranking | None, Ranking |
     pixels = PixelScores()
     for image in images:
         if image.anomaly_map is not None and (image.good or image.mask is not None):
-            pixels.add(image.anomaly_map, image.mask)
+            pixels.add(image.anomaly_map, image.mask, image.counted)
     if not pixels.complete:
         return None, None
     by_pixel = pixels.by_pixel()

@@ -45,14 +45,16 @@ from offnominal.model.model import (
     Model,
     Replacements,
 )
+from offnominal.roi import RegionOfInterest
 from offnominal.scoring import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals
 from offnominal.storage import remove_unfinished, write_atomically
 from offnominal.types import require
 
 #: Value of the metadata key `format`.
 FORMAT = "offnominal"
-#: Format version: raised whenever tensors or description change.
-VERSION = 9
+#: Format version: raised whenever tensors or description change. Files of `READABLE` versions load.
+VERSION = 10
+READABLE = (9, VERSION)
 #: Arrays of `Appearance`, stored as tensors.
 _APPEARANCE = ("center", "scale", "directions", "reference")
 _Tensors = dict[str, npt.NDArray[Any]]
@@ -139,9 +141,10 @@ def load_model(path: Path) -> Model:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
                 raise ModelFileError(f"{path}: is a safetensors file, but not an offnominal model; pass a file written by fit")
-            if metadata.get("version") != str(VERSION):
+            version, readable = metadata.get("version", "none"), [str(number) for number in READABLE]
+            if version not in readable:
                 raise ModelFileError(
-                    f"{path}: has format version {metadata.get('version')}, this release reads {VERSION}; "
+                    f"{path}: has format version {version}, this release reads {' and '.join(readable)}; "
                     "fit again, or use the release that wrote it"
                 )
             tensors: _Tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -191,6 +194,9 @@ def _tensors(model: Model) -> _Tensors:
     tensors: _Tensors = {"calibration.scores": model.calibration.scores}
     if model.thumbnails is not None:
         tensors |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
+    if model.region is not None:
+        tensors["region.size"] = np.array(model.region.size, np.int64)
+        tensors["region.bits"] = np.frombuffer(model.region.packed, np.uint8)
     if model.appearance is not None:
         tensors |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
     for number, member in enumerate(model.members):
@@ -253,7 +259,7 @@ def _description(model: Model) -> dict[str, Any]:
 
 
 def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
-    settings = Settings.model_validate_json(json.dumps(stored["settings"]))
+    settings = Settings.model_validate_json(json.dumps(stored["settings"])).model_copy(update={"roi": _region(tensors)})
     sources = tuple(SourceImage(name, (height, width), group) for name, height, width, group in stored["sources"])
     members = tuple(
         _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _stored_signals(settings))
@@ -280,6 +286,14 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         removed=stored["removed"],
         threshold_removed=stored["threshold_removed"],
     )
+
+
+def _region(tensors: _Tensors) -> RegionOfInterest | None:
+    if "region.size" not in tensors:
+        return None
+    size, bits = tensors["region.size"], tensors["region.bits"]
+    require(size.shape == (2,) and bits.dtype == np.uint8 and bits.ndim == 1, "the region of interest is malformed")
+    return RegionOfInterest((int(size[0]), int(size[1])), bits.tobytes())
 
 
 def _with_prefix(tensors: _Tensors, prefix: str) -> _Tensors:

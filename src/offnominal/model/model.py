@@ -12,6 +12,7 @@ from offnominal.decisions import Appearance, Calibration
 from offnominal.features import ChannelStandard
 from offnominal.images import Geometry, Thumbnails, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
+from offnominal.roi import RegionOfInterest
 from offnominal.scoring import NormalSignals
 from offnominal.types import Float, Index, require
 
@@ -315,6 +316,11 @@ class Model:
         out, or after an update removed an image at or above the threshold.
         """
         return not self.left_out and self.settings.contamination == 0 and not self.threshold_removed
+
+    @property
+    def region(self) -> RegionOfInterest | None:
+        """The region of interest; None if the whole image counts."""
+        return self.settings.region
 
     @property
     def updatable(self) -> bool:

@@ -82,7 +82,7 @@ def write_audit(
             try:
                 pixels = pixels_of(sources[audit.sources[index]], memory)
                 anomaly_map = to_original(audit.maps[index], (pixels.shape[0], pixels.shape[1]))
-                drawn = overlay(displayed(pixels, audit.values), anomaly_map, threshold)
+                drawn = overlay(displayed(pixels, audit.values, audit.region), anomaly_map, threshold)
                 name = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', audit.names[index])}.jpg"
                 write_picture(own(folder, name, "audit"), drawn)
                 picture = name

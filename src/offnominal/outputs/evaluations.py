@@ -104,7 +104,8 @@ def _write_report(
         try:
             # Decoded again: keeping the pictures of a large set would exhaust the memory.
             needed = page.needs_picture(index, inspection, item.good)
-            add(displayed(pixels_of(item.path, model.settings.memory), model.values) if needed else None)
+            pixels = pixels_of(item.path, model.settings.memory) if needed else None
+            add(None if pixels is None else displayed(pixels, model.values, model.region))
         except Exception as error:  # noqa: BLE001 - any failure costs this image alone
             raise_if_fatal(error)
             failed(f"{item.path}: cannot be drawn ({reason_of(error)})")

@@ -101,7 +101,7 @@ def write_inspections(
         stem = picture_name(f"{index:05d}", items[index].path.name)
         try:
             target = own(folder, f"overlays/{stem}.jpg", "inspect")
-            shown = displayed(pixels, detector.model.values)
+            shown = displayed(pixels, detector.model.values, detector.model.region)
             write_picture(target, overlay(shown, inspection.anomaly_map, inspection.threshold))
             entries = writer.add(index, stem, str(items[index].path), inspection, shown)
             row = {**inspection_row(inspection), "map": target.relative_to(folder).as_posix(), **entries, "error": None}

@@ -27,6 +27,7 @@ def facts(model: Model) -> dict[str, Any]:
         "members": [member_facts(member) for member in model.members],
         "fused": {name: weight for name, weight in zip(SIGNALS, model.settings.fusion.weights, strict=True) if weight},
         "values": asdict(model.values),
+        **({} if model.region is None else {"region": {"size": list(model.region.size), "share": model.region.share}}),
         "calibration": calibration_facts(model),
         "promise": promise(model),
         "drift": drift_facts(model),
@@ -92,6 +93,7 @@ def readable_facts(model: Model) -> dict[str, str]:
         **members,
         "Input": f"{model.values.depth}, values {model.values.low:g} to {model.values.high:g}, "
         f"{_exposure(model.values.exposure)}",
+        **({} if model.region is None else {"Region of interest": f"{model.region.share:.0%} of the image"}),
         "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.requested_rate:.2%}), "
         f"from {calibration.count} held-out good images ({calibration.method})",
         "Guarantee": promise(model),

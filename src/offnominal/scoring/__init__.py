@@ -1,6 +1,6 @@
 """Scoring: patch signals are standardised and fused into anomaly maps and image scores."""
 
-from offnominal.scoring.maps import average_maps, fuse, image_score, member_map, suppress_leakage, to_grid
+from offnominal.scoring.maps import average_maps, fuse, image_score, member_map, suppress_leakage
 from offnominal.scoring.signals import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals, NormalSignalsBuilder
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "image_score",
     "member_map",
     "suppress_leakage",
-    "to_grid",
 ]

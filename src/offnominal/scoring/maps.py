@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from offnominal.scoring.signals import SIGNALS, NormalSignals
-from offnominal.types import Float, interior, interior_shape, require
+from offnominal.types import Float, require
 
 #: Network pixels per cell of a working map, the map that is smoothed and thresholded.
 WORKING_STRIDE = 4
@@ -156,35 +154,3 @@ def image_score(anomaly_map: Float) -> float:
     7.0
     """
     return float(anomaly_map.max())
-
-
-def to_grid(values: npt.NDArray[Any], grid: tuple[int, int]) -> npt.NDArray[Any]:
-    """Arrange the values of an image's patches on its grid.
-
-    Only interior positions have patches; border positions repeat the nearest interior value.
-
-    Parameters
-    ----------
-    values
-        (N, S) values of the patches.
-    grid
-        (h, w) of the grid.
-
-    Returns
-    -------
-    array
-        (h, w, S).
-
-    Examples
-    --------
-    >>> to_grid(np.array([[1], [2]]), (3, 4))[:, :, 0]
-    array([[1, 1, 2, 2],
-           [1, 1, 2, 2],
-           [1, 1, 2, 2]])
-    """
-    rows, columns = (
-        np.clip(np.arange(side), inside.start, inside.stop - 1) - inside.start
-        for inside, side in zip(interior(grid), grid, strict=True)
-    )
-    arranged: npt.NDArray[Any] = values.reshape(*interior_shape(grid), -1).take(rows, axis=0).take(columns, axis=1)
-    return arranged

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from offnominal.roi import RegionOfInterest
 from offnominal.types import Float, require
 
 SIGNALS = ("distance", "influence", "response")
@@ -57,7 +58,7 @@ class NormalSignals:
 
 
 class NormalSignalsBuilder:
-    """Accumulates `NormalSignals` over images; single images can be excluded afterwards.
+    """Accumulates `NormalSignals` over images; single images can be excluded afterwards. Only the region of interest counts.
 
     Calibration scores each image with the statistics `without` it and the images held out with it.
 
@@ -71,7 +72,8 @@ class NormalSignalsBuilder:
     (array([2., 2., 2.], dtype=float32), array([1., 1., 1.], dtype=float32))
     """
 
-    def __init__(self) -> None:
+    def __init__(self, region: RegionOfInterest | None = None) -> None:
+        self._region = None if region is None or region.whole else region
         self._count = 0
         self._sum = np.zeros(len(SIGNALS))
         self._square = np.zeros(len(SIGNALS))
@@ -82,9 +84,13 @@ class NormalSignalsBuilder:
 
     def _accumulate(self, signals: Float, sign: int) -> None:
         values = signals.astype(np.float64)
+        axes: tuple[int, ...] = (0, 1)
+        if self._region is not None:
+            inside = self._region.at((values.shape[0], values.shape[1]))
+            values, axes = values[inside] if inside.any() else values.reshape(-1, values.shape[2]), (0,)
         self._count += sign
-        self._sum = self._sum + sign * values.mean(axis=(0, 1))
-        self._square = self._square + sign * (values**2).mean(axis=(0, 1))
+        self._sum = self._sum + sign * values.mean(axis=axes)
+        self._square = self._square + sign * (values**2).mean(axis=axes)
 
     def merge(self, other: NormalSignalsBuilder) -> None:
         """Add the images of another builder."""

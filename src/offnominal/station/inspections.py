@@ -13,6 +13,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from offnominal.errors import ImageError, InputError
+from offnominal.images import displayed
 from offnominal.outputs.optional_outputs import region_row
 from offnominal.station import events
 from offnominal.station.database import Database
@@ -57,9 +58,10 @@ def store(database: Database, folder: StationFolder, group: Sequence[Judged], un
             continue
         row = _row(judged)
         target = folder.inspection(row.id, row.judged_at)
-        values = judged.loaded.detector.model.values
+        model = judged.loaded.detector.model
         try:
-            row.media_bytes = write_media(target, judged.part.image, row.image_file, judged.result, judged.pixels, values)
+            shown = None if judged.pixels is None else displayed(judged.pixels, model.values, model.region)
+            row.media_bytes = write_media(target, judged.part.image, row.image_file, judged.result, shown)
         except Exception as error:  # noqa: BLE001 - the answer of this part
             remove(target)
             remove(judged.part.image)

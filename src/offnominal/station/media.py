@@ -14,9 +14,6 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from offnominal.errors import ImageError
-from offnominal.images import displayed
-from offnominal.images.arrays import Pixels
-from offnominal.images.value_range import ValueRange
 from offnominal.reports import Picture, heat_pictures
 from offnominal.station import events
 from offnominal.station.database import Database
@@ -36,7 +33,7 @@ QUALITY = 85
 BATCH = 200
 
 
-def write_media(folder: Path, image: Path, name: str, result: Result | None, pixels: Pixels | None, values: ValueRange) -> int:
+def write_media(folder: Path, image: Path, name: str, result: Result | None, shown: Picture | None) -> int:
     """Move the image into the folder of its inspection, draw its pictures, and sync everything.
 
     Parameters
@@ -47,10 +44,8 @@ def write_media(folder: Path, image: Path, name: str, result: Result | None, pix
         The received file.
     name
         Its name in the folder.
-    result, pixels
-        The result and the (H, W, 3) stored values; None if the image could not be read.
-    values
-        Range of pixel values of the model.
+    result, shown
+        The result, and the (H, W, 3) picture; None if the image could not be read.
 
     Returns
     -------
@@ -66,8 +61,8 @@ def write_media(folder: Path, image: Path, name: str, result: Result | None, pix
         folder.mkdir(parents=True)
         size = image.stat().st_size
         move_synced(image, folder / name)
-        if result is not None and pixels is not None:
-            heat, thumb = heat_pictures(displayed(pixels, values), result)
+        if result is not None and shown is not None:
+            heat, thumb = heat_pictures(shown, result)
             for file_name, picture in ((HEAT, heat), (THUMB, thumb)):
                 content = _jpeg(picture)
                 write_synced(folder / file_name, content)

@@ -37,7 +37,7 @@ def receipt_file(station: Station, id: str) -> Path:
 
     def draw(detector: Detector, image: Path) -> Picture:
         ((_, result, pixels),) = detector.inspect_with_pixels([image], failed=raise_unreadable, evidence=True)
-        return receipt_picture(detector.model, result, displayed(pixels, detector.model.values))
+        return receipt_picture(detector.model, result, displayed(pixels, detector.model.values, detector.model.region))
 
     with station.database.read() as session:
         row, _, _ = inspections.one(session, id)
@@ -60,7 +60,10 @@ def picture_file(station: Station, id: str) -> Path:
     if image.suffix in SHOWN:
         return image
     return _drawn(
-        station, id, PICTURE, lambda detector, image: shrink(displayed(pixels_of(image), detector.model.values), LONGEST)
+        station,
+        id,
+        PICTURE,
+        lambda detector, image: shrink(displayed(pixels_of(image), detector.model.values, detector.model.region), LONGEST),
     )
 
 
