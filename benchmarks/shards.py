@@ -1,6 +1,6 @@
 """Fits in 1, 2, 4, 8 and 16 shards: covering radius, certified ratio, accuracy, false alarms.
 
-    python benchmarks/shards.py --data FOLDER_OF_SETS [--cells] [--shards 1,2,4,8,16] [--draws 5] [--preset fast]
+    python benchmarks/shards.py --data FOLDER_OF_SETS [--cells] [--sets NAME,...] [--shards 1,2,4,8,16] [--draws 5]
 
 The shards are in one process, one after another: the numbers are those of a cluster, the seconds are not. Each draw leaves out
 a random tenth of the good training images. Its false alarms are the share of the good images left out, and of the good test
@@ -58,13 +58,15 @@ def main() -> None:
     parser.add_argument("--shards", default="1,2,4,8,16")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--preset", default="fast")
+    parser.add_argument("--sets", default="", help="measure only these sets, comma-separated")
     args = parser.parse_args()
     use_threads(args.threads)
     here = machine()
     results: dict[str, Any] = {}
     lines, sets_of = [], []
     with tempfile.TemporaryDirectory() as lists:
-        for one in requested_sets(args, Path(lists)):
+        wanted = [name for name in args.sets.split(",") if name]
+        for one in [one for one in requested_sets(args, Path(lists)) if not wanted or one.name in wanted]:
             alone: dict[tuple[int, str], dict[str, Any]] = {}
             for shards in map(int, args.shards.split(",")):
                 runs = []

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ from offnominal.quiet import without_warnings
 RUN, LIST, PARTS = "run.json", "images.parquet", "parts"
 #: Only receipts need the picture of an image, and a cluster writes none.
 NO_PICTURE = np.empty((0, 0, 3), np.uint8)
-#: Times that workers may be lost in a row without a part that was finished.
-ATTEMPTS = 3
+#: Times that workers may be lost in a row without a part that was finished, and seconds before the next attempt.
+ATTEMPTS, REST = 5, 5.0
 #: Runs of at most this many images also get `results.jsonl`.
 SMALL = 100_000
 
@@ -228,6 +229,7 @@ def _finish(cluster: Cluster, place: Place, job: Job, parts: int, images: int, o
                     f"the cluster lost its workers {ATTEMPTS} times before they finished a part ({type(error).__name__}); "
                     "check it with: ray status, and start the command again to continue"
                 ) from None
+            sleep(REST)
 
 
 def run_parts(cluster: Cluster, work: type, job: Any, parts: Sequence[int]) -> Any:
@@ -243,7 +245,8 @@ def run_parts(cluster: Cluster, work: type, job: Any, parts: Sequence[int]) -> A
             work,
             fn_constructor_args=(job,),
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(len(parts), cluster.workers)),
+            # A pool of a fixed size: one that shrinks cancels workers that wait for a lost node, which ends the run.
+            compute=ray.data.ActorPoolStrategy(size=min(len(parts), cluster.workers)),
             num_cpus=cluster.worker_cpus,
         )
         yield from results.iter_rows()

@@ -55,6 +55,8 @@ from offnominal.model import DistanceScale, HeldOut, LeftOut, Member, Model, Rep
 from offnominal.observer import Observer
 from offnominal.scoring import NormalSignalsBuilder, image_score
 
+#: With several shards, each selects this multiple of the bank, so that the merged bank covers nearly as well as that of one.
+OVERSAMPLING = 4
 #: Images up to which a model keeps held-out signals for updates: a few kB of each.
 SIGNALS_UP_TO = 100_000
 
@@ -245,18 +247,19 @@ class Fit:
     def _skipped_images(self) -> tuple[tuple[str, str], ...]:
         return tuple((self._training.sources[at].name, reason) for at, reason in sorted(self._skipped.items()))
 
-    def _bank_size(self, shards: Shards) -> int:
-        """Number of patches of each bank: all members get the size that suits the smallest."""
-        counts = np.sum(shards.each(Shard.counts), axis=0)
-        return self._settings.bank_size(int(counts.min()))
+    def _bank_size(self, shards: Shards) -> tuple[int, int]:
+        """Number of patches of each bank, and of each shard's coreset: all members get the size that suits the smallest."""
+        counts = shards.each(Shard.counts)
+        size = self._settings.bank_size(int(np.sum(counts, axis=0).min()))
+        return size, size if len(counts) == 1 else OVERSAMPLING * size
 
     def _coresets(self, shards: Shards, sampler: str | None = None) -> list[MergedCoreset]:
         """The coreset of each member."""
-        size = self._bank_size(shards)
+        size, of_shard = self._bank_size(shards)
         with self._stopwatch.stage("coreset"):
             coresets = []
             for member in range(len(self._engines)):
-                coresets.append(merged(shards.each(Shard.coreset, member, size, sampler or self._settings.sampler), size))
+                coresets.append(merged(shards.each(Shard.coreset, member, of_shard, sampler or self._settings.sampler), size))
                 self._observer.on_progress("memory bank", size, size)
         return coresets
 
@@ -347,9 +350,10 @@ class Fit:
 
     def _folds(self, shards: Shards, held: AllImages, member: int, size: int, scale: DistanceScale) -> None:
         """Replace the leave-one-out signals by those of folds: for each fold, a new coreset of the patches outside it."""
+        of_shard = size if len(held.units) == 1 else OVERSAMPLING * size
         for fold in folds_of(len(units_of(held.images))):
             without = held.units_by_shard(fold)
             sampler = self._settings.sampler
-            coresets = shards.each_with(Shard.coreset, [(member, size, sampler, part) for part in without])
+            coresets = shards.each_with(Shard.coreset, [(member, of_shard, sampler, part) for part in without])
             bank = merged(coresets, size).patches
             shards.each_with(Shard.fold, [(member, part, bank, scale) for part in without])

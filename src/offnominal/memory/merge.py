@@ -1,16 +1,18 @@
 """Merge the coresets of shards into one: greedy k-center on their union, with a certified bound.
 
-Each shard selects a coreset of the full size k. Let r_i be the covering radius of shard i, and r the covering radius of the
-merged coreset over the union of the coresets. Every patch lies within r_i of its shard's coreset, hence within r + r_i of the
-merged one. The k merged patches and the patch farthest from them are k + 1 points with pairwise distances of at least r. Two of
-them share a centre of the best coreset of k patches, so its radius is at least r / 2. The radius of the merged coreset is
-therefore at most 2 (1 + max r_i / r) times the smallest possible one. The same holds for each shard, so the smallest possible
-radius is also at least max r_i / 2, and the factor is at most 4.
+Each shard selects a coreset of at least k patches; the more it selects, the better the merged coreset covers. Let r_i be the
+covering radius of shard i, and r the covering radius of the merged coreset over the union of the coresets. Every patch lies
+within r_i of its shard's coreset, hence within r + r_i of the merged one. The k merged patches and the patch farthest from them
+are k + 1 points with pairwise distances of at least r. Two of them share a centre of the best coreset of k patches, so its
+radius is at least r / 2. The radius of the merged coreset is therefore at most 2 (1 + max r_i / r) times the smallest possible
+one. The first k + 1 patches of shard i have pairwise distances of at least r_i, so the smallest possible radius is also at
+least max r_i / 2, and the factor is at most 4.
 
 References
 ----------
 Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985.
 Malkomes et al., "Fast distributed k-center clustering with outliers on massive data", 2015.
+Ceccarello et al., "Solving k-center clustering (with outliers) in MapReduce and streaming", 2019: larger coresets of shards.
 """
 
 from __future__ import annotations
