@@ -17,8 +17,9 @@ from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.shard import BankShare, Shard, ShardCoreset
 from offnominal.fitting.training_set import MIN_IMAGES, TrainingSet, require_units, shard_bounds, units_of
 from offnominal.fitting.workers import Shards
+from offnominal.images import Thumbnails
 from offnominal.memory import MergedCoreset, merge_coresets
-from offnominal.model import Merge, Replacements
+from offnominal.model import Member, Merge, Replacements
 from offnominal.scoring import NormalSignalsBuilder
 from offnominal.types import Float, Index
 
@@ -74,6 +75,16 @@ class AllImages:
             own = coreset.shard == number
             image[own], position[own] = of_shard + first, positions
         return image, position
+
+    def thumbnails(self, shards: Shards, members: Sequence[Member]) -> Thumbnails:
+        """Thumbnails of the images with a patch in a bank."""
+        wanted = self.by_shard(np.unique(np.concatenate([member.bank.image for member in members])))
+        pictures = [b""] * len(self.images)
+        by_shard = shards.each_with(Shard.thumbnails, [(local,) for local in wanted])
+        for first, local, of_shard in zip(self.firsts, wanted, by_shard, strict=True):
+            for image, picture in zip(local, of_shard, strict=True):
+                pictures[first + image] = picture
+        return Thumbnails.of(pictures)
 
     def joined(self, shards: Sequence[Replacements]) -> Replacements:
         """Replacement patches of all shards."""

@@ -48,7 +48,6 @@ from offnominal.fitting.training_set import (
 from offnominal.fitting.training_sources import TrainingSource, content_key, unit_keys
 from offnominal.fitting.versions import versions
 from offnominal.fitting.workers import Shards, ThisProcess, Workers
-from offnominal.images import Thumbnails
 from offnominal.inference import FeatureEngine
 from offnominal.memory import MemoryBank, MergedCoreset
 from offnominal.model import DistanceScale, HeldOut, LeftOut, Member, Model, Replacements
@@ -186,17 +185,7 @@ class Fit:
             with self._stopwatch.stage("calibration"):
                 scores = np.concatenate(shards.each(Shard.scores, [statistics for _, statistics in members]))
                 require_variation(scores)
-            thumbnails = None
-            if settings.thumbnails:
-                in_banks = np.unique(np.concatenate([member.bank.image for member, _ in members]))
-                pictures = [b""] * len(held.images)
-                wanted = held.by_shard(in_banks)
-                for first, local, of_shard in zip(
-                    held.firsts, wanted, shards.each_with(Shard.thumbnails, [(local,) for local in wanted]), strict=True
-                ):
-                    for image, picture in zip(local, of_shard, strict=True):
-                        pictures[first + image] = picture
-                thumbnails = Thumbnails.of(pictures)
+            thumbnails = held.thumbnails(shards, [member for member, _ in members]) if settings.thumbnails else None
         return Model(
             settings=settings,
             members=tuple(member for member, _ in members),
