@@ -8,11 +8,11 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from offnominal.errors import InputError, SettingsError, suggest
 from offnominal.roi import RegionOfInterest
+from offnominal.setting_values import parse_bank, parse_bytes, parse_names, parse_region, parse_share, parse_size
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
@@ -31,73 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def _parse_size(value: object) -> object:
-    """`256`, `"256"`, `"256x640"` or `[256, 640]` -> `(height, width)`."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+)(?:\s*[x×]\s*(\d+))?\s*", value)
-        if match is None:
-            raise ValueError("give one number, or height x width such as 256x640")
-        value = [int(part) for part in match.groups() if part]
-    if isinstance(value, int):
-        value = [value]
-    if isinstance(value, (list, tuple)) and len(value) == 1:
-        value = [value[0], value[0]]
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _parse_bytes(value: object) -> object:
-    """`"2GB"`, `"800 MB"` or a number of bytes -> int."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([\d.]+)\s*([kKmMgGtT]?)i?[bB]?\s*", value)
-        if match is None:
-            raise ValueError("give a size such as 800MB or 2GB")
-        return int(float(match[1]) * 1000 ** " kmgt".index(match[2].lower() or " "))
-    return value
-
-
-def _parse_region(value: object) -> object:
-    """A path as text -> Path; an (H, W) mask -> region of interest."""
-    if isinstance(value, np.ndarray) and value.ndim == 2:
-        return RegionOfInterest.of(np.asarray(value > 0, dtype=np.bool_))
-    return Path(value) if isinstance(value, str) else value
-
-
-def _parse_names(value: object) -> object:
-    """`"a, b"` or `["a", "b"]` -> `("a", "b")`."""
-    if isinstance(value, str):
-        value = [name.strip() for name in value.split(",") if name.strip()]
-        if not value:
-            raise ValueError("give at least one layer; separate several with commas")
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _parse_bank(value: object) -> object:
-    """`"auto"`, a share or a number of patches, also as text."""
-    if isinstance(value, str) and value != "auto":
-        try:
-            value = float(value) if "." in value or "e" in value.lower() else int(value)
-        except ValueError:
-            raise ValueError("give auto, a share such as 0.01, or a number of patches such as 5000") from None
-    return value
-
-
-def _parse_share(value: object) -> object:
-    """`"auto"`, or a number in [0, 0.5), also as text -> `"auto"` or float."""
-    if value == "auto":
-        return value
-    message = "give auto, or a share from 0 to below 0.5 such as 0.05"
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(message)
-    try:
-        share = float(value)
-    except ValueError:
-        raise ValueError(message) from None
-    if not 0 <= share < 0.5:
-        raise ValueError(message)
-    return share
-
-
-Size = Annotated[tuple[int, int], BeforeValidator(_parse_size)]
+Size = Annotated[tuple[int, int], BeforeValidator(parse_size)]
 
 
 class Fusion(BaseModel):
@@ -153,7 +87,7 @@ class Settings(BaseModel):
         description="Members of the model, joined by +, each with its own memory bank: efficientnet-lite0, efficientnet-lite2 "
         "(efficientnet-lite1 if installed) or a timm name. NAME@1.5 runs at 1.5 times the image size.",
     )
-    layers: Annotated[tuple[str, ...] | None, BeforeValidator(_parse_names)] = Field(
+    layers: Annotated[tuple[str, ...] | None, BeforeValidator(parse_names)] = Field(
         None,
         description="Feature maps, comma-separated. Unset: strides 8 and 16, or two middle blocks of a vision transformer.",
     )
@@ -169,18 +103,18 @@ class Settings(BaseModel):
         description="area: keep the aspect ratio, with the same number of pixels for all images; keep: keep the aspect ratio, "
         "with the same short side; squash: resize to height x width.",
     )
-    roi: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_region)] = Field(
+    roi: Annotated[RegionOfInterest | Path | None, BeforeValidator(parse_region)] = Field(
         None,
         exclude=True,
         description="Region of interest: an image whose white pixels count, or polygons in JSON. Other pixels are ignored.",
     )
-    ignore: Annotated[RegionOfInterest | Path | None, BeforeValidator(_parse_region)] = Field(
+    ignore: Annotated[RegionOfInterest | Path | None, BeforeValidator(parse_region)] = Field(
         None, exclude=True, description="Pixels to ignore: an image whose white pixels are ignored, or polygons in JSON."
     )
     exposure: Literal["auto", "keep"] = Field(
         "auto", description="auto: correct the exposure if the lighting of the normal images varies; keep: never correct it."
     )
-    bank: Annotated[float | int | Literal["auto"], BeforeValidator(_parse_bank)] = Field(
+    bank: Annotated[float | int | Literal["auto"], BeforeValidator(parse_bank)] = Field(
         "auto",
         description="Patches in each memory bank: a share such as 0.01, a number such as 5000, or auto: 1 %, 1000 to 50000.",
     )
@@ -207,10 +141,10 @@ class Settings(BaseModel):
         description="How normal images are held out: folds (each fifth is scored by a bank built without it), leave-one-out "
         "(faster, approximate), split (exact; one fifth is used for calibration only), or auto (by the number of images).",
     )
-    contamination: Annotated[float | Literal["auto"], BeforeValidator(_parse_share)] = Field(
+    contamination: Annotated[float | Literal["auto"], BeforeValidator(parse_share)] = Field(
         0.0, description="Share of suspect training images to leave out, such as 0.05, or auto."
     )
-    memory: Annotated[int, BeforeValidator(_parse_bytes)] = Field(
+    memory: Annotated[int, BeforeValidator(parse_bytes)] = Field(
         2_000_000_000,
         gt=0,
         description="Memory limit, such as 800MB: patches and maps beyond it spill to disk, larger images are refused.",
