@@ -57,8 +57,15 @@ class Cluster:
 
     @property
     def workers(self) -> int:
-        """Number of workers that the cluster has space for."""
+        """Number of workers that the cluster had space for when it was connected."""
         return max(1, self.cpus // self.worker_cpus)
+
+    def workers_now(self) -> int:
+        """Number of workers that the present nodes have space for."""
+        import ray
+
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        return max(1, int(resources.get("CPU", 1)) // self.worker_cpus)
 
 
 @contextmanager

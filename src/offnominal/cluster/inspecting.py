@@ -245,8 +245,8 @@ def run_parts(cluster: Cluster, work: type, job: Any, parts: Sequence[int]) -> A
             work,
             fn_constructor_args=(job,),
             batch_size=1,
-            # A pool of a fixed size: one that shrinks cancels workers that wait for a lost node, which ends the run.
-            compute=ray.data.ActorPoolStrategy(size=min(len(parts), cluster.workers)),
+            # As many workers as the nodes have space for now: to cancel one that waits for a lost node ends the run.
+            compute=ray.data.ActorPoolStrategy(size=min(len(parts), cluster.workers, cluster.workers_now())),
             num_cpus=cluster.worker_cpus,
         )
         yield from results.iter_rows()
