@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import damaged, texture
 from offnominal import Detector, load
+from offnominal.config import settings_from
 from offnominal.errors import ImageError, InputError, SettingsError
 from offnominal.images import read_region
 from offnominal.roi import Layout, RegionOfInterest, outside_lowered
@@ -90,6 +91,27 @@ def test_pixels_outside_have_no_influence(left: Detector) -> None:
     assert inspection.anomaly_map[:, 80:].max() < inspection.threshold
 
 
+def test_pixels_outside_do_not_change_the_exposure() -> None:
+    """The light varies, so the exposure is corrected; the border of the region lies between network pixels."""
+    images = [(texture(seed, SIZE) * (0.55 + 0.03 * seed)).astype(np.uint8) for seed in range(15)]
+    mask = np.zeros(SIZE, np.bool_)
+    mask[:, :61] = True
+    detector = Detector(roi=mask, **SMALL).fit(images)
+    assert detector.model.values.exposure is not None
+    image = images[7].copy()
+    bright = image.copy()
+    bright[:, 61:] = 255
+    one, other = (detector.inspect(of) for of in (image, bright))
+    assert one.score == other.score
+    assert one.whole_p_value == other.whole_p_value
+    assert (one.anomaly_map == other.anomaly_map).all()
+
+
+def test_a_region_whose_file_was_not_read_is_no_region(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="were not read"):
+        _ = settings_from(roi=tmp_path / "roi.png").region
+
+
 def test_nothing_outside_is_learned() -> None:
     """A model of images whose right halves differ is that of images with the same left halves."""
     images = [texture(seed, SIZE) for seed in range(14)]
@@ -164,6 +186,8 @@ def test_files_of_regions(tmp_path: Path) -> None:
         ('{"width": 4, "height": 4, "polygons": [[[0, 0], [1, 1]]]}', "at least three points"),
         ('{"width": 4, "height": 4, "polygons": [[[0, 0], [1, 1], ["a", 2]]]}', "could not convert"),
         ('{"width": 4, "height": 4, "polygons": 7}', "not iterable"),
+        ('{"width": 4, "height": 4, "polygons": [[[0, 0], [1, 1], [1' + "0" * 400 + ", 2]]]}", "too large"),
+        ('{"imageWidth": 4, "imageHeight": 4, "shapes": [1]}', "has no attribute"),
     ],
 )
 def test_wrong_polygons_are_refused_in_one_line(content: str, reason: str, tmp_path: Path) -> None:

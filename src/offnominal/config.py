@@ -183,8 +183,10 @@ class Settings(BaseModel):
 
     @property
     def region(self) -> RegionOfInterest | None:
-        """The region of interest, once its file was read; None if the whole image counts."""
-        return self.roi if isinstance(self.roi, RegionOfInterest) else None
+        """The region of interest; None if the whole image counts. Raises `ValueError` before its files were read."""
+        if isinstance(self.roi, Path) or self.ignore is not None:
+            raise ValueError("the files of roi and ignore were not read; see images.with_region")
+        return self.roi
 
     def bank_size(self, patches: int) -> int:
         """Number of bank patches to select from `patches` patches; at least 1.

@@ -6,7 +6,7 @@ OpenCV is imported where it is used, because settings hold a region and the help
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from offnominal.types import Float, Index, Mask, interior, interior_shape, requi
 ASPECT = 0.02
 #: Longest side of a stored region in pixels: finer than the grid of any network.
 MOST_SIDE = 4096
+#: Largest mask that is kept for the next image, in pixels.
+MOST_CACHED = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,13 @@ class RegionOfInterest:
         )
 
     def at(self, size: tuple[int, int]) -> Mask:
-        """(h, w) bool: the cells of an image divided into (h, w) of which at least half counts."""
-        return resized(self.mask, size)
+        """(h, w) bool: the cells of an image divided into (h, w) of which at least half counts. Not to be changed."""
+        return _at(self, size) if size[0] * size[1] <= MOST_CACHED else resized(self.mask, size)
+
+
+@lru_cache(maxsize=32)
+def _at(region: RegionOfInterest, size: tuple[int, int]) -> Mask:
+    return resized(region.mask, size)
 
 
 def same_aspect(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
@@ -218,7 +225,5 @@ def outside_lowered(scores: Float, region: RegionOfInterest | None) -> Float:
     if region is None or region.whole:
         return scores
     inside = region.at((scores.shape[0], scores.shape[1]))
-    if not inside.any():
-        return scores
     lowered: Float = np.where(inside, scores, scores[inside].min())
     return lowered

@@ -31,6 +31,7 @@ def _show_version(context: click.Context, parameter: click.Parameter, wanted: bo
         context.exit()
 
 
+#: The commands, in the order of a first session.
 COMMANDS = (fit, inspect, evaluate, compare, audit, update, roi, info, demo, serve, station)
 
 

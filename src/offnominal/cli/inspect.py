@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from offnominal import errors
 from offnominal.cli.cluster import cluster_option
@@ -97,7 +98,8 @@ def inspect(
         raise errors.SettingsError("--fdr needs --lot; add --lot or remove --fdr")
     if cluster is not None:
         given = {"--report": report, "--evidence": evidence, "--receipts": receipts, "--masks": masks, "--lot": lot}
-        given |= {"--reset-drift": reset_drift, "--false-warning-rate": false_warning_rate != 0.01}
+        rate_given = context.get_parameter_source("false_warning_rate") is ParameterSource.COMMANDLINE
+        given |= {"--reset-drift": reset_drift, "--false-warning-rate": rate_given}
         run = _on_cluster(context, cluster, model, inputs, out, extras_from(None, maps, map_format), pages, weights, given)
         if as_json:
             emit({"out": out, "done": run.done, "anomalous": run.anomalous, "unreadable": run.unreadable})

@@ -90,7 +90,8 @@ def connected(address: str, *, worker_cpus: int | None = None) -> Iterator[Clust
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     if address != "auto":
-        _require_answer(address)  # sets what Ray reads when it is imported
+        _require_answer(address)
+        os.environ.update(_access_to(address))  # read when Ray is imported
     import ray
 
     started = not ray.is_initialized()
@@ -154,7 +155,6 @@ def _require_answer(address: str) -> None:
             f"--cluster {address}: does not answer ({error.strerror or error}); check the address, and that the cluster runs "
             "(ray status)"
         ) from None
-    os.environ.update(_access_to(address))
 
 
 def _access_to(address: str) -> dict[str, str]:

@@ -88,12 +88,17 @@ def labelled_set(data: str, pages: Pages = "one") -> Iterator[LabelledSet]:
     with tempfile.TemporaryDirectory(prefix="offnominal-") as folder:
         for file in bucket.walk():
             relative = PurePosixPath(file.shown[len(bucket.shown.rstrip("/")) + 1 :])
-            if relative.parts[0].lower() == "train" or ".." in relative.parts:
+            if ".." in relative.parts:
+                raise InputError(f"{file.shown}: has '..' in its name; rename it")
+            if relative.parts[0].lower() == "train":
                 continue
             target = Path(folder) / relative
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as content:
-                file.copy_to(content)
+                try:
+                    file.copy_to(content)
+                except ImageError:
+                    content.truncate(0)  # the worker says what is wrong with it
         yield LabelledSet(folder, bucket)
 
 

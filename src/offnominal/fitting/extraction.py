@@ -122,6 +122,7 @@ class Extraction:
             threads=threads,
             batch_size=self._settings.batch_size,
             failed=self._skip,
+            region=self._settings.region,
             memory=self._settings.memory,
         )
         with single_torch_thread(threads):

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 
 from offnominal.config import settings_from
-from offnominal.errors import ImageError, InputError
-from offnominal.images import EIGHT_BIT, Source, batches, depth_of, image_range, join_ranges, pixels_of
+from offnominal.errors import InputError
+from offnominal.fitting.survey import survey
+from offnominal.images import Source, batches, path_of
 from offnominal.inference import member_engines
 from offnominal.observer import SILENT, Observer
 from offnominal.roi import RegionOfInterest, same_aspect
@@ -52,7 +53,7 @@ def suggest_region(sources: Sequence[Source], observer: Observer = SILENT) -> Re
 
     References
     ----------
-    Damm et al., "AnomalyDINO", WACV 2025 (arXiv 2405.14529), section 3.3: masks from the first principal component.
+    Damm et al., "AnomalyDINO", WACV 2025 (arXiv 2405.14529): masks from the first principal component.
 
     Examples
     --------
@@ -61,38 +62,30 @@ def suggest_region(sources: Sequence[Source], observer: Observer = SILENT) -> Re
     """
     chosen = [sources[at] for at in sorted({at * len(sources) // MOST for at in range(MOST)})] if sources else []
     failures: list[str] = []
-    values = EIGHT_BIT
-    for source in chosen:
-        try:
-            pixels = pixels_of(source)
-        except ImageError:
-            continue
-        if (depth := depth_of(pixels)) != "8-bit":
-            values = join_ranges(depth, [image_range(pixels)])
-        break
-    (engine,) = member_engines(settings_from(preset="fast"))
-    maps: list[Float] = []
-    sizes: list[tuple[int, int]] = []
-    geometry = None
-    for source in chosen:
-        for batch in batches(
-            [source],
-            (geometry or engine.geometry([]),),
-            values,
-            batch_size=1,
-            failed=lambda index, error: failures.append(str(error)),
-        ):
-            maps.append(engine.maps(batch.network_input(0))[0].cpu().numpy())
-            sizes.append(batch.original[0])
-        observer.on_progress("features", len(maps), len(chosen))
-    if len(maps) < FEWEST:
-        reason = f"; the first that cannot: {failures[0]}" if failures else ""
-        raise InputError(f"{len(maps)} of {len(chosen)} images can be read, a suggestion needs {FEWEST}{reason}")
+    values, surveyed = survey(
+        chosen, [path_of(source) or "array" for source in chosen], lambda index, reason: failures.append(reason)
+    )
+    sizes = [image.size for image in surveyed.values()]
     for size in sizes:
         if not same_aspect(size, sizes[0]):
             raise InputError(
                 f"images of {sizes[0][1]} x {sizes[0][0]} and {size[1]} x {size[0]}: a region needs images of one aspect ratio"
             )
+    (engine,) = member_engines(settings_from(preset="fast"))
+    maps: list[Float] = []
+    usable = [chosen[index] for index in surveyed]
+    for batch in batches(
+        usable,
+        (engine.geometry(sizes),),
+        values,
+        batch_size=1,
+        failed=lambda index, error: failures.append(str(error)),
+    ):
+        maps.append(engine.maps(batch.network_input(0))[0].cpu().numpy())
+        observer.on_progress("features", len(maps), len(usable))
+    if len(maps) < FEWEST:
+        reason = f"; the first that cannot: {failures[0]}" if failures else ""
+        raise InputError(f"{len(maps)} of {len(chosen)} images can be read, a suggestion needs {FEWEST}{reason}")
     share = _foreground(maps)
     if share is None:
         raise InputError("no part can be told from the background; draw the region of interest by hand")

@@ -33,6 +33,7 @@ from offnominal.images import (
     read_header,
 )
 from offnominal.observer import SILENT
+from offnominal.roi import RegionOfInterest
 from offnominal.types import Depth, Progress
 
 #: Smallest share of the value range that an image with contrast covers: a quarter of an 8-bit grey level.
@@ -162,6 +163,7 @@ def common_exposure(
     geometry: Geometry,
     values: ValueRange,
     *,
+    region: RegionOfInterest | None = None,
     seed: int = 0,
     progress: Progress = SILENT.on_progress,
     memory: int = DEFAULT_MEMORY,
@@ -177,6 +179,8 @@ def common_exposure(
         How images are resized.
     values
         Value range.
+    region
+        Region of interest, which alone counts.
     seed
         Seed of the halves.
     progress
@@ -194,7 +198,9 @@ def common_exposure(
     evenly_spaced = sorted({at * len(candidates) // EXPOSURE_IMAGES for at in range(EXPOSURE_IMAGES)})
     selected = [sources[candidates[at]] for at in evenly_spaced]
     means, blocks = [], []
-    for batch in batches(selected, (geometry,), values, batch_size=1, failed=lambda index, error: None, memory=memory):
+    for batch in batches(
+        selected, (geometry,), values, batch_size=1, failed=lambda index, error: None, region=region, memory=memory
+    ):
         means.append(levels(batch.views[0]))
         blocks.append(block_levels(batch.views[0]))
         progress("exposure", len(means), len(selected))

@@ -80,7 +80,13 @@ def training_set(
     if settings.exposure == "auto":
         usable = [paths[image.source] for image in images]
         exposure = common_exposure(
-            usable, geometries[0], values, seed=settings.seed, progress=observer.on_progress, memory=settings.memory
+            usable,
+            geometries[0],
+            values,
+            region=settings.region,
+            seed=settings.seed,
+            progress=observer.on_progress,
+            memory=settings.memory,
         )
         values = replace(values, exposure=exposure)
     plan = plan_fit([image.original for image in images], geometries, settings, engines)

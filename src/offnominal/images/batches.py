@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from offnominal.images.file_checks import DEFAULT_MEMORY
 from offnominal.images.geometry import Geometry, resize
 from offnominal.images.image_source import Source, as_image_error, name_of, pixels_of
 from offnominal.images.value_range import ValueRange
-from offnominal.types import Float, require
+from offnominal.roi import RegionOfInterest
+from offnominal.types import Float, Mask, require
 
 #: Limit of the decoded pixels in memory, in bytes: once while images wait for their turn, once while a batch fills. Batches of
 #: large images are therefore smaller.
@@ -101,7 +103,13 @@ class Prepared:
 
 
 def prepare(
-    source: Source, geometries: Sequence[Geometry], values: ValueRange, *, keep: bool = False, memory: int = DEFAULT_MEMORY
+    source: Source,
+    geometries: Sequence[Geometry],
+    values: ValueRange,
+    *,
+    region: RegionOfInterest | None = None,
+    keep: bool = False,
+    memory: int = DEFAULT_MEMORY,
 ) -> Prepared:
     """Decode, clip, resize and scale one image. Every entry point uses this preprocessing.
 
@@ -113,6 +121,8 @@ def prepare(
         One view is made for each geometry.
     values
         Value range of the model.
+    region
+        Region of interest. In the views, the mean of its pixels replaces all others, so that these have no influence.
     keep
         Whether to keep the stored values, for overlays and masks.
     memory
@@ -121,7 +131,8 @@ def prepare(
     Raises
     ------
     ImageError
-        The source cannot be read, it would take more than `memory` bytes, or its depth differs from that of the model.
+        The source cannot be read, it would take more than `memory` bytes, its depth differs from that of the model, or its
+        aspect ratio from that of the region.
 
     Examples
     --------
@@ -134,12 +145,24 @@ def prepare(
         pixels = pixels_of(source, memory)
         original = (int(pixels.shape[0]), int(pixels.shape[1]))
         clipped, name = values.clipped(planes(pixels)), name_of(source)
+        if region is not None and not region.suits(original):
+            raise ImageError(f"{name}: {region.unsuited(original)}")
         views = []
         for geometry in geometries:
             height, width = geometry.network_size(original)
             scaled = values.scale(resize(clipped, (height, width)), name).reshape(height, width, -1)
+            if region is not None and not region.whole:
+                inside = _inside(region, original, (height, width))
+                scaled = np.where(inside[:, :, None], scaled, scaled[inside].mean(axis=0, dtype=np.float64).astype(np.float32))
             views.append(np.broadcast_to(scaled, (height, width, 3)))
         return Prepared(tuple(views), original, pixels if keep else None)
+
+
+@lru_cache(maxsize=32)
+def _inside(region: RegionOfInterest, original: tuple[int, int], network: tuple[int, int]) -> Mask:
+    """(height, width) network pixels that the pixels of the region alone determine."""
+    shares = resize(region.at(original).astype(np.float32), network)
+    return np.asarray(shares >= 1 - 1e-6, dtype=np.bool_)
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
@@ -166,6 +189,7 @@ def batches(
     *,
     batch_size: int,
     failed: Callable[[int, ImageError], None],
+    region: RegionOfInterest | None = None,
     workers: int = 2,
     keep: bool = False,
     memory: int = DEFAULT_MEMORY,
@@ -187,6 +211,8 @@ def batches(
     failed
         `failed(index, error)` is called for each image that cannot be read, or that would take more than `memory` bytes. The
         image is left out.
+    region
+        Region of interest; see `prepare`.
     workers
         Number of decoding threads.
     keep
@@ -207,7 +233,8 @@ def batches(
     [(0, 2), (1,)]
     """
     waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, Prepared]]] = {}
-    for index, prepared in _prepared(sources, geometries, values, failed, batch_size + workers, workers, keep, memory):
+    ready = partial(prepare, geometries=geometries, values=values, region=region, keep=keep, memory=memory)
+    for index, prepared in _prepared(sources, ready, failed, batch_size + workers, workers):
         group = waiting.setdefault(prepared.shapes, [])
         group.append((index, prepared))
         if len(group) == batch_size:
@@ -220,17 +247,14 @@ def batches(
 
 def _prepared(
     sources: Iterable[Source],
-    geometries: Sequence[Geometry],
-    values: ValueRange,
+    ready: Callable[[Source], Prepared],
     failed: Callable[[int, ImageError], None],
     ahead: int,
     workers: int,
-    keep: bool,
-    memory: int,
 ) -> Iterator[tuple[int, Prepared]]:
     if isinstance(sources, (list, tuple)) and len(sources) == 1:  # threads cost more than they save
         try:
-            yield 0, prepare(sources[0], geometries, values, keep=keep, memory=memory)
+            yield 0, ready(sources[0])
         except ImageError as error:
             failed(0, error)
         return
@@ -251,7 +275,7 @@ def _prepared(
     with ThreadPoolExecutor(workers) as pool:
         try:
             for index, source in enumerate(sources):
-                queue.append((index, pool.submit(prepare, source, geometries, values, keep=keep, memory=memory)))
+                queue.append((index, pool.submit(ready, source)))
                 while len(queue) > ahead or (len(queue) > workers and len(queue) * largest > MOST_KEPT):
                     yield from take()
             while queue:

@@ -41,8 +41,11 @@ def with_region(settings: Settings) -> Settings:
                 f"{settings.ignore}: is {_size(ignore)}, the region of interest {_size(roi)}; draw both on the same image"
             )
         mask = roi & ~resized(ignore, roi.shape)
+    elif ignore is not None:
+        mask = ~ignore
     else:
-        mask = roi if roi is not None else ~ignore  # type: ignore[operator]
+        assert roi is not None
+        mask = roi
     if not mask.any():
         raise InputError(
             f"{settings.ignore or settings.roi}: leaves no pixel to inspect; white pixels of roi count, white pixels of ignore "
@@ -104,7 +107,7 @@ def read_region(path: Path) -> Mask:
         if len(content) > MOST_BYTES:
             raise ValueError(f"larger than {MOST_BYTES / 1e6:g} MB")
         return _drawn(json.loads(content))
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
             f"{path}: is no region ({reason}); give width, height and polygons, each a list of [x, y] in pixels"

@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,7 +25,7 @@ from offnominal.forks import native_threads
 from offnominal.images import Geometry
 from offnominal.memory import Upsampling
 from offnominal.model import BackboneIdentity
-from offnominal.roi import Layout, RegionOfInterest
+from offnominal.roi import Layout
 from offnominal.types import Float, interior, interior_shape
 
 #: Network sizes whose constants are kept; images of strangers may have any shape, and memory has an end.
@@ -163,19 +162,8 @@ class FeatureEngine:
         return Upsampling(first, grid, self._share_inside(network)[:, -1].view(interior_shape(grid)))
 
     def maps(self, images: Float) -> Tensor:
-        """(B, 3, H, W) float32 network inputs -> (B, D, h, w) float32 features at all positions.
-
-        Pixels outside of the region of interest are replaced by the mean of those inside, so they have no influence.
-        """
-        return self._runtime(images if self._region is None else self._filled(images, self._region))
-
-    @staticmethod
-    def _filled(images: Float, region: RegionOfInterest) -> Float:
-        inside = region.at((images.shape[2], images.shape[3]))
-        if inside.all() or not inside.any():
-            return images
-        means = images[:, :, inside].mean(axis=2, dtype=np.float64).astype(np.float32)
-        return np.where(inside, images, means[:, :, None, None])
+        """(B, 3, H, W) float32 network inputs -> (B, D, h, w) float32 features at all positions."""
+        return self._runtime(images)
 
     def patches(self, images: Float) -> Tensor:
         """(B, 3, H, W) float32 network inputs -> (B, N, D) float32 raw patches at the positions of `layout`."""

@@ -107,7 +107,6 @@ class Inspector:
     def _inspect_batch(
         self, batch: ImageBatch, evidence: bool, with_maps: bool
     ) -> Iterator[tuple[int, Inspection, Pixels | None]]:
-        self._require_region(batch)
         appearance = self.model.appearance
         results: list[list[MemberResult]] = []
         statistics = np.empty((len(batch.index), 0), np.float32)
@@ -136,7 +135,6 @@ class Inspector:
         """
 
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[Tensor], bytes]]:
-            self._require_region(batch)
             thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
             members = [scorer.patches(batch) for scorer in self.scorers]
             require_finite(*members)
@@ -159,13 +157,6 @@ class Inspector:
         )
         return explanation
 
-    def _require_region(self, batch: ImageBatch) -> None:
-        """Raise `ImageError` for images whose aspect ratio is not that of the region of interest."""
-        region = self.model.region
-        for original in batch.original if region is not None else ():
-            if region is not None and not region.suits(original):
-                raise ImageError(region.unsuited(original))
-
     def _bytes_of_patches(self, batch: ImageBatch) -> int:
         return sum(scorer.engine.bytes_of_patches(batch.views[scorer.view]) for scorer in self.scorers)
 
@@ -187,6 +178,7 @@ class Inspector:
             threads=threads_for(len(sources), self.engines[0].device),
             batch_size=self.model.settings.batch_size,
             failed=failed,
+            region=self.model.region,
             keep=keep_pixels,
             memory=self.model.settings.memory,
         )
@@ -203,6 +195,7 @@ class Inspector:
             regions = self._with_evidence(regions, results, original)
         noise_map, layer_maps = self._noise_and_layer_maps(results, original) if with_maps else (None, None)
         influence = average_maps([np.ascontiguousarray(result.on_grid[:, :, INFLUENCE]) for result in results])
+        influence = outside_lowered(influence, self.model.region)
         return Inspection(
             path=None,
             score=score,
@@ -243,8 +236,9 @@ class Inspector:
             for name, shares in scorer.evidence.layer_maps(result.patches, result.signals, result.network).items():
                 layers[f"{scorer.member.name}:{name}" if several else name] = shares / np.float32(len(results))
         require_finite(*noise, *layers.values())
-        return to_original(average_maps(noise), original), {
-            name: to_original(values, original) for name, values in layers.items()
+        region = self.model.region
+        return to_original(outside_lowered(average_maps(noise), region), original), {
+            name: to_original(outside_lowered(values, region), original) for name, values in layers.items()
         }
 
 

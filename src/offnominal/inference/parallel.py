@@ -20,6 +20,7 @@ import torch
 
 from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
 from offnominal.images import DEFAULT_MEMORY, Geometry, ImageBatch, Source, ValueRange, batches, path_of
+from offnominal.roi import RegionOfInterest
 
 #: Fewer images are processed one after another: they finish before a network is prepared for parallel use.
 MIN_PARALLEL = 24
@@ -40,6 +41,7 @@ def process_images(
     threads: int,
     batch_size: int,
     failed: Callable[[int, ImageError], None],
+    region: RegionOfInterest | None = None,
     keep: bool = False,
     memory: int = DEFAULT_MEMORY,
 ) -> Iterator[Result]:
@@ -61,6 +63,8 @@ def process_images(
         Bytes of the results of a batch.
     failed
         Called with index and error of each image that cannot be read or for which `work` raises; it has no result.
+    region
+        Region of interest; see `images.prepare`.
     keep
         Whether batches keep the decoded pixels.
     memory
@@ -84,7 +88,7 @@ def process_images(
     [0.0, 1.0]
     """
     isolated = _Isolated(sources, work)
-    read = partial(batches, sources, geometries, values, failed=failed, keep=keep, memory=memory)
+    read = partial(batches, sources, geometries, values, failed=failed, region=region, keep=keep, memory=memory)
     outcomes: Iterable[Iterable[Result | _Failure]]
     if threads < 2:
         outcomes = map(isolated, read(batch_size=batch_size))

@@ -87,7 +87,7 @@ class NormalSignalsBuilder:
         axes: tuple[int, ...] = (0, 1)
         if self._region is not None:
             inside = self._region.at((values.shape[0], values.shape[1]))
-            values, axes = values[inside] if inside.any() else values.reshape(-1, values.shape[2]), (0,)
+            values, axes = values[inside], (0,)
         self._count += sign
         self._sum = self._sum + sign * values.mean(axis=axes)
         self._square = self._square + sign * (values**2).mean(axis=axes)

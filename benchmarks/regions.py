@@ -1,6 +1,6 @@
 """Does the stated false-alarm rate hold for verdicts on a part of the image?
 
-    python benchmarks/gates.py --data FOLDER_OF_SETS [--cells] [--splits 100] [--out benchmarks/results]
+    python benchmarks/regions.py --data FOLDER_OF_SETS [--cells] [--splits 100] [--out benchmarks/results]
 
 For each random split of the good images of a set, a model is fitted on one half with a stated rate of 5 %, and the other half
 is inspected. The share that is flagged, over all splits, must not exceed the stated rate by more than two standard errors over
@@ -88,7 +88,7 @@ def main() -> None:
                 lines.append([one.name, name, f"{mean(shares):.2%} ± {error:.2%}", f"{RATE:.0%}", yes(holds)])
     text = f"{args.splits} random splits, at most {args.images} images in each half: mean ± standard error."
     columns = ("set", "case", "good images flagged", "stated", "holds")
-    write(args.out, "gates", ["# False alarms on a part of the image", text, str(here), table(columns, lines)], {
+    write(args.out, "regions", ["# False alarms in a region of interest", text, str(here), table(columns, lines)], {
         "machine": here, **results,
     })  # fmt: skip
 
