@@ -88,7 +88,7 @@ def false_alarms(good: np.ndarray[Any, Any]) -> list[dict[str, Any]]:
 
 
 def leave_one_out_rates(good: list[Any], train: int, fits: int) -> list[dict[str, Any]]:
-    """Realised rates of leave-one-image-out calibration: fits on random images, inspections of all others."""
+    """Realised rates of leave-one-out calibration: fits on random images, inspections of all others."""
     rates: dict[float, list[tuple[float, float]]] = {alpha: [] for alpha in ALPHAS}
     for seed in range(fits):
         order = np.random.default_rng([2, seed]).permutation(len(good))

@@ -26,7 +26,7 @@ from tables import arguments, machine, table, use_threads, write
 
 FEATURES, PATCHES, NEW, SHARE = 32, 40, 400, 0.02
 RATES = (0.05, 0.10, 0.20)
-METHODS: tuple[Method, ...] = ("folds", "leave-one-image-out", "split")
+METHODS: tuple[Method, ...] = ("folds", "leave-one-out", "split")
 CPU = torch.device("cpu")
 
 

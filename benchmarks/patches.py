@@ -14,7 +14,7 @@ from offnominal.config import settings_from
 from offnominal.datasets import normal_images
 from offnominal.features import channel_standard, parse_members
 from offnominal.fitting.survey import common_exposure
-from offnominal.images import EIGHT_BIT, batches, raise_unreadable, read_header
+from offnominal.images import EIGHT_BIT, Preprocessing, batches, raise_unreadable, read_header
 from offnominal.inference import FeatureEngine
 
 CLUSTERS = 256
@@ -53,8 +53,8 @@ def real_patches(folder: Path, settings: Sequence[str] = (), most: int = 200_000
     engine = FeatureEngine(options, parse_members(options.backbone)[0])
     paths = [item.path for item in normal_images(folder)]
     geometry = engine.geometry([read_header(path).size for path in paths])
-    values = replace(EIGHT_BIT, exposure=common_exposure(paths, geometry, EIGHT_BIT, seed=options.seed))
-    loaded = batches(paths, (geometry,), values, batch_size=options.batch_size, failed=raise_unreadable)
+    values = replace(EIGHT_BIT, exposure=common_exposure(paths, Preprocessing((geometry,), EIGHT_BIT), seed=options.seed))
+    loaded = batches(paths, Preprocessing((geometry,), values), batch_size=options.batch_size, failed=raise_unreadable)
     patches = torch.cat([image for batch in loaded for image in engine.patches(batch.network_input(0)).cpu()])
     patches = channel_standard(patches)(patches)
     random = torch.Generator().manual_seed(0)

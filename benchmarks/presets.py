@@ -35,7 +35,7 @@ from offnominal.datasets import Item, labelled_images, normal_images
 from offnominal.fitting.held_out_signals import distance_scale, distances_to_bank, held_out_signals
 from offnominal.fitting.member_patches import MemberPatches, choose_coreset
 from offnominal.fitting.survey import common_exposure, survey
-from offnominal.images import Geometry, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
+from offnominal.images import Geometry, Preprocessing, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines, normal_signals
 from offnominal.metrics import Judged, figures
 from offnominal.scoring import average_maps, image_score, member_map
@@ -92,7 +92,7 @@ def read(data: Path) -> Data:
     values, surveyed = survey(sources, [item.name for item in train], fail)
     sizes = [surveyed[at].size for at in range(len(train))]
     (engine,) = member_engines(settings_from(backbone=ONE))
-    exposure = common_exposure(sources, engine.geometry(sizes), values)
+    exposure = common_exposure(sources, Preprocessing((engine.geometry(sizes),), values))
     test_sizes = [pixels_of(item.path).shape[:2] for item in test]
     return Data(
         train,
@@ -110,7 +110,7 @@ def features(data: Data, member: str) -> Features:
     def features_of(items: Sequence[Item]) -> list[Tensor]:
         by_index: dict[int, Tensor] = {}
         paths = [item.path for item in items]
-        for batch in batches(paths, (geometry,), data.values, batch_size=1, failed=raise_unreadable):
+        for batch in batches(paths, Preprocessing((geometry,), data.values), batch_size=1, failed=raise_unreadable):
             by_index[batch.index[0]] = engine.patches(batch.network_input(0))[0]
         return [by_index[at] for at in range(len(items))]
 

@@ -14,7 +14,7 @@ from offnominal.decisions import DriftTest, learn_appearance
 from offnominal.features import parse_members
 from offnominal.fitting.appearance import MAX_DISTURBED
 from offnominal.fitting.survey import EXPOSURE_IMAGES, common_exposure
-from offnominal.images import DISTURBANCES, EIGHT_BIT, batches, pixels_of, raise_unreadable
+from offnominal.images import DISTURBANCES, EIGHT_BIT, Preprocessing, batches, pixels_of, raise_unreadable
 from offnominal.inference import FeatureEngine, image_features
 from tables import table
 
@@ -49,7 +49,7 @@ class Streams:
         # The images that set the exposure are not in the reference or the stream, as in a fit on many images.
         self.learners = np.sort(rng.permutation(len(good))[: min(EXPOSURE_IMAGES, train // 2)])
         geometry = engine.geometry([picture.shape[:2] for picture in pictures])
-        exposure = common_exposure([pictures[at] for at in self.learners], geometry, EIGHT_BIT)
+        exposure = common_exposure([pictures[at] for at in self.learners], Preprocessing((geometry,), EIGHT_BIT))
         self.geometry, self.values = geometry, replace(EIGHT_BIT, exposure=exposure)
         self.features = {name: self._of([change(p) for p in pictures], engine) for name, change in STREAM.items()}
         plain = [STREAM["none"](pictures[at]) for at in self.learners]
@@ -61,7 +61,7 @@ class Streams:
         self, pictures: list[Any], engine: FeatureEngine, change: Callable[[Any], Any] | None = None
     ) -> np.ndarray[Any, Any]:
         by_index: dict[int, Any] = {}
-        for batch in batches(pictures, (self.geometry,), self.values, batch_size=16, failed=raise_unreadable):
+        for batch in batches(pictures, Preprocessing((self.geometry,), self.values), batch_size=16, failed=raise_unreadable):
             if change is not None:
                 batch = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
             by_index.update(zip(batch.index, image_features(batch, engine.maps(batch.network_input(0))), strict=True))

@@ -18,7 +18,7 @@ from torch import Tensor
 from offnominal import Detector
 from offnominal.datasets import labelled_images
 from offnominal.features import parse_members
-from offnominal.images import batches, raise_unreadable
+from offnominal.images import Preprocessing, batches, raise_unreadable
 from offnominal.inference import FeatureEngine
 from offnominal.memory import NearestPatches, Upsampling, search
 from tables import Timing, arguments, machine, table, timed, use_threads, write
@@ -60,7 +60,7 @@ def main() -> None:
     model = detector.fit(args.data).model
     (member,), (name,) = model.members, parse_members(model.settings.backbone)
     engine, sources = FeatureEngine(model.settings, name), [item.path for item in labelled_images(args.data)[:IMAGES]]
-    (batch,) = batches(sources, (member.geometry,), model.values, batch_size=IMAGES, failed=raise_unreadable)
+    (batch,) = batches(sources, Preprocessing((member.geometry,), model.values), batch_size=IMAGES, failed=raise_unreadable)
     upsampling = engine.upsampling((256, 256))
     assert upsampling is not None
     images = [

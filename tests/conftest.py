@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from offnominal import Detector
-from offnominal.images import ImageBatch
+from offnominal.images import ImageBatch, Preprocessing
 from offnominal.inference import Inspector
 from offnominal.model import Model
 from offnominal.observer import Observer
@@ -144,7 +144,7 @@ def real() -> tuple[np.ndarray, np.ndarray]:
     geometry = engine.geometry([read_header(path).size for path in paths])
     by_index = {
         index: image
-        for batch in batches(paths, [geometry], EIGHT_BIT, batch_size=16, failed=fail)
+        for batch in batches(paths, Preprocessing([geometry], EIGHT_BIT), batch_size=16, failed=fail)
         for index, image in zip(batch.index, engine.patches(batch.network_input(0)), strict=True)
     }
     patches = [by_index[index] for index in range(len(paths))]

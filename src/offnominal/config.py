@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from offnominal.errors import InputError, SettingsError, suggest
 from offnominal.roi import RegionOfInterest
-from offnominal.setting_values import parse_bank, parse_bytes, parse_names, parse_region, parse_share, parse_size
+from offnominal.setting_values import parse_bank, parse_bytes, parse_names, parse_path, parse_region, parse_share, parse_size
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
@@ -111,6 +111,16 @@ class Settings(BaseModel):
     ignore: Annotated[RegionOfInterest | Path | None, BeforeValidator(parse_region)] = Field(
         None, exclude=True, description="Pixels to ignore: an image whose white pixels are ignored, or polygons in JSON."
     )
+    align: Literal["off", "shift", "rigid", "similarity"] = Field(
+        "off",
+        description="Bring each image to a reference image: by shift, rigid (shift and rotation), similarity (also scale), or "
+        "off.",
+    )
+    reference: Annotated[Path | None, BeforeValidator(parse_path)] = Field(
+        None,
+        exclude=True,
+        description="Reference image of the alignment, on which a region of interest is drawn. Unset: a typical normal image.",
+    )
     exposure: Literal["auto", "keep"] = Field(
         "auto", description="auto: correct the exposure if the lighting of the normal images varies; keep: never correct it."
     )
@@ -179,6 +189,10 @@ class Settings(BaseModel):
             raise ValueError(f"noise_range must be two numbers, 0 < low <= high <= {MAX_WEIGHT:g}")
         if self.contamination != 0 and self.calibration == "split":
             raise ValueError("contamination needs scores of all images: use it with calibration folds or leave-one-out")
+        if self.reference is not None and self.align == "off":
+            raise ValueError("reference needs an alignment: set align to shift, rigid or similarity")
+        if self.align != "off" and (self.roi is not None or self.ignore is not None) and self.reference is None:
+            raise ValueError("a region of interest with an alignment needs reference: the image that the region was drawn on")
         return self
 
     @property

@@ -273,7 +273,8 @@ class Detector:
 
     def predict(self, sources: Iterable[Source]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         """(n,) -1 for anomalous and 1 for good, as scikit-learn's outlier detectors."""
-        return np.where(self.decision_function(sources) > 0, -1, 1)
+        verdicts = {index: inspection.anomalous for index, inspection in self.inspect_many(sources, failed=raise_unreadable)}
+        return np.array([-1 if verdicts[index] else 1 for index in range(len(verdicts))], dtype=np.int64)
 
     def save(self, path: str | Path) -> None:
         """Write the model file, completely or not at all. Run settings given to `load` are not written.

@@ -188,15 +188,22 @@ class Layout:
             )
             repeated: Index = numbers.reshape(self.grid)[np.ix_(rows, columns)].ravel()
             return repeated
-        import cv2
+        return numbers[_nearest(self._inner)]
 
-        _, labels = cv2.distanceTransformWithLabels(
-            1 - self._inner.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
-        )
-        position_of = np.zeros(int(labels.max()) + 1, np.int64)
-        position_of[labels[self._inner]] = self.positions
-        nearest: Index = numbers[position_of[labels.ravel()]]
-        return nearest
+    def shown(self, inside: Mask) -> Index:
+        """(N,) number of the patch nearest to each patch among those whose positions lie inside an (h, w) mask.
+
+        All patches are their own if none lies inside.
+
+        Examples
+        --------
+        >>> Layout((3, 4)).shown(np.array([[True, True, False, False]] * 3)).tolist()
+        [0, 0]
+        """
+        known = self._inner & inside
+        if not known.any():
+            return np.arange(len(self))
+        return self.nearest[_nearest(known)[self.positions]]
 
     def fill(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """(N, S) values of the patches -> (h, w, S); positions without a patch repeat the nearest one."""
@@ -211,6 +218,19 @@ class Layout:
     def number(self, row: int, column: int) -> int:
         """Number of the patch nearest to a position."""
         return int(self.nearest[row * self.grid[1] + column])
+
+
+def _nearest(mask: Mask) -> Index:
+    """(h w,) position nearest to each position where an (h, w) mask is set, as indices into the flattened grid."""
+    import cv2
+
+    _, labels = cv2.distanceTransformWithLabels(
+        1 - mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    position_of = np.zeros(int(labels.max()) + 1, np.int64)
+    position_of[labels[mask]] = np.flatnonzero(mask)
+    nearest: Index = position_of[labels.ravel()]
+    return nearest
 
 
 def outside_lowered(scores: Float, region: RegionOfInterest | None) -> Float:

@@ -41,6 +41,11 @@ def parse_region(value: object) -> object:
     return Path(value) if isinstance(value, str) else value
 
 
+def parse_path(value: object) -> object:
+    """A path as text -> Path."""
+    return Path(value) if isinstance(value, str) else value
+
+
 def parse_names(value: object) -> object:
     """`"a, b"` or `["a", "b"]` -> `("a", "b")`."""
     if isinstance(value, str):

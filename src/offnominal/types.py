@@ -172,6 +172,54 @@ class Region:
 
 
 @dataclass(frozen=True)
+class Pose:
+    """Where the part lies in an image, relative to the reference image of a model with alignment.
+
+    Attributes
+    ----------
+    dx, dy
+        Shift of the centre of the reference to the right and downwards, in pixels of the image.
+    degrees
+        Rotation about this centre, clockwise.
+    scale
+        Size relative to the reference.
+    quality
+        Correlation of the aligned image with the reference, from -1 to 1.
+    problem
+        Why the part counts as not found; None if it was found.
+
+    Examples
+    --------
+    >>> Pose(dx=4.0, dy=-2.5, degrees=0.5, scale=1.0, quality=0.93).found
+    True
+    """
+
+    dx: float
+    dy: float
+    degrees: float
+    scale: float
+    quality: float
+    problem: str | None = None
+
+    def __post_init__(self) -> None:
+        numbers = (self.dx, self.dy, self.degrees, self.scale, self.quality)
+        require(bool(np.isfinite(numbers).all()), f"a pose must be finite, got {numbers}")
+        require(self.scale > 0, f"the scale of a pose must be positive, got {self.scale}")
+
+    @property
+    def found(self) -> bool:
+        """Whether the part was found."""
+        return self.problem is None
+
+    def matrix(self, size: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """(2, 3) affine map from pixels (x, y) of the reference to pixels of an image of (H, W), both of that size."""
+        radians = np.deg2rad(self.degrees)
+        turn = self.scale * np.array([[np.cos(radians), -np.sin(radians)], [np.sin(radians), np.cos(radians)]])
+        centre, shift = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2]), np.array([self.dx, self.dy])
+        return np.column_stack([turn, centre + shift - turn @ centre])
+
+
+@dataclass(frozen=True)
 class Inspection:
     """Result for one image. Higher scores are more anomalous; scores are neither clamped nor rescaled.
 
@@ -184,7 +232,7 @@ class Inspection:
     p_value
         Conformal p-value in (0, 1]: share of calibration images, this one included, with a score at least as high.
     anomalous
-        Whether `score > threshold`.
+        Whether `score > threshold`, or the part was not found.
     threshold
         Calibrated decision threshold.
     anomaly_map
@@ -194,7 +242,7 @@ class Inspection:
         (H, W) float32 in [0, 1]: length of the influence, averaged over members. Near 1 for patches outside the cloud of
         their neighbours.
     regions
-        Regions above the threshold, highest peak first. Empty exactly if the image is not anomalous.
+        Regions above the threshold, highest peak first. Empty exactly if the score does not exceed the threshold.
     noise_map
         (H, W) float32: root mean square over features of the proposed noise. None unless maps were requested.
     layer_maps
@@ -205,6 +253,8 @@ class Inspection:
     whole_p_value
         Image-level p-value in (0, 1] of the global appearance: share of normal images, this one included, that differ from
         the others at least as much. None if the model was fitted on fewer than eight images.
+    pose
+        Pose of the part; None if the model does not align images.
 
     Examples
     --------
@@ -226,13 +276,21 @@ class Inspection:
     layer_maps: dict[str, Float] | None = None
     appearance: Float = field(default_factory=lambda: np.empty(0, np.float32))
     whole_p_value: float | None = None
+    pose: Pose | None = None
 
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")
         require(self.influence_map.shape == self.anomaly_map.shape, "influence_map and anomaly_map differ in shape")
         require(bool(np.isfinite(self.score)), f"score must be a number, got {self.score}")
         require(0 < self.p_value <= 1, f"p_value must lie in (0, 1], got {self.p_value}")
-        require(bool(self.regions) == self.anomalous, "an anomalous image has regions, a good one has none")
+        require(self.found or self.anomalous, "an image whose part was not found is anomalous")
+        if self.found:
+            require(bool(self.regions) == self.anomalous, "an anomalous image has regions, a good one has none")
+
+    @property
+    def found(self) -> bool:
+        """Whether the part was found; always true without alignment."""
+        return self.pose is None or self.pose.found
 
     def evidence(self, region: Region) -> Evidence:
         """Evidence for one of `regions`.

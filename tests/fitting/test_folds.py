@@ -21,7 +21,7 @@ from offnominal.fitting.extraction import ShardTask
 from offnominal.fitting.held_out_signals import folds_of
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.shard import Shard
-from offnominal.images import EIGHT_BIT
+from offnominal.images import EIGHT_BIT, Preprocessing
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines
 from offnominal.memory import farthest_from_mean, kcenter
 from offnominal.model import DistanceScale, as_stored
@@ -69,8 +69,7 @@ def test_fold_signals_equal_those_of_naive_fits(engine: FeatureEngine, sizes: li
         first=0,
         total=len(images),
         shards=1,
-        geometries=(engine.geometry([]),),
-        values=EIGHT_BIT,
+        preprocessing=Preprocessing((engine.geometry([]),), EIGHT_BIT),
         settings=settings,
     )
     generator, progress = torch.Generator().manual_seed(0), Steps()

@@ -222,7 +222,7 @@ def test_models_fitted_with_folds_can_be_updated() -> None:
     methods.append(detector.model.calibration.method)  # the remaining images were held out by folds
     detector.update(add=[texture(30)], remove=["array 2"])
     methods.append(detector.model.calibration.method)
-    assert methods == ["folds", "folds", "leave-one-image-out"]
+    assert methods == ["folds", "folds", "leave-one-out"]
     assert detector.inspect(damaged(50)[0]).anomalous
 
 

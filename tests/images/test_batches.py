@@ -9,15 +9,19 @@ import pytest
 
 from conftest import texture
 from offnominal.errors import ImageError
-from offnominal.images import Exposure, Geometry, ImageBatch, Source, ValueRange, batches
-from offnominal.images.batches import prepare
+from offnominal.images import Exposure, Geometry, ImageBatch, Preprocessing, Source, ValueRange, batches
 
 
 def test_batches_group_images_by_shape_and_report_failures(tmp_path: Path) -> None:
     sources = [texture(0), tmp_path / "missing.png", texture(1, (60, 200)), texture(2), np.zeros((3,))]
     failures: dict[int, ImageError] = {}
     batched = list(
-        batches(sources, [Geometry((64, 64), "keep")], ValueRange("8-bit", 0, 255), batch_size=2, failed=failures.__setitem__)
+        batches(
+            sources,
+            Preprocessing([Geometry((64, 64), "keep")], ValueRange("8-bit", 0, 255)),
+            batch_size=2,
+            failed=failures.__setitem__,
+        )
     )
     assert sorted(index for batch in batched for index in batch.index) == [0, 2, 3]
     assert sorted(failures) == [1, 4]
@@ -29,10 +33,12 @@ def test_a_batch_of_one_equals_the_image_in_a_larger_batch(tmp_path: Path) -> No
     failures: dict[int, ImageError] = {}
 
     def batches_of_one(source: Source) -> list[ImageBatch]:
-        return list(batches([source], [geometry], values, batch_size=2, failed=failures.__setitem__, keep=True))
+        return list(batches([source], Preprocessing([geometry], values), batch_size=2, failed=failures.__setitem__, keep=True))
 
     (one,) = batches_of_one(texture(2))
-    (two,) = batches([texture(0), texture(2)], [geometry], values, batch_size=2, failed=failures.__setitem__, keep=True)
+    (two,) = batches(
+        [texture(0), texture(2)], Preprocessing([geometry], values), batch_size=2, failed=failures.__setitem__, keep=True
+    )
     assert one.index == (0,)
     assert one.original == two.original[1:]
     assert np.array_equal(one.views[0][0], two.views[0][1])
@@ -48,14 +54,18 @@ def test_views_equal_those_of_each_geometry_alone() -> None:
     geometries = [Geometry((64, 64), "keep"), Geometry((96, 160), "squash"), Geometry((128, 128), "area")]
     values = ValueRange("8-bit", 0, 255)
     sources = [texture(0), texture(1, (60, 200)), texture(2), texture(3, (60, 201))]
-    batched = list(batches(sources, geometries, values, batch_size=4, failed=lambda at, error: pytest.fail(str(error))))
+    batched = list(
+        batches(sources, Preprocessing(geometries, values), batch_size=4, failed=lambda at, error: pytest.fail(str(error)))
+    )
     assert sorted(index for batch in batched for index in batch.index) == [0, 1, 2, 3]
     for batch in batched:
         assert len(batch.views) == 3
         for view, geometry in enumerate(geometries):
             assert np.array_equal(batch.network_input(view), batch.views[view])
             for at, index in enumerate(batch.index):
-                (single,) = batches([sources[index]], [geometry], values, batch_size=1, failed=lambda at, error: None)
+                (single,) = batches(
+                    [sources[index]], Preprocessing([geometry], values), batch_size=1, failed=lambda at, error: None
+                )
                 assert np.array_equal(batch.views[view][at], single.views[0][0])
 
 
@@ -63,8 +73,10 @@ def test_exposure_is_corrected_in_the_network_input_only() -> None:
     exposure = Exposure(0.3, 0.5)
     geometries = [Geometry((64, 64), "keep"), Geometry((96, 96), "keep")]
     values = ValueRange("8-bit", 0, 255, exposure)
-    (batch,) = batches([texture(0)], geometries, values, batch_size=1, failed=lambda at, error: pytest.fail(str(error)))
-    plain = prepare(texture(0), geometries, values)
+    (batch,) = batches(
+        [texture(0)], Preprocessing(geometries, values), batch_size=1, failed=lambda at, error: pytest.fail(str(error))
+    )
+    plain = Preprocessing(geometries, values).prepare(texture(0))
     for view in (0, 1):
         assert np.array_equal(batch.views[view][0], plain.views[view].transpose(2, 0, 1))
         assert np.array_equal(batch.network_input(view), exposure.corrected(batch.views[view]))
@@ -75,4 +87,4 @@ def test_views_of_a_batch_must_have_consistent_shapes() -> None:
     view = np.zeros((2, 3, 8, 8), np.float32)
     for views, message in (((view, view[:1]), "differ in length"), ((view, view[:, :2]), r"must be \(B, 3, H, W\)")):
         with pytest.raises(ValueError, match=message):
-            ImageBatch(views, (0, 1), ((8, 8),) * 2, (None,) * 2)
+            ImageBatch(views, (0, 1), ((8, 8),) * 2, (None,) * 2, (None,) * 2)

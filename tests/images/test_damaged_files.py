@@ -19,7 +19,17 @@ from PIL import Image, ImageFile
 
 from conftest import texture
 from offnominal.errors import ImageError
-from offnominal.images import EIGHT_BIT, Geometry, batches, decode, from_array, from_pillow, pixels_of, read_header
+from offnominal.images import (
+    EIGHT_BIT,
+    Geometry,
+    Preprocessing,
+    batches,
+    decode,
+    from_array,
+    from_pillow,
+    pixels_of,
+    read_header,
+)
 from offnominal.images.file_checks import MIN_MEMORY
 
 COLOUR = np.random.default_rng(0).integers(30, 220, (96, 128, 3), np.uint8)
@@ -162,7 +172,9 @@ def test_unusable_sources_are_errors_of_that_image(tmp_path: Path) -> None:
         [[1, 2], [3]], object(), {"a": 1}, np.array(["a"]), np.full((4, 4), np.nan), torch.zeros(3), texture(0),
     ]  # fmt: skip
     failures: dict[int, ImageError] = {}
-    batched = list(batches(sources, (Geometry((64, 64), "keep"),), EIGHT_BIT, batch_size=2, failed=failures.__setitem__))
+    batched = list(
+        batches(sources, Preprocessing((Geometry((64, 64), "keep"),), EIGHT_BIT), batch_size=2, failed=failures.__setitem__)
+    )
     listener.close()
     assert [batch.index for batch in batched] == [(len(sources) - 1,)]
     assert sorted(failures) == list(range(len(sources) - 1))

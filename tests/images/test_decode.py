@@ -14,6 +14,7 @@ from conftest import texture
 from offnominal.errors import ImageError
 from offnominal.images import (
     Geometry,
+    Preprocessing,
     Source,
     ValueRange,
     decode,
@@ -23,7 +24,6 @@ from offnominal.images import (
     pixels_of,
     read_header,
 )
-from offnominal.images.batches import prepare
 
 COLOUR = (200, 100, 50)
 
@@ -76,13 +76,13 @@ def test_grey_images_share_one_plane_and_give_the_same_input_as_rgb(kind: Any, s
         cv2.imwrite(str(tmp_path / "a.png"), grey)
         sources += [tmp_path / "a.png", Image.fromarray(grey)]
     colour = np.repeat(grey[:, :, None], 3, axis=2)
-    expected = prepare(colour, [Geometry(size, "squash")], values)
+    expected = Preprocessing([Geometry(size, "squash")], values).prepare(colour)
     for source in sources:
         pixels = pixels_of(source)
         assert pixels.strides[2] == 0
         assert np.array_equal(pixels, colour)
         assert np.array_equal(displayed(pixels, values), displayed(colour, values))
-        prepared = prepare(source, [Geometry(size, "squash")], values)
+        prepared = Preprocessing([Geometry(size, "squash")], values).prepare(source)
         assert np.allclose(prepared.views[0], expected.views[0], rtol=0, atol=1e-6)
 
 

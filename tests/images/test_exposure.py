@@ -23,6 +23,7 @@ from offnominal.images import (
     Exposure,
     Geometry,
     ImageBatch,
+    Preprocessing,
     block_levels,
     brightness,
     exposure_of,
@@ -189,16 +190,16 @@ def exposure_of_greys(greys: list[int]) -> Exposure | None:
 def test_exposure_uses_evenly_spaced_readable_images() -> None:
     greys = [50 + at // 2 for at in range(6 * EXPOSURE_IMAGES)]
     images, shape = flat_images(*(grey % 256 for grey in greys)), Geometry((64, 64), "squash")
-    exposure = common_exposure(images, shape, EIGHT_BIT)
+    exposure = common_exposure(images, Preprocessing((shape,), EIGHT_BIT))
     fitting_half, _ = halves(len(images), 0)
     expected = exposure_of_greys([greys[at] % 256 for at in fitting_half[::3]])
     assert exposure is not None
     assert expected is not None
     assert (exposure.level, exposure.spread) == pytest.approx((expected.level, expected.spread), rel=1e-5)
-    with_unreadable = common_exposure(["missing.png", *images[: 2 * FEWEST]], shape, EIGHT_BIT)
+    with_unreadable = common_exposure(["missing.png", *images[: 2 * FEWEST]], Preprocessing((shape,), EIGHT_BIT))
     assert with_unreadable is not None
-    assert with_unreadable == common_exposure(images[: 2 * FEWEST], shape, EIGHT_BIT)
-    assert common_exposure(["missing.png", *images[: FEWEST - 1]], shape, EIGHT_BIT) is None
+    assert with_unreadable == common_exposure(images[: 2 * FEWEST], Preprocessing((shape,), EIGHT_BIT))
+    assert common_exposure(["missing.png", *images[: FEWEST - 1]], Preprocessing((shape,), EIGHT_BIT)) is None
 
 
 def test_reference_images_of_the_drift_monitor_do_not_set_the_exposure() -> None:
@@ -207,15 +208,17 @@ def test_reference_images_of_the_drift_monitor_do_not_set_the_exposure() -> None
     pictures = flat_images(*greys, side=32)
     fitting_half, reference = halves(len(pictures), 3)
     expected = exposure_of_greys([greys[at] for at in fitting_half])
-    exposure = common_exposure(pictures, shape, EIGHT_BIT, seed=3)
+    exposure = common_exposure(pictures, Preprocessing((shape,), EIGHT_BIT), seed=3)
     assert exposure is not None
     assert expected is not None
     assert (exposure.level, exposure.spread) == pytest.approx((expected.level, expected.spread), rel=1e-5)
     darker = [np.zeros_like(picture) if at in reference else picture for at, picture in enumerate(pictures)]
-    assert common_exposure(darker, shape, EIGHT_BIT, seed=3) == exposure
+    assert common_exposure(darker, Preprocessing((shape,), EIGHT_BIT), seed=3) == exposure
     # Half of these images would be too few, so all of them are used.
     few, few_darker = pictures[: 2 * EXPOSURE_IMAGES - 2], darker[: 2 * EXPOSURE_IMAGES - 2]
-    assert common_exposure(few, shape, EIGHT_BIT, seed=3) != common_exposure(few_darker, shape, EIGHT_BIT, seed=3)
+    assert common_exposure(few, Preprocessing((shape,), EIGHT_BIT), seed=3) != common_exposure(
+        few_darker, Preprocessing((shape,), EIGHT_BIT), seed=3
+    )
 
 
 def test_a_fit_passes_its_image_order_and_seed_to_common_exposure(monkeypatch: pytest.MonkeyPatch) -> None:

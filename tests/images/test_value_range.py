@@ -11,8 +11,7 @@ import pytest
 from conftest import damaged, texture
 from offnominal import Detector
 from offnominal.errors import InputError
-from offnominal.images import Geometry, ValueRange, image_range, join_ranges
-from offnominal.images.batches import prepare
+from offnominal.images import Geometry, Preprocessing, ValueRange, image_range, join_ranges
 
 RNG = np.random.default_rng(0)
 DEPTH = (0.2 + 0.6 * RNG.random((200, 300))).astype(np.float32)
@@ -68,7 +67,10 @@ def test_no_data_values_do_not_spread_in_a_resize(value: float) -> None:
     values, geometry = ValueRange("float", 0.2, 0.8), Geometry((64, 96), "squash")
     image = DEPTH.copy()
     image[100, 150] = value
-    with_no_data, plain = prepare(image, [geometry], values).views[0], prepare(DEPTH, [geometry], values).views[0]
+    with_no_data, plain = (
+        Preprocessing([geometry], values).prepare(image).views[0],
+        Preprocessing([geometry], values).prepare(DEPTH).views[0],
+    )
     assert np.abs(with_no_data - plain).max() <= 0.3
     assert -1 <= with_no_data.min() <= with_no_data.max() <= 2
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from offnominal.config import Settings
 from offnominal.features import ChannelStandard
-from offnominal.images import Exposure, Geometry, ValueRange, batches
+from offnominal.images import Exposure, Geometry, Preprocessing, ValueRange, batches
 from offnominal.inference import member_engines
 from offnominal.inference.evidence import STEPS
 
@@ -37,7 +37,7 @@ class NaiveEvidence:
 
         exposure = self.description["values"]["exposure"]
         values = {**self.description["values"], "exposure": None if exposure is None else Exposure(**exposure)}
-        (batch,) = batches([image], (geometry,), ValueRange(**values), batch_size=1, failed=fail)
+        (batch,) = batches([image], Preprocessing((geometry,), ValueRange(**values)), batch_size=1, failed=fail)
         pixels = batch.network_input(0)
         self.network = pixels.shape[2], pixels.shape[3]
         standard = ChannelStandard(*(torch.from_numpy(self.tensors[f"standard.{name}"]) for name in ("mean", "scale")))

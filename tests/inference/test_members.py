@@ -107,7 +107,10 @@ def maps_of(detector: Detector, image: Any) -> list[np.ndarray]:
     """The anomaly map of each member, before it is resized to the image."""
     inspector = detector._ready()
     (batch,) = batches(
-        [image], inspector.views, detector.model.values, batch_size=1, failed=lambda at, error: pytest.fail(str(error))
+        [image],
+        inspector.preprocessing,
+        batch_size=1,
+        failed=lambda at, error: pytest.fail(str(error)),
     )
     return [scorer.score(batch, False)[1][0].anomaly for scorer in inspector.scorers]
 
@@ -167,7 +170,7 @@ def test_members_with_equal_geometry_share_a_view(paths: list[Path]) -> None:
     detector = Detector(backbone=f"{LITE}+efficientnet-lite2+{LITE}@1.5", **SMALL).fit(paths[:4])
     inspector = detector._ready()
     assert [scorer.view for scorer in inspector.scorers] == [0, 0, 1]
-    assert len(inspector.views) == 2
+    assert len(inspector.preprocessing.geometries) == 2
     assert len({member.backbone.digest for member in detector.model.members}) == 2
 
 

@@ -14,7 +14,7 @@ from conftest import texture, with_spy
 from offnominal import Detector
 from offnominal.config import DEFAULT_BACKBONE
 from offnominal.features import channel_standard
-from offnominal.images import ValueRange, batches
+from offnominal.images import Preprocessing, ValueRange, batches
 from offnominal.inference import FeatureEngine, member_engines
 from offnominal.memory import HeldOutBanks, NearestPatches, Upsampling, compiled, search
 from offnominal.memory.upsampled import PART_SIZE, UpsampledBank, nearest
@@ -136,7 +136,10 @@ def test_odd_grids_and_wrong_share_shapes_are_refused() -> None:
 def test_engine_patches_match_their_upsampling(settings: dict[str, Any], first: int | None) -> None:
     (engine,) = member_engines(Detector(image_size=96, resize="keep", **settings).settings)
     (batch,) = batches(
-        [texture(0)], [engine.geometry([])], ValueRange("8-bit", 0, 255), batch_size=1, failed=lambda index, error: None
+        [texture(0)],
+        Preprocessing([engine.geometry([])], ValueRange("8-bit", 0, 255)),
+        batch_size=1,
+        failed=lambda index, error: None,
     )
     pixels = batch.network_input(0)
     network = (pixels.shape[2], pixels.shape[3])

@@ -16,7 +16,7 @@ from conftest import texture
 from offnominal import Detector
 from offnominal.datasets import any_images, normal_images
 from offnominal.errors import ImageError, OutputError
-from offnominal.images import Geometry, ImageBatch, ValueRange, batches, decode
+from offnominal.images import Geometry, ImageBatch, Preprocessing, ValueRange, batches, decode
 from offnominal.memory import PatchStore
 from offnominal.observer import Observer
 from offnominal.outputs.audits import begin_audit
@@ -141,8 +141,7 @@ def test_the_memory_of_kept_pixels_is_bounded(monkeypatch: pytest.MonkeyPatch) -
         return list(
             batches(
                 sources,
-                (Geometry((64, 64), "keep"),),
-                ValueRange("8-bit", 0, 255),
+                Preprocessing((Geometry((64, 64), "keep"),), ValueRange("8-bit", 0, 255)),
                 batch_size=16,
                 failed=failures.__setitem__,
                 keep=keep,

@@ -52,7 +52,7 @@ def fit(
 ) -> None:
     """Learn from good images and write a model file."""
     from offnominal.model import require_writable
-    from offnominal.outputs.model_facts import facts, kernels_of, warnings_of
+    from offnominal.outputs.model_facts import alignment_text, facts, kernels_of, warnings_of
 
     require_shards(cluster, shards)
     require_writable(out)
@@ -74,6 +74,8 @@ def fit(
         calibration = model_facts["calibration"]
         say(f"{out}: threshold {calibration['threshold']:.3f} at {calibration['alpha']:.2%} false alarms")
         say(f"promise: {model_facts['promise']}")
+        if detector.model.alignment is not None:
+            say(f"alignment: {alignment_text(detector.model.alignment)}")
         for member in detector.model.members:
             if member.merge is not None:
                 merge = member.merge

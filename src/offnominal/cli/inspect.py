@@ -150,6 +150,8 @@ def inspect(
         for row in rows:
             if row["error"]:
                 say(f"unreadable: {row['error']}")
+            elif row["pose"] is not None and row["pose"]["problem"]:
+                say(f"not found: {row['path']}: {row['pose']['problem']}")
     _exit(run, fail_on_anomaly)
 
 

@@ -27,6 +27,8 @@ FIT_SETTINGS = (
     "resize",
     "roi",
     "ignore",
+    "align",
+    "reference",
     "exposure",
     "bank",
     "sampler",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, cast
@@ -26,6 +26,18 @@ class Region:
     peak: float
     peak_at: tuple[int, int]
     p_value: float
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where the part lies, relative to the reference image of the model. `problem` says why it counts as not found."""
+
+    dx: float
+    dy: float
+    degrees: float
+    scale: float
+    quality: float
+    problem: str | None
 
 
 @dataclass(frozen=True)
@@ -66,6 +78,7 @@ class Inspection:
     image_name: str
     image_sha256: str
     review: ReviewVerdict | None
+    pose: Pose | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ def schema() -> Any:
     region = pa.struct(
         [("box", box), ("area", pa.int64()), ("peak", pa.float64()), ("peak_at", point), ("p_value", pa.float64())]
     )
+    numbers = [(name, pa.float64()) for name in ("dx", "dy", "degrees", "scale", "quality")]
+    pose = pa.struct([*numbers, ("problem", pa.string())])
     return pa.schema(
         [
             ("index", pa.int64()),
@@ -31,6 +33,7 @@ def schema() -> Any:
             ("threshold", pa.float64()),
             ("whole_p_value", pa.float64()),
             ("regions", pa.list_(region)),
+            ("pose", pose),
             ("map", pa.string()),
             ("maps", pa.string()),
             ("error", pa.string()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from offnominal.cluster.connection import Cluster, errors_of_workers
@@ -139,8 +139,9 @@ class _ActorShards:
         unfinished = list(waiting)
         while unfinished:
             _, unfinished = ray.wait(unfinished, num_returns=len(unfinished), timeout=PAUSE)
-            for stage, (done, total) in ray.get(self._progress.news.remote()).items():
-                self._observer.on_progress(stage, done, total)
+            with suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):  # lost with its node
+                for stage, (done, total) in ray.get(self._progress.news.remote(), timeout=PAUSE).items():
+                    self._observer.on_progress(stage, done, total)
         with errors_of_workers():
             results = ray.get(waiting)
         if name in CHANGING:

@@ -30,10 +30,10 @@ from scipy.special import betaincinv
 
 from offnominal.types import Float, require
 
-Method = Literal["split", "folds", "leave-one-image-out"]
+Method = Literal["split", "folds", "leave-one-out"]
 SPLIT: Method = "split"
 FOLDS: Method = "folds"
-LEAVE_ONE_OUT: Method = "leave-one-image-out"
+LEAVE_ONE_OUT: Method = "leave-one-out"
 
 #: Share of the images that split conformal holds out for calibration.
 HELD_OUT_SHARE = 0.2
@@ -180,7 +180,7 @@ def choose_method(choice: Literal["auto", "folds", "leave-one-out", "split"], im
 
     `auto` chooses a split if a fifth of the images bounds the false-alarm rate below twice the requested one: at a rate of 1 %
     from 2,495 images, at 5 % from 495, at 10 % from 245. A split is exact, but its images do not enter the bank, which costs
-    detections if images are few. Otherwise `auto` chooses folds up to `FOLDS_UP_TO` images, and leave-one-image-out beyond.
+    detections if images are few. Otherwise `auto` chooses folds up to `FOLDS_UP_TO` images, and leave-one-out beyond.
 
     Parameters
     ----------
@@ -194,13 +194,13 @@ def choose_method(choice: Literal["auto", "folds", "leave-one-out", "split"], im
     Examples
     --------
     >>> choose_method("auto", 60, 0.01), choose_method("auto", 500, 0.01), choose_method("auto", 500, 0.05)
-    ('folds', 'leave-one-image-out', 'split')
+    ('folds', 'leave-one-out', 'split')
     """
     if choice == "auto":
         if rate * (split_size(images) + 1) >= SPLIT_MIN_RANK - 1e-9:
             return SPLIT
         return FOLDS if images <= FOLDS_UP_TO else LEAVE_ONE_OUT
-    return {"split": SPLIT, "folds": FOLDS, "leave-one-out": LEAVE_ONE_OUT}[choice]
+    return choice
 
 
 def split_size(images: int) -> int:

@@ -2,7 +2,7 @@
 
 By the Benjamini-Hochberg procedure, at most the share `fdr` of the pulled parts is good, on average over lots. Conformal
 p-values with one calibration set are dependent, but without ties they are positively dependent (PRDS), which suffices. With
-leave-one-image-out calibration the rate is approximate, as the p-values are.
+leave-one-out calibration the rate is approximate, as the p-values are.
 
 References
 ----------

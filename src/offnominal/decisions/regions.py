@@ -11,16 +11,27 @@ Westfall and Young, "Resampling-based multiple testing", 1993, section 2.3 (maxi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
 
 from offnominal.decisions.calibration import Calibration
 from offnominal.types import Float, Mask, Region
 
+#: (n, 2) coordinates (x, y).
+Points = npt.NDArray[Any]
 
-def find_regions(scores: Float, calibration: Calibration, original: tuple[int, int]) -> tuple[Region, ...]:
+
+def find_regions(
+    scores: Float,
+    calibration: Calibration,
+    original: tuple[int, int],
+    moved: Callable[[Points], Points] | None = None,
+    magnified: float = 1.0,
+) -> tuple[Region, ...]:
     """Find the 8-connected regions of a map above the threshold.
 
     Parameters
@@ -31,6 +42,10 @@ def find_regions(scores: Float, calibration: Calibration, original: tuple[int, i
         Calibration with the threshold.
     original
         (H, W) of the original image.
+    moved
+        Moves (n, 2) points (x, y) of the map, in pixels of the original, to the image: for maps of aligned images.
+    magnified
+        Area of the moved map, as a multiple of that of the map.
 
     Returns
     -------
@@ -50,27 +65,28 @@ def find_regions(scores: Float, calibration: Calibration, original: tuple[int, i
     if not above.any():
         return ()
     labels, _ = ndimage.label(above, structure=np.ones((3, 3)))
-    scale_y, scale_x = original[0] / scores.shape[0], original[1] / scores.shape[1]
+    scale = np.array([original[1] / scores.shape[1], original[0] / scores.shape[0]])
+    limits = np.array(original[::-1])
     regions = []
     for label, (rows, columns) in enumerate(ndimage.find_objects(labels), 1):
         inside = labels[rows, columns] == label
         values = np.where(inside, scores[rows, columns], -np.inf)
         row, column = np.unravel_index(int(values.argmax()), values.shape)
+        cells = np.argwhere(inside)[:, ::-1] + np.array([columns.start, rows.start])
+        corners = np.concatenate([cells + np.array(corner) for corner in ((0, 0), (1, 0), (0, 1), (1, 1))]) * scale
+        centre = (np.array([[columns.start + column, rows.start + row]]) + 0.5) * scale
+        if moved is not None:
+            corners, centre = moved(corners), moved(centre)
+        low = np.clip(np.floor(corners.min(axis=0)), 0, limits - 1).astype(int).tolist()
+        high = np.clip(np.ceil(corners.max(axis=0)), 1, limits).astype(int).tolist()
+        x, y = np.clip(centre[0], 0, limits - 1).astype(int).tolist()
         regions.append(
             Region(
-                box=(
-                    int(columns.start * scale_x),
-                    int(rows.start * scale_y),
-                    min(original[1], int(np.ceil(columns.stop * scale_x))),
-                    min(original[0], int(np.ceil(rows.stop * scale_y))),
-                ),
-                area=max(1, round(float(inside.sum()) * scale_x * scale_y)),
+                box=(low[0], low[1], high[0], high[1]),
+                area=max(1, round(float(inside.sum()) * float(scale.prod()) * magnified)),
                 peak=float(values[row, column]),
                 p_value=calibration.p_value(float(values[row, column])),
-                peak_at=(
-                    min(original[1] - 1, int((columns.start + column + 0.5) * scale_x)),
-                    min(original[0] - 1, int((rows.start + row + 0.5) * scale_y)),
-                ),
+                peak_at=(x, y),
             )
         )
     return tuple(sorted(regions, key=lambda region: -region.peak))

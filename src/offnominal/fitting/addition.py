@@ -108,13 +108,15 @@ def _member_with(
         torch.cat([bank.patches[torch.from_numpy(by_image)], new]), starts, [engine.layout(size) for size in networks], old
     )
     rows = pool.first_new + _selected(model, member, engine, new)
+    # The few patches of old images are no complete grid, and aligned images may repeat patches.
+    upsamplings = [*[None] * old, *(engine.upsampling(size) if model.alignment is None else None for size in networks)]
     banks = HeldOutBanks(
         pool.patches,
         starts,
         np.concatenate([np.arange(len(by_image)), rows]),
         math.nan if held_out.radius is None else held_out.radius,
         engine.device,
-        [*[None] * old, *map(engine.upsampling, networks)],  # the few patches of old images are no complete grid
+        upsamplings,
     )
     values = held_out_signals(
         banks,

@@ -148,8 +148,7 @@ def tasks_of(training: TrainingSet, settings: Settings, shards: int) -> list[Sha
             first=part.start,
             total=len(images),
             shards=len(bounds),
-            geometries=training.geometries,
-            values=training.values,
+            preprocessing=training.preprocessing,
             settings=settings,
         )
         for part in bounds

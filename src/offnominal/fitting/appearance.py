@@ -120,6 +120,7 @@ class AppearanceLearner:
                     index=tuple(numbers[at] for at in selected),
                     original=tuple(batch.original[at] for at in selected),
                     decoded=(None,) * len(selected),
+                    poses=(None,) * len(selected),
                 )
             )
             self._bytes += pixels.nbytes

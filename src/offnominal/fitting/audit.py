@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.decisions import called_suspect, worst_share
-from offnominal.images import EIGHT_BIT, ValueRange
+from offnominal.images import EIGHT_BIT, ValueRange, to_image
 from offnominal.model import LeftOut
 from offnominal.roi import RegionOfInterest
-from offnominal.types import Float
+from offnominal.types import Float, Mask, Pose
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class Audit:
     p_values
         (n,) float64; see `decisions.outlier_p_values`.
     maps
-        Anomaly map of each image at a quarter of the network size.
+        Anomaly map of each image, aligned, at a quarter of the network size.
+    poses
+        Pose of the part in each image; None without alignment.
     supporters
         Number of other images that had to support a bank patch.
     values
@@ -50,7 +52,7 @@ class Audit:
     --------
     >>> audited = Audit(
     ...     names=("a.png", "b.png", "c.png"), sources=(0, 1, 2), scores=np.array([1.0, 9.0, 2.0], np.float32),
-    ...     p_values=np.array([0.9, 0.001, 0.4]), maps=(), supporters=1,
+    ...     p_values=np.array([0.9, 0.001, 0.4]), maps=(), poses=(), supporters=1,
     ... )
     >>> suspects = audited.suspects(0.4)
     >>> [suspect.name for suspect in audited.listed(suspects)]
@@ -62,6 +64,7 @@ class Audit:
     scores: Float
     p_values: npt.NDArray[np.float64]
     maps: tuple[Float, ...]
+    poses: tuple[Pose | None, ...]
     supporters: int
     values: ValueRange = EIGHT_BIT
     region: RegionOfInterest | None = None
@@ -87,7 +90,15 @@ class Audit:
             scores=self.scores[order],
             p_values=self.p_values[order],
             maps=tuple(self.maps[at] for at in order),
+            poses=tuple(self.poses[at] for at in order),
         )
+
+    def counted(self, index: int, size: tuple[int, ...]) -> Mask | None:
+        """(H, W) pixels of an image that count; None if all do."""
+        if self.region is None or self.region.whole:
+            return None
+        inside: Mask = to_image(self.region.at((size[0], size[1])), self.poses[index])
+        return inside
 
     def listed(self, images: npt.NDArray[np.bool_]) -> tuple[LeftOut, ...]:
         """The images where (n,) `images` is true, worst first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -15,7 +15,7 @@ from offnominal.config import Settings
 from offnominal.errors import ImageError
 from offnominal.fitting.appearance import AppearanceFeatures, AppearanceLearner
 from offnominal.fitting.member_patches import MemberPatches, TrainingImage
-from offnominal.images import Geometry, ImageBatch, Source, ThumbnailStore, ValueRange, thumbnail
+from offnominal.images import ImageBatch, Preprocessing, Source, ThumbnailStore, thumbnail
 from offnominal.inference import (
     FeatureEngine,
     image_features,
@@ -25,7 +25,7 @@ from offnominal.inference import (
 )
 from offnominal.model import require_finite
 from offnominal.observer import Observer
-from offnominal.types import Float
+from offnominal.types import Float, Pose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,8 @@ class ShardTask:
         Number of the first image among those of all shards, and their total.
     shards
         Number of shards.
-    geometries
-        How images are resized for each member.
-    values
-        Range of pixel values that is scaled to 0 to 1.
+    preprocessing
+        From pixels to the view of each member.
     settings
         Settings of the fit.
     """
@@ -55,8 +53,7 @@ class ShardTask:
     first: int
     total: int
     shards: int
-    geometries: tuple[Geometry, ...]
-    values: ValueRange
+    preprocessing: Preprocessing
     settings: Settings
 
 
@@ -75,6 +72,8 @@ class Extraction:
         Features of whole images, for the drift monitor.
     skipped
         Reason by index in the data, for images that could not be read.
+    poses
+        Pose of the part in each image; None without alignment.
     """
 
     def __init__(self, task: ShardTask, engines: Sequence[FeatureEngine], observer: Observer) -> None:
@@ -83,18 +82,19 @@ class Extraction:
         self.pixel_digests: list[bytes] = []
         self.appearance = AppearanceFeatures.none()
         self.skipped: dict[int, str] = {}
+        self.poses: list[Pose | None] = [None] * len(task.images)
         self._task, self._engines, self._settings, self._observer = task, engines, task.settings, observer
-        self._views = tuple(dict.fromkeys(task.geometries))
+        self._views = tuple(dict.fromkeys(task.preprocessing.geometries))
         self._stack = ExitStack()
         self._numbers: list[int] = []  # number of each image in the thumbnail store
 
     def __enter__(self) -> Extraction:
         originals = [image.original for image in self.images]
         sizes = []
-        for engine, geometry in zip(self._engines, self._task.geometries, strict=True):
+        for engine, geometry in zip(self._engines, self._task.preprocessing.geometries, strict=True):
             count = sum(engine.count(geometry.network_size(original)) for original in originals)
             sizes.append(count * engine.dimensions)
-        for engine, geometry, size in zip(self._engines, self._task.geometries, sizes, strict=True):
+        for engine, geometry, size in zip(self._engines, self._task.preprocessing.geometries, sizes, strict=True):
             memory = round(self._settings.memory * (size / sum(sizes)))
             patches = MemberPatches(engine, geometry, self._views.index(geometry), originals, memory)
             self.members.append(self._stack.enter_context(patches))
@@ -115,22 +115,21 @@ class Extraction:
         threads = threads_for(len(self.images), first.device)
         features = process_images(
             task.sources,
-            self._views,
-            task.values,
+            replace(task.preprocessing, geometries=self._views),
             lambda batch: [self._features(batch)],
             lambda batch: sum(member.engine.bytes_of_patches(batch.views[member.view]) for member in self.members),
             threads=threads,
             batch_size=self._settings.batch_size,
             failed=self._skip,
-            region=self._settings.region,
-            memory=self._settings.memory,
         )
         with single_torch_thread(threads):
             for batch, patches, whole_images in features:
                 learner.add(batch, whole_images)
+                shown = [member.engine.shown(batch, batch.views[member.view].shape[2:4]) for member in self.members]
                 for at, image in enumerate(batch.index):
-                    if not self._put(image, [of_member[at] for of_member in patches]):
+                    if not self._put(image, [of_member[at] for of_member in patches], [rows[at] for rows in shown]):
                         continue
+                    self.poses[image] = batch.poses[at]
                     pixels = np.ascontiguousarray(batch.views[0][at])
                     digests[image] = blake2b(pixels.data, digest_size=16).digest()
                     number_of[image] = len(number_of)
@@ -146,6 +145,7 @@ class Extraction:
         """Drop the images where (n,) `kept` is false."""
         self.images = [image for image, keep in zip(self.images, kept, strict=True) if keep]
         self._numbers = [number for number, keep in zip(self._numbers, kept, strict=True) if keep]
+        self.poses = [pose for pose, keep in zip(self.poses, kept, strict=True) if keep]
         for member in self.members:
             member.keep(kept)
 
@@ -170,14 +170,14 @@ class Extraction:
         ]
         return batch, patches, whole_images
 
-    def _put(self, image: int, patches: Sequence[torch.Tensor]) -> bool:
+    def _put(self, image: int, patches: Sequence[torch.Tensor], shown: Sequence[torch.Tensor | None]) -> bool:
         """Store the patches of an image; False if its size has changed since the survey."""
         expected = [member.rows[image].stop - member.rows[image].start for member in self.members]
         if [len(of_member) for of_member in patches] != expected:
             self._skip(image, ImageError(f"{self.images[image].name}: changed during the fit; fit again"))
             return False
-        for member, of_member in zip(self.members, patches, strict=True):
-            member.put(image, of_member)
+        for member, of_member, rows in zip(self.members, patches, shown, strict=True):
+            member.put(image, of_member, rows)
         return True
 
     def _skip(self, image: int, error: ImageError) -> None:

@@ -189,7 +189,8 @@ class Fit:
         return Model(
             settings=settings,
             members=tuple(member for member, _ in members),
-            values=self._training.values,
+            values=self._training.preprocessing.values,
+            alignment=self._training.preprocessing.alignment,
             sources=source_images(held.images),
             calibration=calibrate(scores, settings.false_alarm_rate, method),
             appearance=learn_from([shard.appearance for shard in extracted]),
@@ -206,7 +207,7 @@ class Fit:
             audited = self._audited(shards, self._coresets(shards))
         return replace(
             audited.in_order_of_data(),
-            values=self._training.values,
+            values=self._training.preprocessing.values,
             region=self._settings.region,
             skipped=self._skipped_images(),
         )
@@ -288,6 +289,7 @@ class Fit:
             scores=scores,
             p_values=outlier_p_values(scores),
             maps=tuple(maps),
+            poses=tuple(pose for of_shard in shards.each(Shard.poses) for pose in of_shard),
             supporters=needed,
         )
 
@@ -327,7 +329,7 @@ class Fit:
         member = Member(
             name=engine.name,
             backbone=engine.identity,
-            geometry=self._training.geometries[number],
+            geometry=self._training.preprocessing.geometries[number],
             standard=standard,
             bank=MemoryBank(coreset.patches, image, position, known_radius),
             distance_scale=scale,

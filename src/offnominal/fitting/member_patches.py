@@ -17,6 +17,7 @@ from offnominal.memory import (
     HeldOutBanks,
     PatchRows,
     PatchStore,
+    Upsampling,
     farthest_from_mean,
     kcenter,
     random_coreset,
@@ -81,6 +82,7 @@ class MemberPatches:
         self.networks = [geometry.network_size(original) for original in originals]
         ends = np.cumsum([engine.count(network) for network in self.networks]).tolist()
         self.rows = [slice(end - engine.count(network), end) for end, network in zip(ends, self.networks, strict=True)]
+        self._shown: list[Tensor | None] = [None] * len(originals)  # see `FeatureEngine.shown`
         self._store = PatchStore(ends[-1], engine.dimensions, memory)
 
     def __enter__(self) -> MemberPatches:
@@ -105,8 +107,9 @@ class MemberPatches:
         """Positions of the patches of each image."""
         return [self.engine.layout(network) for network in self.networks]
 
-    def put(self, image: int, patches: Tensor) -> None:
-        """Store the (N, D) raw patches of an image."""
+    def put(self, image: int, patches: Tensor, shown: Tensor | None = None) -> None:
+        """Store the (N, D) raw patches of an image, and the numbers of the patches that stand for them."""
+        self._shown[image] = None if shown is None else shown.cpu()
         self._store.patches[self.rows[image]] = patches.cpu()
 
     def release(self) -> None:
@@ -116,6 +119,7 @@ class MemberPatches:
     def keep(self, kept: npt.NDArray[np.bool_]) -> None:
         """Drop the images where (n,) `kept` is false, and close the gaps between the patches of the others."""
         rows, networks, at = [], [], 0
+        self._shown = [shown for keep, shown in zip(kept, self._shown, strict=True) if keep]
         for keep, old, network in zip(kept, self.rows, self.networks, strict=True):
             if not keep:
                 continue
@@ -133,9 +137,14 @@ class MemberPatches:
 
     def standardise(self, standard: ChannelStandard) -> None:
         """Standardise all patches."""
-        for rows, network in zip(self.rows, self.networks, strict=True):
-            self._store.patches[rows] = self.engine.standardise(self._store.patches[rows], standard, network)
+        for rows, network, shown in zip(self.rows, self.networks, self._shown, strict=True):
+            patches = self.engine.standardise(self._store.patches[rows], standard, network)
+            self._store.patches[rows] = patches if shown is None else patches[shown]
             self.release()
+
+    def upsampling(self, image: int) -> Upsampling | None:
+        """How the patches of an image were upsampled; None if some stand for others."""
+        return self.engine.upsampling(self.networks[image]) if self._shown[image] is None else None
 
     def readable(self) -> PatchRows:
         """All patches, for reading by rows and in blocks."""
@@ -144,9 +153,7 @@ class MemberPatches:
     def held_out_banks(self, units: Sequence[slice], centres: Index, radius: float, bank: Tensor) -> HeldOutBanks:
         """Leave-one-out banks of a coreset; units are slices of images that are held out together. See `HeldOutBanks`."""
         starts = np.array([self.rows[unit.start].start for unit in units])
-        upsamplings = [
-            self.engine.upsampling(self.networks[unit.start]) if unit.stop - unit.start == 1 else None for unit in units
-        ]
+        upsamplings = [self.upsampling(unit.start) if unit.stop - unit.start == 1 else None for unit in units]
         return HeldOutBanks(self.readable(), starts, centres, radius, self.engine.device, upsamplings, bank)
 
     def by_image(self, values: Sequence[npt.NDArray[np.float32]], units: Sequence[slice]) -> list[npt.NDArray[np.float32]]:

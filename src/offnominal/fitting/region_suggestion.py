@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from offnominal.config import settings_from
 from offnominal.errors import InputError
 from offnominal.fitting.survey import survey
-from offnominal.images import Source, batches, path_of
+from offnominal.images import Preprocessing, Source, batches, path_of
 from offnominal.inference import member_engines
 from offnominal.observer import SILENT, Observer
 from offnominal.roi import RegionOfInterest, same_aspect
@@ -76,8 +76,7 @@ def suggest_region(sources: Sequence[Source], observer: Observer = SILENT) -> Re
     usable = [chosen[index] for index in surveyed]
     for batch in batches(
         usable,
-        (engine.geometry(sizes),),
-        values,
+        Preprocessing((engine.geometry(sizes),), values),
         batch_size=1,
         failed=lambda index, error: failures.append(str(error)),
     ):

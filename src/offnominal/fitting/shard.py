@@ -26,7 +26,7 @@ from offnominal.memory import Coreset, HeldOutBanks, NearestPatches, RemainingRo
 from offnominal.model import DistanceScale, Replacements, as_stored
 from offnominal.observer import Observer
 from offnominal.scoring import NormalSignalsBuilder, image_score
-from offnominal.types import Float, Index
+from offnominal.types import Float, Index, Pose
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,10 @@ class Shard:
         """`images`, as a method."""
         return self.images
 
+    def poses(self) -> list[Pose | None]:
+        """Pose of the part in each image; None without alignment."""
+        return self._extraction.poses
+
     # The second pass: coresets
 
     def coreset(self, member: int, size: int, sampler: str, without: slice | None = None) -> ShardCoreset:
@@ -177,9 +181,9 @@ class Shard:
         """Largest distance of a patch to a bank."""
         patches = self._extraction.members[member]
         search, largest = NearestPatches(bank.to(patches.engine.device)), 0.0
-        for rows, network in zip(patches.rows, patches.networks, strict=True):
+        for image, rows in enumerate(patches.rows):
             points = patches.readable()[rows].to(bank.device)
-            squared, nearest = search(points, 1, patches.engine.upsampling(network))
+            squared, nearest = search(points, 1, patches.upsampling(image))
             farthest = int(squared[:, 0].argmax())  # measured again: products in float32 are coarse
             difference = points[farthest].double() - bank[nearest[farthest, 0]].double()
             largest = max(largest, float(difference.square().sum().sqrt()))
@@ -220,7 +224,7 @@ class Shard:
         values: dict[int, Float] = {}
         for image in images:
             points = patches.readable()[patches.rows[image]].to(patches.engine.device)
-            values[image] = engine(points, patches.engine.upsampling(patches.networks[image])).values
+            values[image] = engine(points, patches.upsampling(image)).values
             self._extraction.report("folds", images.start + len(values), len(self.images))
         self._store(member, values)
 

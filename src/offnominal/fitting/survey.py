@@ -17,7 +17,7 @@ from offnominal.images import (
     DEFAULT_MEMORY,
     EIGHT_BIT,
     Exposure,
-    Geometry,
+    Preprocessing,
     Source,
     ValueRange,
     batches,
@@ -33,7 +33,6 @@ from offnominal.images import (
     read_header,
 )
 from offnominal.observer import SILENT
-from offnominal.roi import RegionOfInterest
 from offnominal.types import Depth, Progress
 
 #: Smallest share of the value range that an image with contrast covers: a quarter of an 8-bit grey level.
@@ -160,13 +159,10 @@ def _has_contrast(source: Source, values: ValueRange, memory: int) -> bool:
 
 def common_exposure(
     sources: Sequence[Source],
-    geometry: Geometry,
-    values: ValueRange,
+    preprocessing: Preprocessing,
     *,
-    region: RegionOfInterest | None = None,
     seed: int = 0,
     progress: Progress = SILENT.on_progress,
-    memory: int = DEFAULT_MEMORY,
 ) -> Exposure | None:
     """Estimate the common exposure from at most `EXPOSURE_IMAGES` evenly spaced images.
 
@@ -175,18 +171,12 @@ def common_exposure(
 
     Parameters
     ----------
-    geometry
-        How images are resized.
-    values
-        Value range.
-    region
-        Region of interest, which alone counts.
+    preprocessing
+        From pixels to a view.
     seed
         Seed of the halves.
     progress
         Called with the stage, the number of images done, and their total.
-    memory
-        Largest number of bytes of a decoded image.
 
     Returns
     -------
@@ -198,9 +188,7 @@ def common_exposure(
     evenly_spaced = sorted({at * len(candidates) // EXPOSURE_IMAGES for at in range(EXPOSURE_IMAGES)})
     selected = [sources[candidates[at]] for at in evenly_spaced]
     means, blocks = [], []
-    for batch in batches(
-        selected, (geometry,), values, batch_size=1, failed=lambda index, error: None, region=region, memory=memory
-    ):
+    for batch in batches(selected, preprocessing, batch_size=1, failed=lambda index, error: None):
         means.append(levels(batch.views[0]))
         blocks.append(block_levels(batch.views[0]))
         progress("exposure", len(means), len(selected))

@@ -10,11 +10,12 @@ import numpy as np
 
 from offnominal.config import Settings
 from offnominal.errors import InputError
+from offnominal.fitting.alignment import learn_alignment
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.plan import plan_fit
 from offnominal.fitting.survey import Map, SurveyedImage, common_exposure, survey
 from offnominal.fitting.training_sources import TrainingSource, unit_keys
-from offnominal.images import Geometry, ValueRange
+from offnominal.images import Alignment, Preprocessing, ValueRange
 from offnominal.inference import FeatureEngine
 from offnominal.memory import SourceImage
 from offnominal.observer import Observer, Plan
@@ -35,10 +36,8 @@ class TrainingSet:
         All images that the user named.
     images
         The usable images, in the order of the fit.
-    geometries
-        How images are resized for each member.
-    values
-        Range of pixel values that is scaled to 0 to 1.
+    preprocessing
+        From pixels to the view of each member.
     plan
         The plan of the fit.
     skipped
@@ -47,8 +46,7 @@ class TrainingSet:
 
     sources: Sequence[TrainingSource]
     images: tuple[TrainingImage, ...]
-    geometries: tuple[Geometry, ...]
-    values: ValueRange
+    preprocessing: Preprocessing
     plan: Plan
     skipped: dict[int, str]
 
@@ -74,23 +72,42 @@ def training_set(
         if settings.region is not None and not settings.region.suits(image.size):
             skipped[index] = f"{sources[index].name}: {settings.region.unsuited(image.size)}"
             del surveyed[index]
+    alignment = None
+    if settings.align != "off" and surveyed:
+        alignment, not_found = _alignment(sources, surveyed, values, settings, survey_all)
+        skipped |= not_found
+        surveyed = {index: image for index, image in surveyed.items() if index not in not_found}
     require_enough(len(surveyed), skipped)
     images = _sorted(sources, surveyed)
     geometries = tuple(engine.geometry([image.size for image in surveyed.values()]) for engine in engines)
+    preprocessing = Preprocessing(geometries, values, settings.region, alignment, settings.memory)
     if settings.exposure == "auto":
         usable = [paths[image.source] for image in images]
-        exposure = common_exposure(
-            usable,
-            geometries[0],
-            values,
-            region=settings.region,
-            seed=settings.seed,
-            progress=observer.on_progress,
-            memory=settings.memory,
-        )
-        values = replace(values, exposure=exposure)
+        first = replace(preprocessing, geometries=geometries[:1])
+        exposure = common_exposure(usable, first, seed=settings.seed, progress=observer.on_progress)
+        preprocessing = replace(preprocessing, values=replace(values, exposure=exposure))
     plan = plan_fit([image.original for image in images], geometries, settings, engines)
-    return TrainingSet(sources=sources, images=images, geometries=geometries, values=values, plan=plan, skipped=skipped)
+    return TrainingSet(sources=sources, images=images, preprocessing=preprocessing, plan=plan, skipped=skipped)
+
+
+def _alignment(
+    sources: Sequence[TrainingSource],
+    surveyed: dict[int, SurveyedImage],
+    values: ValueRange,
+    settings: Settings,
+    survey_all: Map,
+) -> tuple[Alignment, dict[int, str]]:
+    """The alignment, and reason by index in `sources` for images in which the part is not found."""
+    order = sorted(surveyed, key=lambda index: surveyed[index].digest)  # the choice depends on the images only
+    alignment, skipped = learn_alignment(
+        [sources[index].source for index in order],
+        [sources[index].name for index in order],
+        [surveyed[index].size for index in order],
+        values,
+        settings,
+        survey_all,
+    )
+    return alignment, {order[at]: reason for at, reason in skipped.items()}
 
 
 def units_of(images: Sequence[TrainingImage]) -> list[slice]:

@@ -1,14 +1,25 @@
 """Images: files and arrays to batches in network pixels, and maps back to original pixels."""
 
+from offnominal.images.alignment import Alignment, PoseLimits, aligned, covered, moved, to_image
 from offnominal.images.arrays import depth_of, from_array
-from offnominal.images.batches import ImageBatch, Prepared, batches, prepare, raise_unreadable
+from offnominal.images.batches import ImageBatch, batches, raise_unreadable
 from offnominal.images.decode import Header, decode, from_pillow, read_header
 from offnominal.images.disturb import DISTURBANCES
 from offnominal.images.exposure import Exposure, block_levels, brightness, exposure_of, levels
 from offnominal.images.file_checks import DEFAULT_MEMORY, count_pages
 from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
-from offnominal.images.image_source import Source, StoredImage, content_digest, file_of, path_of, pixels_of, require_sequence
+from offnominal.images.image_source import (
+    Source,
+    StoredImage,
+    content_digest,
+    file_of,
+    name_of,
+    path_of,
+    pixels_of,
+    require_sequence,
+)
 from offnominal.images.masks import read_mask
+from offnominal.images.preprocessing import Prepared, Preprocessing
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
 from offnominal.images.region_files import read_region, with_region
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
@@ -19,22 +30,27 @@ __all__ = [
     "DISTURBANCES",
     "EIGHT_BIT",
     "PIXEL_FEATURES",
+    "Alignment",
     "Exposure",
     "Geometry",
     "Header",
     "ImageBatch",
+    "PoseLimits",
     "Prepared",
+    "Preprocessing",
     "Source",
     "StoredImage",
     "ThumbnailStore",
     "Thumbnails",
     "ValueRange",
+    "aligned",
     "batches",
     "block_levels",
     "box_of",
     "brightness",
     "content_digest",
     "count_pages",
+    "covered",
     "decode",
     "depth_of",
     "displayed",
@@ -46,11 +62,12 @@ __all__ = [
     "image_range",
     "join_ranges",
     "levels",
+    "moved",
+    "name_of",
     "path_of",
     "pixel_features",
     "pixels_of",
     "position_at",
-    "prepare",
     "raise_unreadable",
     "read_header",
     "read_mask",
@@ -58,6 +75,7 @@ __all__ = [
     "require_sequence",
     "resize",
     "thumbnail",
+    "to_image",
     "to_original",
     "with_region",
 ]

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
 from offnominal.errors import ImageError
-from offnominal.images.arrays import Pixels, planes
+from offnominal.images.arrays import Pixels
 from offnominal.images.exposure import Exposure
-from offnominal.images.file_checks import DEFAULT_MEMORY
-from offnominal.images.geometry import Geometry, resize
-from offnominal.images.image_source import Source, as_image_error, name_of, pixels_of
-from offnominal.images.value_range import ValueRange
-from offnominal.roi import RegionOfInterest
-from offnominal.types import Float, Mask, require
+from offnominal.images.image_source import Source
+from offnominal.images.preprocessing import Prepared, Preprocessing
+from offnominal.types import Float, Pose, require
 
 #: Limit of the decoded pixels in memory, in bytes: once while images wait for their turn, once while a batch fills. Batches of
 #: large images are therefore smaller.
@@ -39,13 +36,15 @@ class ImageBatch:
         (H, W) of each original image.
     decoded
         (H, W, 3) stored values of each image, or None if they are not kept.
+    poses
+        Pose of the part in each image, or None without alignment.
     exposure
         Exposure of the normal images, for the correction in `network_input`; None for no correction.
 
     Examples
     --------
     >>> view = np.full((1, 3, 64, 64), 0.4, np.float32)
-    >>> batch = ImageBatch((view,), (0,), ((600, 800),), (None,), Exposure(level=0.5, spread=0.2))
+    >>> batch = ImageBatch((view,), (0,), ((600, 800),), (None,), (None,), Exposure(level=0.5, spread=0.2))
     >>> round(float(batch.network_input(0).mean()), 3)
     0.5
     """
@@ -54,115 +53,18 @@ class ImageBatch:
     index: tuple[int, ...]
     original: tuple[tuple[int, int], ...]
     decoded: tuple[Pixels | None, ...]
+    poses: tuple[Pose | None, ...]
     exposure: Exposure | None = None
 
     def __post_init__(self) -> None:
         for pixels in self.views:
             require(pixels.ndim == 4 and pixels.shape[1] == 3, f"a view must be (B, 3, H, W), got {pixels.shape}")
-        lengths = {*map(len, self.views), len(self.index), len(self.original), len(self.decoded)}
-        require(len(lengths) == 1, "views, index, original and decoded differ in length")
+        lengths = {*map(len, self.views), len(self.index), len(self.original), len(self.decoded), len(self.poses)}
+        require(len(lengths) == 1, "views, index, original, decoded and poses differ in length")
 
     def network_input(self, view: int) -> Float:
         """Return the network input of a view, (B, 3, height, width) float32, with corrected exposure."""
         return self.views[view] if self.exposure is None else self.exposure.corrected(self.views[view])
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One image, resized for the networks.
-
-    Attributes
-    ----------
-    views
-        (height, width, 3) float32 per geometry, about 0 to 1.
-    original
-        (H, W) of the original image.
-    decoded
-        (H, W, 3) stored values, or None if they are not kept.
-
-    Examples
-    --------
-    >>> from offnominal.images import EIGHT_BIT
-    >>> prepare(np.zeros((600, 800), np.uint8), [Geometry((256, 256), "keep")], EIGHT_BIT).shapes
-    ((256, 352, 3),)
-    """
-
-    views: tuple[Float, ...]
-    original: tuple[int, int]
-    decoded: Pixels | None
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of the views."""
-        return tuple(view.shape for view in self.views)
-
-    @property
-    def kept(self) -> int:
-        """Bytes of `decoded`."""
-        return 0 if self.decoded is None else self.decoded.nbytes
-
-
-def prepare(
-    source: Source,
-    geometries: Sequence[Geometry],
-    values: ValueRange,
-    *,
-    region: RegionOfInterest | None = None,
-    keep: bool = False,
-    memory: int = DEFAULT_MEMORY,
-) -> Prepared:
-    """Decode, clip, resize and scale one image. Every entry point uses this preprocessing.
-
-    Parameters
-    ----------
-    source
-        The image.
-    geometries
-        One view is made for each geometry.
-    values
-        Value range of the model.
-    region
-        Region of interest. In the views, the mean of its pixels replaces all others, so that these have no influence.
-    keep
-        Whether to keep the stored values, for overlays and masks.
-    memory
-        Bytes that the image may take.
-
-    Raises
-    ------
-    ImageError
-        The source cannot be read, it would take more than `memory` bytes, its depth differs from that of the model, or its
-        aspect ratio from that of the region.
-
-    Examples
-    --------
-    >>> from offnominal.images import EIGHT_BIT
-    >>> prepared = prepare(np.full((600, 800), 255, np.uint8), [Geometry((64, 64), "squash")], EIGHT_BIT)
-    >>> prepared.views[0].shape, float(prepared.views[0].max()), prepared.original
-    ((64, 64, 3), 1.0, (600, 800))
-    """
-    with as_image_error(source):
-        pixels = pixels_of(source, memory)
-        original = (int(pixels.shape[0]), int(pixels.shape[1]))
-        clipped, name = values.clipped(planes(pixels)), name_of(source)
-        if region is not None and not region.suits(original):
-            raise ImageError(f"{name}: {region.unsuited(original)}")
-        views = []
-        for geometry in geometries:
-            height, width = geometry.network_size(original)
-            scaled = values.scale(resize(clipped, (height, width)), name).reshape(height, width, -1)
-            if region is not None and not region.whole:
-                inside = _inside(region, original, (height, width))
-                scaled = np.where(inside[:, :, None], scaled, scaled[inside].mean(axis=0, dtype=np.float64).astype(np.float32))
-            views.append(np.broadcast_to(scaled, (height, width, 3)))
-        return Prepared(tuple(views), original, pixels if keep else None)
-
-
-@lru_cache(maxsize=32)
-def _inside(region: RegionOfInterest, original: tuple[int, int], network: tuple[int, int]) -> Mask:
-    """(height, width) network pixels that the pixels of the region alone determine."""
-    shares = resize(region.at(original).astype(np.float32), network)
-    return np.asarray(shares >= 1 - 1e-6, dtype=np.bool_)
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
@@ -184,15 +86,12 @@ def raise_unreadable(index: int, error: ImageError) -> None:
 
 def batches(
     sources: Iterable[Source],
-    geometries: Sequence[Geometry],
-    values: ValueRange,
+    preprocessing: Preprocessing,
     *,
     batch_size: int,
     failed: Callable[[int, ImageError], None],
-    region: RegionOfInterest | None = None,
     workers: int = 2,
     keep: bool = False,
-    memory: int = DEFAULT_MEMORY,
 ) -> Iterator[ImageBatch]:
     """Group images into batches of equal shapes. Images are decoded in threads while the caller works.
 
@@ -202,23 +101,16 @@ def batches(
     ----------
     sources
         The images.
-    geometries
-        One view is made for each geometry.
-    values
-        Value range of the model.
+    preprocessing
+        From pixels to the views of the networks.
     batch_size
         Largest number of images in a batch.
     failed
-        `failed(index, error)` is called for each image that cannot be read, or that would take more than `memory` bytes. The
-        image is left out.
-    region
-        Region of interest; see `prepare`.
+        `failed(index, error)` is called for each image that cannot be read. The image is left out.
     workers
         Number of decoding threads.
     keep
         Whether to keep the stored values, for overlays and masks. About `MOST_KEPT` bytes of them wait at most.
-    memory
-        Bytes that one image may take.
 
     Yields
     ------
@@ -226,23 +118,23 @@ def batches(
 
     Examples
     --------
-    >>> from offnominal.images import EIGHT_BIT
+    >>> from offnominal.images import EIGHT_BIT, Geometry
     >>> images = [np.zeros((64, 64), np.uint8), np.zeros((64, 96), np.uint8), np.zeros((64, 64), np.uint8)]
-    >>> geometry = Geometry((64, 64), "keep")
-    >>> [batch.index for batch in batches(images, [geometry], EIGHT_BIT, batch_size=2, failed=raise_unreadable)]
+    >>> preprocessing = Preprocessing((Geometry((64, 64), "keep"),), EIGHT_BIT)
+    >>> [batch.index for batch in batches(images, preprocessing, batch_size=2, failed=raise_unreadable)]
     [(0, 2), (1,)]
     """
     waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, Prepared]]] = {}
-    ready = partial(prepare, geometries=geometries, values=values, region=region, keep=keep, memory=memory)
+    ready, exposure = partial(preprocessing.prepare, keep=keep), preprocessing.values.exposure
     for index, prepared in _prepared(sources, ready, failed, batch_size + workers, workers):
         group = waiting.setdefault(prepared.shapes, [])
         group.append((index, prepared))
         if len(group) == batch_size:
-            yield _batch(waiting.pop(prepared.shapes), values)
+            yield _batch(waiting.pop(prepared.shapes), exposure)
         elif sum(image.kept for group in waiting.values() for _, image in group) > MOST_KEPT:
-            yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), values)
+            yield _batch(waiting.pop(max(waiting, key=lambda shape: len(waiting[shape]))), exposure)
     for group in waiting.values():
-        yield _batch(group, values)
+        yield _batch(group, exposure)
 
 
 def _prepared(
@@ -285,7 +177,7 @@ def _prepared(
                 future.cancel()
 
 
-def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
+def _batch(group: list[tuple[int, Prepared]], exposure: Exposure | None) -> ImageBatch:
     views = []
     for view, (height, width, channels) in enumerate(group[0][1].shapes):
         pixels = np.empty((len(group), channels, height, width), np.float32)
@@ -297,5 +189,6 @@ def _batch(group: list[tuple[int, Prepared]], values: ValueRange) -> ImageBatch:
         tuple(index for index, _ in group),
         tuple(prepared.original for _, prepared in group),
         tuple(prepared.decoded for _, prepared in group),
-        values.exposure,
+        tuple(prepared.pose for _, prepared in group),
+        exposure,
     )

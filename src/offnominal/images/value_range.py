@@ -11,8 +11,7 @@ import numpy.typing as npt
 from offnominal.errors import ImageError
 from offnominal.images.arrays import depth_of
 from offnominal.images.exposure import Exposure
-from offnominal.roi import RegionOfInterest
-from offnominal.types import Depth, Float
+from offnominal.types import Depth, Float, Mask
 
 #: Share of pixels ignored at either end, so that hot and dead pixels do not set the range.
 IGNORED_SHARE = 1e-4
@@ -181,10 +180,10 @@ def join_ranges(depth: Depth, ranges: list[tuple[float, float]]) -> ValueRange:
     return ValueRange(depth, low, high if high > low else low + 1.0)
 
 
-def displayed(pixels: npt.NDArray[Any], values: ValueRange, region: RegionOfInterest | None = None) -> npt.NDArray[np.uint8]:
+def displayed(pixels: npt.NDArray[Any], values: ValueRange, counted: Mask | None = None) -> npt.NDArray[np.uint8]:
     """Convert stored values to 8 bits for display: the value range spans black to white, and values outside are clipped.
 
-    Pixels outside of the region of interest are dimmed.
+    Pixels that do not count are dimmed.
 
     Parameters
     ----------
@@ -192,8 +191,8 @@ def displayed(pixels: npt.NDArray[Any], values: ValueRange, region: RegionOfInte
         (H, W, 3) stored values. 8-bit pixels are returned unchanged.
     values
         Value range of the model.
-    region
-        Region of interest of the model.
+    counted
+        (H, W) pixels that count, as in `Model.counted`; None if all do.
 
     Returns
     -------
@@ -205,10 +204,9 @@ def displayed(pixels: npt.NDArray[Any], values: ValueRange, region: RegionOfInte
     >>> displayed(np.array([[[1000, 2000, 4000]]], np.uint16), ValueRange("16-bit", 1000, 3000)).tolist()
     [[[0, 127, 255]]]
     """
-    if region is not None and not region.whole:
+    if counted is not None:
         shown = displayed(pixels, values).copy()
-        outside = ~region.at((pixels.shape[0], pixels.shape[1]))
-        shown[outside] //= DIMMED
+        shown[~counted] //= DIMMED
         return shown
     if pixels.dtype == np.uint8:
         return pixels

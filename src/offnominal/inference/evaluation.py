@@ -14,8 +14,8 @@ from offnominal.errors import ImageError, InputError
 from offnominal.images import Source, read_mask
 from offnominal.inference.inspector import Inspector
 from offnominal.metrics import Curves, Figures, Judged, figures_and_curves, figures_by_class
+from offnominal.model import Model
 from offnominal.observer import SILENT, Observer
-from offnominal.roi import RegionOfInterest
 from offnominal.storage.spill import ArrayStore
 from offnominal.types import Inspection, Mask
 
@@ -170,7 +170,7 @@ def evaluate(
     """
     with ArrayStore(inspector.model.settings.memory) as store:
         images, unreadable, seconds = _inspected(inspector, items, store, observer, evidence, inspect)
-    judged = [_judged(image, inspector.model.region) for image in images]
+    judged = [_judged(image, inspector.model) for image in images]
     if not any(image.good for image in judged) or all(image.good for image in judged):
         reason = next(iter(unreadable.values()), "")
         raise InputError(f"an evaluation needs good and defective images that can be read; the first that cannot: {reason}")
@@ -235,8 +235,15 @@ def _mask(item: Item, inspection: Inspection, memory: int) -> Mask | None:
     return None if item.mask is None else read_mask(item.mask, inspection.anomaly_map.shape, memory)
 
 
-def _judged(image: Evaluated, region: RegionOfInterest | None) -> Judged:
+def _judged(image: Evaluated, model: Model) -> Judged:
     inspection = image.inspection
     label = image.item.label or "defect"
-    counted = None if region is None or region.whole else region.at(inspection.anomaly_map.shape)
-    return Judged(image.item.good, label, inspection.score, inspection.anomalous, inspection.anomaly_map, image.mask, counted)
+    return Judged(
+        image.item.good,
+        label,
+        inspection.score,
+        inspection.anomalous,
+        inspection.anomaly_map,
+        image.mask,
+        model.counted(inspection),
+    )

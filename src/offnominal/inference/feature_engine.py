@@ -22,7 +22,7 @@ from offnominal.features import (
     parse_members,
 )
 from offnominal.forks import native_threads
-from offnominal.images import Geometry
+from offnominal.images import Geometry, ImageBatch, covered
 from offnominal.memory import Upsampling
 from offnominal.model import BackboneIdentity
 from offnominal.roi import Layout
@@ -175,6 +175,18 @@ class FeatureEngine:
         if layout.complete:
             return interior_patches(maps)
         return maps.flatten(2)[:, :, torch.from_numpy(layout.positions).to(maps.device)].transpose(1, 2)
+
+    def shown(self, batch: ImageBatch, network: tuple[int, int]) -> list[Tensor | None]:
+        """For each image of a batch, the (N,) numbers of the patches that stand for its patches.
+
+        After an alignment, a part of the reference may lie outside of an image. A patch there repeats the nearest one inside.
+        None if all patches lie inside.
+        """
+        layout, shown = self.layout(network), list[Tensor | None]()
+        for pose, original in zip(batch.poses, batch.original, strict=True):
+            inside = covered(layout.grid, pose, original)
+            shown.append(None if inside is None else torch.from_numpy(layout.shown(inside)).to(self.device))
+        return shown
 
     def bytes_of_patches(self, images: Float) -> int:
         """Bytes of the patches of (B, 3, H, W) network inputs."""

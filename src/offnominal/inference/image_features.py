@@ -29,7 +29,8 @@ def image_features(batch: ImageBatch, maps: Tensor) -> Float:
     Examples
     --------
     >>> import torch
-    >>> batch = ImageBatch((np.zeros((1, 3, 64, 64), np.float32),), index=(0,), original=((64, 64),), decoded=(None,))
+    >>> view = np.zeros((1, 3, 64, 64), np.float32)
+    >>> batch = ImageBatch((view,), index=(0,), original=((64, 64),), decoded=(None,), poses=(None,))
     >>> image_features(batch, torch.zeros(1, 4, 8, 8)).shape
     (1, 135)
     """

@@ -11,16 +11,27 @@ from torch import Tensor
 
 from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
-from offnominal.images import Geometry, ImageBatch, Source, path_of, position_at, raise_unreadable, thumbnail, to_original
+from offnominal.images import (
+    ImageBatch,
+    Preprocessing,
+    Source,
+    name_of,
+    path_of,
+    position_at,
+    raise_unreadable,
+    thumbnail,
+    to_original,
+)
 from offnominal.images.arrays import Pixels
 from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.image_features import image_features
 from offnominal.inference.member_scorer import Explanation, MemberResult, MemberScorer
 from offnominal.inference.parallel import process_images, threads_for
+from offnominal.inference.restored import restored
 from offnominal.model import Model, require_finite
 from offnominal.roi import outside_lowered
 from offnominal.scoring import INFLUENCE, average_maps, image_score
-from offnominal.types import Float, Inspection, Region
+from offnominal.types import Float, Inspection, Pose, Region
 
 Result = TypeVar("Result")
 
@@ -34,8 +45,8 @@ class Inspector:
         The fitted model.
     engines
         The network of each member.
-    views
-        The distinct geometries; members with the same geometry share a view of the batch.
+    preprocessing
+        From pixels to the views of the networks; members with the same geometry share a view.
     scorers
         One scorer for each member.
 
@@ -54,9 +65,10 @@ class Inspector:
 
     def __init__(self, model: Model, engines: Sequence[FeatureEngine]) -> None:
         self.model, self.engines = model, tuple(engines)
-        self.views: tuple[Geometry, ...] = tuple(dict.fromkeys(member.geometry for member in model.members))
+        views = tuple(dict.fromkeys(member.geometry for member in model.members))
+        self.preprocessing = Preprocessing(views, model.values, model.region, model.alignment, model.settings.memory)
         self.scorers = tuple(
-            MemberScorer(model, member, engine, self.views.index(member.geometry))
+            MemberScorer(model, member, engine, views.index(member.geometry))
             for member, engine in zip(model.members, self.engines, strict=True)
         )
 
@@ -115,10 +127,10 @@ class Inspector:
             if at == 0 and appearance is not None:
                 statistics = appearance.statistics(image_features(batch, raw))
             results.append(of_member)
-        for index, original, decoded, of_image, whole in zip(
-            batch.index, batch.original, batch.decoded, zip(*results, strict=True), statistics, strict=True
+        for index, original, pose, decoded, of_image, whole in zip(
+            batch.index, batch.original, batch.poses, batch.decoded, zip(*results, strict=True), statistics, strict=True
         ):
-            inspection = self._inspection(original, of_image, evidence, with_maps)
+            inspection = self._inspection(original, pose, of_image, evidence, with_maps)
             require_finite(whole)
             p_value = None if appearance is None else appearance.p_value(whole)
             yield index, replace(inspection, appearance=whole, whole_p_value=p_value), decoded
@@ -136,6 +148,9 @@ class Inspector:
 
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[Tensor], bytes]]:
             thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
+            for at, pose in zip(batch.index, batch.poses, strict=True):
+                if pose is not None and not pose.found:
+                    raise ImageError(f"{name_of(sources[at])}: the part is not found ({pose.problem})")
             members = [scorer.patches(batch) for scorer in self.scorers]
             require_finite(*members)
             patches = [[of_member[at] for of_member in members] for at in range(len(batch.index))]
@@ -171,20 +186,22 @@ class Inspector:
     ) -> Iterator[Result]:
         return process_images(
             sources,
-            self.views,
-            self.model.values,
+            self.preprocessing,
             work,
             size,
             threads=threads_for(len(sources), self.engines[0].device),
             batch_size=self.model.settings.batch_size,
             failed=failed,
-            region=self.model.region,
             keep=keep_pixels,
-            memory=self.model.settings.memory,
         )
 
     def _inspection(
-        self, original: tuple[int, int], results: Sequence[MemberResult], evidence: bool, with_maps: bool
+        self,
+        original: tuple[int, int],
+        pose: Pose | None,
+        results: Sequence[MemberResult],
+        evidence: bool,
+        with_maps: bool,
     ) -> Inspection:
         calibration = self.model.calibration
         anomaly = outside_lowered(average_maps([result.anomaly for result in results]), self.model.region)
@@ -196,7 +213,7 @@ class Inspector:
         noise_map, layer_maps = self._noise_and_layer_maps(results, original) if with_maps else (None, None)
         influence = average_maps([np.ascontiguousarray(result.on_grid[:, :, INFLUENCE]) for result in results])
         influence = outside_lowered(influence, self.model.region)
-        return Inspection(
+        inspection = Inspection(
             path=None,
             score=score,
             p_value=calibration.p_value(score),
@@ -208,6 +225,7 @@ class Inspector:
             noise_map=noise_map,
             layer_maps=layer_maps,
         )
+        return inspection if pose is None else restored(inspection, pose, anomaly, calibration)
 
     def _with_evidence(
         self, regions: tuple[Region, ...], results: Sequence[MemberResult], original: tuple[int, int]

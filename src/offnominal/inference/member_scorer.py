@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from offnominal.images import ImageBatch
@@ -93,7 +94,10 @@ class MemberScorer:
     def patches(self, batch: ImageBatch) -> Tensor:
         """(B, N, D) standardised patches."""
         images = batch.network_input(self.view)
-        return self.engine.standardise(self.engine.patches(images), self.member.standard, (images.shape[2], images.shape[3]))
+        network = (images.shape[2], images.shape[3])
+        patches = self.engine.standardise(self.engine.patches(images), self.member.standard, network)
+        shown = self.engine.shown(batch, network)
+        return torch.stack([image if rows is None else image[rows] for image, rows in zip(patches, shown, strict=True)])
 
     def score(self, batch: ImageBatch, with_noise: bool) -> tuple[Tensor, list[MemberResult]]:
         """(B, D, h, w) raw maps of a batch, and the result for each image."""
@@ -102,7 +106,8 @@ class MemberScorer:
         raw = self.engine.maps(images)
         patches = self.engine.standardise(self.engine.patches_of(raw, network), self.member.standard, network)
         signals = self._signals(patches, network, with_noise)
-        return raw, [self._result(network, *of_image) for of_image in zip(patches, signals, strict=True)]
+        shown = self.engine.shown(batch, network)
+        return raw, [self._result(network, *of_image) for of_image in zip(patches, signals, shown, strict=True)]
 
     def explain(self, batch: ImageBatch) -> Explanation:
         """The quantities of a batch of one image."""
@@ -131,8 +136,10 @@ class MemberScorer:
         for images in patches.split(1 if patches.device.type == "cpu" else len(patches)):
             yield from self.signals(images.flatten(0, 1), upsampling, with_noise=noise).split(len(images))
 
-    def _result(self, network: tuple[int, int], patches: Tensor, signals: PatchSignals) -> MemberResult:
+    def _result(self, network: tuple[int, int], patches: Tensor, signals: PatchSignals, shown: Tensor | None) -> MemberResult:
         settings = self._settings
+        if shown is not None:
+            patches, signals = patches[shown], signals.take(shown)
         on_grid = self.engine.layout(network).fill(signals.values)
         anomaly = member_map(
             on_grid,

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
-from offnominal.images import DEFAULT_MEMORY, Geometry, ImageBatch, Source, ValueRange, batches, path_of
-from offnominal.roi import RegionOfInterest
+from offnominal.images import ImageBatch, Preprocessing, Source, batches, path_of
 
 #: Fewer images are processed one after another: they finish before a network is prepared for parallel use.
 MIN_PARALLEL = 24
@@ -33,17 +32,14 @@ Result = TypeVar("Result")
 
 def process_images(
     sources: Sequence[Source],
-    geometries: Sequence[Geometry],
-    values: ValueRange,
+    preprocessing: Preprocessing,
     work: Callable[[ImageBatch], Iterable[Result]],
     size: Callable[[ImageBatch], int],
     *,
     threads: int,
     batch_size: int,
     failed: Callable[[int, ImageError], None],
-    region: RegionOfInterest | None = None,
     keep: bool = False,
-    memory: int = DEFAULT_MEMORY,
 ) -> Iterator[Result]:
     """Read images and apply `work` to them, in the order of `images.batches`.
 
@@ -53,22 +49,16 @@ def process_images(
     ----------
     sources
         Paths or arrays.
-    geometries
-        How images are resized; each gives one view of the batch.
-    values
-        Range of pixel values that is scaled to 0 to 1.
+    preprocessing
+        From pixels to the views of a batch.
     work
         Returns one result per image of a batch, in order, or one result for the batch.
     size
         Bytes of the results of a batch.
     failed
         Called with index and error of each image that cannot be read or for which `work` raises; it has no result.
-    region
-        Region of interest; see `images.prepare`.
     keep
         Whether batches keep the decoded pixels.
-    memory
-        Largest number of bytes of a decoded image.
 
     Raises
     ------
@@ -77,10 +67,10 @@ def process_images(
 
     Examples
     --------
-    >>> from offnominal.images import EIGHT_BIT, raise_unreadable
+    >>> from offnominal.images import EIGHT_BIT, Geometry, raise_unreadable
     >>> images = [np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 255, np.uint8)]
     >>> means = process_images(
-    ...     images, [Geometry((32, 32), "squash")], EIGHT_BIT,
+    ...     images, Preprocessing((Geometry((32, 32), "squash"),), EIGHT_BIT),
     ...     work=lambda batch: [float(pixels.mean()) for pixels in batch.views[0]],
     ...     size=lambda batch: 0, threads=1, batch_size=2, failed=raise_unreadable,
     ... )
@@ -88,7 +78,7 @@ def process_images(
     [0.0, 1.0]
     """
     isolated = _Isolated(sources, work)
-    read = partial(batches, sources, geometries, values, failed=failed, region=region, keep=keep, memory=memory)
+    read = partial(batches, sources, preprocessing, failed=failed, keep=keep)
     outcomes: Iterable[Iterable[Result | _Failure]]
     if threads < 2:
         outcomes = map(isolated, read(batch_size=batch_size))
@@ -135,6 +125,8 @@ class _Isolated(Generic[Result]):
             yield from self(_single(batch, at))
 
     def _image_error(self, index: int, error: Exception) -> ImageError:
+        if isinstance(error, ImageError):
+            return error
         source = self._sources[index]
         name = path_of(source) or "image"
         image_error = ImageError(f"{name}: cannot be scored ({reason_of(error)})")
@@ -151,6 +143,7 @@ def _single(batch: ImageBatch, at: int) -> ImageBatch:
         index=batch.index[part],
         original=batch.original[part],
         decoded=batch.decoded[part],
+        poses=batch.poses[part],
     )
 
 

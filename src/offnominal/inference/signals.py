@@ -52,6 +52,11 @@ class PatchSignals:
             for parts in zip(np.split(self.values, images), self.neighbourhood.split(images), noise, strict=True)
         ]
 
+    def take(self, rows: Tensor) -> PatchSignals:
+        """The signals of some patches."""
+        noise = None if self.noise is None else self.noise[rows]
+        return PatchSignals(self.values[rows.cpu().numpy()], self.neighbourhood.take(rows), noise)
+
 
 class SignalEngine:
     """Search in a bank and the signals derived from it: distance, influence length, response.

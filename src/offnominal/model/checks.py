@@ -25,7 +25,7 @@ from offnominal.types import require
 Tensors = Mapping[str, npt.NDArray[Any]]
 
 #: Last parts of the names of int64 and of uint8 tensors; all others hold floats.
-INT_NAMES, BYTE_NAMES = ("image", "position", "replaces", "grid", "ends", "size"), ("content", "bits")
+INT_NAMES, BYTE_NAMES = ("image", "position", "replaces", "grid", "ends", "size"), ("content", "bits", "pixels")
 #: Longest side of an original image (int32, as in OpenCV) and of a network input, in pixels.
 MAX_ORIGINAL_SIDE, MAX_NETWORK_SIDE = 2**31 - 1, 4096
 #: Largest stride of a feature map in pixels; backbones have at most 32.

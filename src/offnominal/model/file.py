@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from offnominal.config import Settings
-from offnominal.decisions import Appearance, Calibration
+from offnominal.decisions import LEAVE_ONE_OUT, Appearance, Calibration
 from offnominal.errors import ModelFileError, OutputError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import PIXEL_FEATURES, Exposure, Geometry, Thumbnails, ValueRange
@@ -35,6 +35,7 @@ from offnominal.model.checks import (
     require_tensors,
     require_types,
 )
+from offnominal.model.image_area import alignment_description, alignment_from, alignment_tensors, region_from, region_tensors
 from offnominal.model.model import (
     BackboneIdentity,
     DistanceScale,
@@ -45,7 +46,6 @@ from offnominal.model.model import (
     Model,
     Replacements,
 )
-from offnominal.roi import RegionOfInterest
 from offnominal.scoring import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals
 from offnominal.storage import remove_unfinished, write_atomically
 from offnominal.types import require
@@ -53,10 +53,12 @@ from offnominal.types import require
 #: Value of the metadata key `format`.
 FORMAT = "offnominal"
 #: Format version: raised whenever tensors or description change. Files of `READABLE` versions load.
-VERSION = 10
-READABLE = (9, VERSION)
+VERSION = 11
+READABLE = (9, 10, VERSION)
 #: Arrays of `Appearance`, stored as tensors.
 _APPEARANCE = ("center", "scale", "directions", "reference")
+#: Names of calibration methods in files of versions 9 and 10.
+_METHODS = {"leave-one-image-out": LEAVE_ONE_OUT}
 _Tensors = dict[str, npt.NDArray[Any]]
 
 
@@ -194,9 +196,7 @@ def _tensors(model: Model) -> _Tensors:
     tensors: _Tensors = {"calibration.scores": model.calibration.scores}
     if model.thumbnails is not None:
         tensors |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
-    if model.region is not None:
-        tensors["region.size"] = np.array(model.region.size, np.int64)
-        tensors["region.bits"] = np.frombuffer(model.region.packed, np.uint8)
+    tensors |= region_tensors(model.region) | alignment_tensors(model.alignment)
     if model.appearance is not None:
         tensors |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
     for number, member in enumerate(model.members):
@@ -248,6 +248,7 @@ def _description(model: Model) -> dict[str, Any]:
         "values": dataclasses.asdict(model.values),
         "sources": [[source.name, *source.size, source.group] for source in model.sources],
         "calibration": {"asked": model.calibration.requested_rate, "method": model.calibration.method},
+        "alignment": alignment_description(model.alignment),
         "appearance": None if model.appearance is None else list(model.appearance.names),
         "left_out": [dataclasses.asdict(entry) for entry in model.left_out],
         "skipped": [list(entry) for entry in model.skipped],
@@ -259,7 +260,7 @@ def _description(model: Model) -> dict[str, Any]:
 
 
 def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
-    settings = Settings.model_validate_json(json.dumps(stored["settings"])).model_copy(update={"roi": _region(tensors)})
+    settings = Settings.model_validate_json(json.dumps(stored["settings"])).model_copy(update={"roi": region_from(tensors)})
     sources = tuple(SourceImage(name, (height, width), group) for name, height, width, group in stored["sources"])
     members = tuple(
         _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _stored_signals(settings))
@@ -271,6 +272,7 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         expected = len(members[0].standard.mean) + PIXEL_FEATURES
         require(len(appearance.center) == expected, f"appearance has {len(appearance.center)} features, expected {expected}")
     exposure = stored["values"].pop("exposure")
+    stored["calibration"]["method"] = _METHODS.get(stored["calibration"]["method"], stored["calibration"]["method"])
     return Model(
         settings=settings,
         members=members,
@@ -282,18 +284,11 @@ def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
         skipped=tuple((name, reason) for name, reason in stored["skipped"]),
         versions=stored["versions"],
         thumbnails=_thumbnails(tensors),
+        alignment=alignment_from(stored.get("alignment"), tensors, settings.region),
         added=stored["added"],
         removed=stored["removed"],
         threshold_removed=stored["threshold_removed"],
     )
-
-
-def _region(tensors: _Tensors) -> RegionOfInterest | None:
-    if "region.size" not in tensors:
-        return None
-    size, bits = tensors["region.size"], tensors["region.bits"]
-    require(size.shape == (2,) and bits.dtype == np.uint8 and bits.ndim == 1, "the region of interest is malformed")
-    return RegionOfInterest((int(size[0]), int(size[1])), bits.tobytes())
 
 
 def _with_prefix(tensors: _Tensors, prefix: str) -> _Tensors:

@@ -10,11 +10,11 @@ from torch import Tensor
 from offnominal.config import Settings
 from offnominal.decisions import Appearance, Calibration
 from offnominal.features import ChannelStandard
-from offnominal.images import Geometry, Thumbnails, ValueRange
+from offnominal.images import Alignment, Geometry, Thumbnails, ValueRange, to_image
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.roi import RegionOfInterest
 from offnominal.scoring import NormalSignals
-from offnominal.types import Float, Index, require
+from offnominal.types import Float, Index, Inspection, Mask, Pose, require
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,8 @@ class Model:
         Versions of the libraries used for the fit.
     thumbnails
         One thumbnail per training image; None if the fit stored none.
+    alignment
+        Brings each image to the reference; None for no alignment.
     added, removed
         Number of images added and removed by updates.
     threshold_removed
@@ -289,6 +291,7 @@ class Model:
     skipped: tuple[tuple[str, str], ...]
     versions: dict[str, str]
     thumbnails: Thumbnails | None = None
+    alignment: Alignment | None = None
     added: int = 0
     removed: int = 0
     threshold_removed: bool = False
@@ -321,6 +324,17 @@ class Model:
     def region(self) -> RegionOfInterest | None:
         """The region of interest; None if the whole image counts."""
         return self.settings.region
+
+    def counted(self, inspection: Inspection) -> Mask | None:
+        """(H, W) pixels of an inspected image that count; None if all do."""
+        return self.counted_at((inspection.anomaly_map.shape[0], inspection.anomaly_map.shape[1]), inspection.pose)
+
+    def counted_at(self, size: tuple[int, int], pose: Pose | None) -> Mask | None:
+        """(H, W) pixels of an image that count, for the pose of its part; None if all do."""
+        if self.region is None or self.region.whole:
+            return None
+        inside: Mask = to_image(self.region.at(size), pose)
+        return inside
 
     @property
     def updatable(self) -> bool:

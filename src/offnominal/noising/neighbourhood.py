@@ -60,6 +60,11 @@ class Neighbourhood:
         fields = (values.chunk(parts) for values in (self.distances, self.indices, self.gradient))
         return [Neighbourhood(*part) for part in zip(*fields, curvature, strict=True)]
 
+    def take(self, rows: Tensor) -> Neighbourhood:
+        """The patches of some rows."""
+        curvature = None if self.curvature is None else self.curvature[rows]
+        return Neighbourhood(self.distances[rows], self.indices[rows], self.gradient[rows], curvature)
+
 
 def neighbourhood(patches: Tensor, bank: Tensor, squared: Tensor, indices: Tensor, *, curvature: bool = False) -> Neighbourhood:
     """Compute the gradient of the mean distance from known neighbours.

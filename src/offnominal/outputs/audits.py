@@ -12,7 +12,7 @@ import numpy as np
 
 from offnominal.errors import raise_if_fatal, reason_of
 from offnominal.fitting import Audit
-from offnominal.images import DEFAULT_MEMORY, Source, displayed, pixels_of, to_original
+from offnominal.images import DEFAULT_MEMORY, Source, displayed, pixels_of, to_image, to_original
 from offnominal.outputs.report_writer import as_text, make_folder, picture_name, write_picture
 from offnominal.reports import overlay
 from offnominal.storage import write_atomically
@@ -82,7 +82,8 @@ def write_audit(
             try:
                 pixels = pixels_of(sources[audit.sources[index]], memory)
                 anomaly_map = to_original(audit.maps[index], (pixels.shape[0], pixels.shape[1]))
-                drawn = overlay(displayed(pixels, audit.values, audit.region), anomaly_map, threshold)
+                shown = displayed(pixels, audit.values, audit.counted(index, anomaly_map.shape))
+                drawn = overlay(shown, to_image(anomaly_map, audit.poses[index]), threshold)
                 name = f"{SUSPECTS}/{picture_name(f'{len(rows):03d}', audit.names[index])}.jpg"
                 write_picture(own(folder, name, "audit"), drawn)
                 picture = name

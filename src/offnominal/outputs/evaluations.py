@@ -105,7 +105,7 @@ def _write_report(
             # Decoded again: keeping the pictures of a large set would exhaust the memory.
             needed = page.needs_picture(index, inspection, item.good)
             pixels = pixels_of(item.path, model.settings.memory) if needed else None
-            add(None if pixels is None else displayed(pixels, model.values, model.region))
+            add(None if pixels is None else displayed(pixels, model.values, model.counted(inspection)))
         except Exception as error:  # noqa: BLE001 - any failure costs this image alone
             raise_if_fatal(error)
             failed(f"{item.path}: cannot be drawn ({reason_of(error)})")

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def write_inspections(
         stem = picture_name(f"{index:05d}", items[index].path.name)
         try:
             target = own(folder, f"overlays/{stem}.jpg", "inspect")
-            shown = displayed(pixels, detector.model.values, detector.model.region)
+            shown = displayed(pixels, detector.model.values, detector.model.counted(inspection))
             write_picture(target, overlay(shown, inspection.anomaly_map, inspection.threshold))
             entries = writer.add(index, stem, str(items[index].path), inspection, shown)
             row = {**inspection_row(inspection), "map": target.relative_to(folder).as_posix(), **entries, "error": None}
@@ -192,4 +192,5 @@ def inspection_row(inspection: Inspection) -> dict[str, Any]:
         "threshold": inspection.threshold,
         "whole_p_value": inspection.whole_p_value,
         "regions": [region_row(region) for region in inspection.regions],
+        "pose": None if inspection.pose is None else asdict(inspection.pose),
     }

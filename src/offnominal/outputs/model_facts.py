@@ -8,7 +8,7 @@ from typing import Any
 from offnominal.config import Settings
 from offnominal.errors import SettingsError
 from offnominal.features import choose_device
-from offnominal.images import Exposure
+from offnominal.images import Alignment, Exposure
 from offnominal.machine import Kernel, kernels
 from offnominal.model import Member, Model
 from offnominal.outputs.guarantee import calibration_facts, calibration_warnings, drift_facts, promise
@@ -28,6 +28,7 @@ def facts(model: Model) -> dict[str, Any]:
         "fused": {name: weight for name, weight in zip(SIGNALS, model.settings.fusion.weights, strict=True) if weight},
         "values": asdict(model.values),
         **({} if model.region is None else {"region": {"size": list(model.region.size), "share": model.region.share}}),
+        **({} if model.alignment is None else {"alignment": _alignment_facts(model.alignment)}),
         "calibration": calibration_facts(model),
         "promise": promise(model),
         "drift": drift_facts(model),
@@ -94,12 +95,41 @@ def readable_facts(model: Model) -> dict[str, str]:
         "Input": f"{model.values.depth}, values {model.values.low:g} to {model.values.high:g}, "
         f"{_exposure(model.values.exposure)}",
         **({} if model.region is None else {"Region of interest": f"{model.region.share:.0%} of the image"}),
+        **({} if model.alignment is None else {"Alignment": alignment_text(model.alignment)}),
         "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.requested_rate:.2%}), "
         f"from {calibration.count} held-out good images ({calibration.method})",
         "Guarantee": promise(model),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
+
+
+def _alignment_facts(alignment: Alignment) -> dict[str, Any]:
+    height, width = alignment.size
+    facts: dict[str, Any] = {"kind": alignment.kind, "reference": alignment.name, "size": [height, width]}
+    if alignment.limits is None:
+        return facts
+    names = ("dx", "dy", "degrees", "scale")
+    units = (max(height, width), max(height, width), 1, 1)  # shifts in pixels of the reference
+    limits = zip(names, alignment.limits.low, alignment.limits.high, units, strict=True)
+    return {
+        **facts,
+        **{name: [round(low * unit, 3), round(high * unit, 3)] for name, low, high, unit in limits},
+        "least_quality": round(alignment.limits.quality, 3),
+    }
+
+
+def alignment_text(alignment: Alignment) -> str:
+    """Reference and limits of an alignment, for people."""
+    facts = _alignment_facts(alignment)
+    text = f"{alignment.kind}, to {alignment.name}"
+    if alignment.limits is None:
+        return text
+    ranges = {name: f"{facts[name][0]:g} to {facts[name][1]:g}" for name in ("dx", "dy", "degrees")}
+    return (
+        f"{text}; found with shifts of {ranges['dx']} and {ranges['dy']} pixels, rotations of {ranges['degrees']} degrees, "
+        f"and a correlation of at least {facts['least_quality']:g}"
+    )
 
 
 def _exposure(exposure: Exposure | None) -> str:

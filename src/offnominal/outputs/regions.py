@@ -44,7 +44,8 @@ def write_region(region: RegionOfInterest, image: Source, path: Path) -> Path:
     pixels = pixels_of(image)
     depth = depth_of(pixels)
     values: ValueRange = EIGHT_BIT if depth == "8-bit" else join_ranges(depth, [image_range(pixels)])
-    shown = shrink(displayed(pixels, values, region), PREVIEW)
+    counted = None if region.whole else region.at((pixels.shape[0], pixels.shape[1]))
+    shown = shrink(displayed(pixels, values, counted), PREVIEW)
     preview = path.with_name(f"{path.stem}-preview.jpg")
     pictures = ((path, region.mask.astype(np.uint8) * np.uint8(255)), (preview, np.ascontiguousarray(shown[:, :, ::-1])))
     for target, picture in pictures:

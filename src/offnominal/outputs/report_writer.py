@@ -128,6 +128,7 @@ class ReportWriter:
             files=files,
             receipts={number: _address(path) for number, path in (receipts or {}).items()},
             whole_p_value=inspection.whole_p_value,
+            not_found=None if inspection.pose is None else inspection.pose.problem,
         )
         if len(self._pictured) > self._most:
             self._remove_pictures(-heapq.heappop(self._pictured)[1])

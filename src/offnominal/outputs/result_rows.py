@@ -85,6 +85,7 @@ def error_row(reason: str) -> Row:
     return {
         **dict.fromkeys(("score", "p_value", "anomalous", "threshold", "whole_p_value")),
         "regions": [],
+        "pose": None,
         "map": None,
         "error": reason,
     }

@@ -41,6 +41,8 @@ class Entry:
         `image`, `heat` and `influence` -> relative address of the full picture.
     receipts
         Region number -> relative address of its receipt, if there is one.
+    not_found
+        Why the part was not found in the image; None if it was.
 
     Examples
     --------
@@ -62,6 +64,7 @@ class Entry:
     files: Mapping[str, str]
     receipts: Mapping[int, str]
     whole_p_value: float | None = None
+    not_found: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The data for the script of the page."""
@@ -72,6 +75,7 @@ class Entry:
             "score": self.score,
             "p_value": self.p_value,
             "whole_p_value": self.whole_p_value,
+            "not_found": self.not_found,
             "size": self.size,
             "files": dict(self.files),
             "regions": [

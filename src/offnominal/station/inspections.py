@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,9 @@ def store(database: Database, folder: StationFolder, group: Sequence[Judged], un
         target = folder.inspection(row.id, row.judged_at)
         model = judged.loaded.detector.model
         try:
-            shown = None if judged.pixels is None else displayed(judged.pixels, model.values, model.region)
+            shown = None
+            if judged.pixels is not None and judged.result is not None:
+                shown = displayed(judged.pixels, model.values, model.counted(judged.result))
             row.media_bytes = write_media(target, judged.part.image, row.image_file, judged.result, shown)
         except Exception as error:  # noqa: BLE001 - the answer of this part
             remove(target)
@@ -102,8 +104,9 @@ def facts(row: Inspection) -> dict[str, Any]:
         for name in (
             "id", "line_id", "model_version_id", "serial", "lot", "taken_at", "judged_at", "verdict", "score", "p_value",
             "whole_p_value", "threshold", "regions", "error", "width", "height", "source", "by", "image_name", "image_file",
-            "image_sha256", "idempotency_key",
+            "image_sha256", "idempotency_key", "pose",
         )
+        if name != "pose" or row.pose is not None  # events of rows without a pose are older than this column
     }  # fmt: skip
 
 
@@ -125,6 +128,7 @@ def public(row: Inspection, line: str, digest: str, reviews: Sequence[Review] | 
         "anomalous": None if row.verdict == UNREADABLE else row.verdict == NG,
         "threshold": row.threshold,
         "regions": row.regions,
+        "pose": row.pose,
         "error": row.error,
         "width": row.width,
         "height": row.height,
@@ -285,6 +289,7 @@ def _row(judged: Judged) -> Inspection:
         whole_p_value=None if result is None else result.whole_p_value,
         threshold=judged.loaded.detector.model.calibration.threshold,
         regions=[] if result is None else [region_row(region) for region in result.regions],
+        pose=None if result is None or result.pose is None else asdict(result.pose),
         appearance=appearance,
         error=None if judged.error is None else _reason(judged),
         width=width,

@@ -16,6 +16,7 @@ from offnominal.station import inspections
 from offnominal.station.errors import NotFoundError, UnavailableError
 from offnominal.station.media import PICTURE, QUALITY, RECEIPT
 from offnominal.station.station import Station
+from offnominal.types import Pose
 
 #: Suffixes of images that every browser shows.
 SHOWN = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -37,7 +38,7 @@ def receipt_file(station: Station, id: str) -> Path:
 
     def draw(detector: Detector, image: Path) -> Picture:
         ((_, result, pixels),) = detector.inspect_with_pixels([image], failed=raise_unreadable, evidence=True)
-        return receipt_picture(detector.model, result, displayed(pixels, detector.model.values, detector.model.region))
+        return receipt_picture(detector.model, result, displayed(pixels, detector.model.values, detector.model.counted(result)))
 
     with station.database.read() as session:
         row, _, _ = inspections.one(session, id)
@@ -59,11 +60,17 @@ def picture_file(station: Station, id: str) -> Path:
     image = inspections.media_file(station.folder, row, "image")
     if image.suffix in SHOWN:
         return image
+    pose = None if row.pose is None else Pose(**row.pose)
+
+    def shown_picture(detector: Detector, image: Path) -> Picture:
+        pixels, model = pixels_of(image), detector.model
+        return displayed(pixels, model.values, model.counted_at((pixels.shape[0], pixels.shape[1]), pose))
+
     return _drawn(
         station,
         id,
         PICTURE,
-        lambda detector, image: shrink(displayed(pixels_of(image), detector.model.values, detector.model.region), LONGEST),
+        lambda detector, image: shrink(shown_picture(detector, image), LONGEST),
     )
 
 

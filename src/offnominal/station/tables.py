@@ -137,6 +137,7 @@ class Inspection(Base):
     whole_p_value: Mapped[float | None]
     threshold: Mapped[float]
     regions: Mapped[list[Any]]
+    pose: Mapped[dict[str, Any] | None]
     appearance: Mapped[list[Any] | None]
     error: Mapped[str | None] = mapped_column(Text)
     width: Mapped[int | None]

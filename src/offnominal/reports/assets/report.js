@@ -8,8 +8,9 @@
 
   // ---- verdicts at a threshold --------------------------------------------------------------------------------
   let threshold = data.threshold;
+  const isFlagged = (image) => image.score > threshold || image.not_found !== null;
   const verdict = (image) => {
-    const flagged = image.score > threshold;
+    const flagged = isFlagged(image);
     if (!labelled) return flagged ? "flagged" : "passed";
     if (image.good) return flagged ? "false alarm" : "passed";
     return flagged ? "found" : "missed";
@@ -26,7 +27,7 @@
   function count() {
     const counts = { tp: 0, fp: 0, fn: 0, tn: 0, flagged: 0 };
     for (const image of images) {
-      const flagged = image.score > threshold;
+      const flagged = isFlagged(image);
       if (flagged) counts.flagged++;
       if (labelled) counts[image.good ? (flagged ? "fp" : "tn") : flagged ? "tp" : "fn"]++;
     }
@@ -216,6 +217,7 @@
     const word = verdict(image);
     const tag = make("span", word, { class: `tag ${alarming.has(word) ? "bad" : "ok"}` });
     const rows = [["verdict", tag]];
+    if (image.not_found) rows.push(["part", `not found: ${image.not_found}`]);
     if (image.label) rows.push(["class", image.label]);
     rows.push(["score", image.score.toFixed(3)], ["threshold", threshold.toFixed(3) + (threshold === data.threshold ? " (calibrated)" : " (exploring)")]);
     rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good calibration images score at least as high`]);

@@ -53,7 +53,8 @@ export function showAbout(part) {
   const rows = [["serial", part.serial ?? "–"], ["lot", part.lot ?? "–"], ["judged", when(part.judged_at)]];
   if (!part.serial) rows.unshift(["file", part.image_name]);
   const list = make("dl", {}, rows.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", { title: value }, value))));
-  byId("about").replaceChildren(list, part.score === null ? make("p", { class: "error" }, part.error ?? "") : gauge(part));
+  const missing = part.pose?.problem && make("p", { class: "error" }, `Part not found: ${part.pose.problem}`);
+  byId("about").replaceChildren(list, missing || (part.score === null ? make("p", { class: "error" }, part.error ?? "") : gauge(part)));
 }
 
 /** Score against threshold. The threshold is in the middle; the bar ends at twice the threshold. */

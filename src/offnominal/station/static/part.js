@@ -41,6 +41,7 @@ export function figures(part) {
   return list([
     ["verdict", verdictTag(part.verdict)],
     ["error", part.error],
+    ["part", part.pose?.problem && `not found: ${part.pose.problem}`],
     ["line", part.line],
     ["serial", part.serial],
     ["lot", part.lot],

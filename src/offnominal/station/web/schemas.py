@@ -50,6 +50,17 @@ class Review(BaseModel):
     comment: str = Field(examples=["a hair, not a scratch"])
 
 
+class Pose(BaseModel):
+    """Where the part lies, relative to the reference image of the model."""
+
+    dx: float = Field(description="Shift to the right in pixels.", examples=[4.2])
+    dy: float = Field(description="Shift downwards in pixels.", examples=[-1.5])
+    degrees: float = Field(description="Rotation, clockwise.", examples=[0.8])
+    scale: float = Field(examples=[1.0])
+    quality: float = Field(description="Correlation with the reference, -1 to 1.", examples=[0.93])
+    problem: str | None = Field(description="Why the part counts as not found.", examples=[None])
+
+
 class Inspection(BaseModel):
     """An inspected part."""
 
@@ -66,6 +77,7 @@ class Inspection(BaseModel):
     anomalous: bool | None
     threshold: float = Field(examples=[5.31])
     regions: list[Region]
+    pose: Pose | None = Field(description="Where the part lies; null if the model does not align images.")
     error: str | None = Field(description="Why the image could not be read.", examples=[None])
     width: int | None = Field(examples=[300])
     height: int | None = Field(examples=[300])
