@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +9,14 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import run_cli, texture
-from images.test_alignment import SIZE, part
+from conftest import texture
+from moved_parts import DEFECT, SIZE, drawn, part, random_pose
 from offnominal import Detector, load
 from offnominal.errors import InputError, SettingsError
 from offnominal.images import moved
 from offnominal.types import Pose
 
 SMALL: dict[str, Any] = {"preset": "fast", "image_size": 128, "bank": 300, "false_alarm_rate": 0.1}
-#: Centre of the defect on the reference.
-DEFECT = (140, 152)
-
-
-def random_pose(seed: int) -> Pose:
-    dx, dy, degrees = np.random.default_rng(seed).uniform((-25, -20, -12), (25, 20, 12))
-    return Pose(dx, dy, degrees, 1.0, 1.0)
-
-
-def drawn(seed: int, *, defective: bool = False, pose: Pose | None = None) -> np.ndarray:
-    """A part somewhere in the image, on request with a scratch."""
-    pose = pose or random_pose(seed)
-    image = part(pose, seed)
-    if defective:
-        (x, y), (right, bottom) = moved(np.array([[130.0, 140.0], [150.0, 165.0]]), pose, SIZE)
-        cv2.line(image, (round(x), round(y)), (round(right), round(bottom)), (20, 20, 20), 3)
-    return image
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +58,7 @@ def test_results_are_in_pixels_of_the_image(rigid: Detector) -> None:
 
 def test_a_part_that_is_not_found_is_off_nominal(rigid: Detector) -> None:
     other, turned = cv2.resize(texture(3), SIZE[::-1]), part(Pose(0.0, 0.0, 40.0, 1.0, 1.0))
-    for image, reason in ((other, "correlation with the reference"), (turned, "rotated by")):
+    for image, reason in ((other, "the reference"), (turned, "rotated by")):
         inspection = rigid.inspect(image)
         assert inspection.anomalous
         assert not inspection.found
@@ -104,8 +86,8 @@ def test_images_in_which_the_part_is_missing_are_left_out() -> None:
     model = Detector(align="rigid", **SMALL).fit(images).model
     assert len(model.sources) == 14
     reasons = sorted(reason for _, reason in model.skipped)
-    assert "the part is not found" in reasons[0]
-    assert "needs images of one shape" in reasons[1]
+    assert any("the part is not found" in reason for reason in reasons)
+    assert any("needs images of one shape" in reason for reason in reasons)
     audit = Detector(align="rigid", **SMALL).audit(images)
     assert len(audit.names) == 14
     assert all(pose is not None for pose in audit.poses)
@@ -150,25 +132,3 @@ def test_images_that_lie_alike_have_the_same_verdicts() -> None:
     ]
     plain, aligned = Detector(**SMALL).fit(good), Detector(align="rigid", **SMALL).fit(good)
     assert plain.predict(new).tolist() == aligned.predict(new).tolist()
-
-
-def test_commands_report_the_pose(tmp_path: Path) -> None:
-    (tmp_path / "good").mkdir()
-    for seed in range(12):
-        cv2.imwrite(str(tmp_path / "good" / f"{seed:02d}.png"), drawn(seed))
-    (tmp_path / "new").mkdir()
-    cv2.imwrite(str(tmp_path / "new" / "a.png"), drawn(70))
-    cv2.imwrite(str(tmp_path / "new" / "b.png"), cv2.resize(texture(3), SIZE[::-1]))
-    model = tmp_path / "part.safetensors"
-    options = ["--preset", "fast", "--image-size", "128", "--bank", "300", "--false-alarm-rate", "0.1"]
-    fitted = run_cli("fit", tmp_path / "good", "--out", model, "--align", "rigid", *options)
-    assert "alignment: rigid, to " in fitted.stderr
-    shown = json.loads(run_cli("info", model, "--json").stdout)
-    assert shown["alignment"]["kind"] == "rigid"
-    assert shown["alignment"]["degrees"][0] < 0 < shown["alignment"]["degrees"][1]
-    ran = run_cli("inspect", model, tmp_path / "new", "--out", tmp_path / "out", "--report", "--fail-on-anomaly", code=3)
-    assert "b.png: its correlation with the reference is" in ran.stderr
-    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
-    assert [row["pose"]["problem"] is None for row in rows] == [True, False]
-    assert rows[1]["anomalous"]
-    assert "not_found" in (tmp_path / "out" / "report.html").read_text()

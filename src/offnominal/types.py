@@ -211,6 +211,11 @@ class Pose:
         """Whether the part was found."""
         return self.problem is None
 
+    @property
+    def still(self) -> bool:
+        """Whether the part lies exactly as in the reference, so that nothing has to be moved."""
+        return (self.dx, self.dy, self.degrees, self.scale) == (0, 0, 0, 1)
+
     def matrix(self, size: tuple[int, int]) -> npt.NDArray[np.float64]:
         """(2, 3) affine map from pixels (x, y) of the reference to pixels of an image of (H, W), both of that size."""
         radians = np.deg2rad(self.degrees)

@@ -12,27 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import texture
+from moved_parts import SIZE, part
 from offnominal.errors import ImageError
 from offnominal.images import EIGHT_BIT, Alignment, PoseLimits, ValueRange, aligned, covered, moved, to_image
-from offnominal.images.alignment import FINE, LEAST_ENERGY, Kind, _edges, _shrunk
+from offnominal.images.alignment import FINE, LEAST_ENERGY, SMOOTH_COARSE, Kind, _edges, _shrunk
 from offnominal.roi import Layout, RegionOfInterest
 from offnominal.types import Mask, Pose
-
-SIZE = (240, 320)
-
-
-def part(pose: Pose | None = None, seed: int = 0, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """A part with holes and a label on a plain background, moved and with noise."""
-    picture = np.full((*SIZE, 3), 60, np.uint8)
-    cv2.rectangle(picture, (90, 60), (230, 180), (170, 160, 150), cv2.FILLED)
-    cv2.circle(picture, (120, 90), 14, (90, 90, 90), cv2.FILLED)
-    cv2.circle(picture, (205, 150), 8, (40, 60, 200), cv2.FILLED)
-    cv2.rectangle(picture, (150, 120), (180, 128), (220, 220, 220), cv2.FILLED)
-    picture = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA)
-    if pose is not None:
-        picture = cv2.warpAffine(picture, pose.matrix(size), size[::-1], borderValue=(60, 60, 60))
-    noise = np.random.default_rng(seed).integers(0, 6, picture.shape, np.uint8)
-    return np.asarray(picture + noise, np.uint8)
 
 
 def distance(one: Pose, other: Pose, size: tuple[int, int] = SIZE) -> float:
@@ -90,7 +75,8 @@ def test_the_reference_pose_as_a_start_gives_the_pose_of_the_search() -> None:
     limits = PoseLimits((-0.1, -0.1, -10.0, 0.9), (0.1, 0.1, 10.0, 1.1), quality=0.5)
     quick = replace(searching, limits=limits)
     for seed in range(5):
-        pose = Pose(*np.random.default_rng(seed).uniform(-4, 4, 3), 1.0, 1.0)
+        dx, dy, degrees = np.random.default_rng(seed).uniform(-4, 4, 3)
+        pose = Pose(dx, dy, degrees, 1.0, 1.0)
         image = part(pose, seed)
         one, other = (alignment.locate(image, EIGHT_BIT, "part.png") for alignment in (quick, searching))
         assert distance(one, other) < 0.3
@@ -100,7 +86,7 @@ def test_starting_points_are_the_best_of_the_naive_search() -> None:
     alignment = Alignment.of(part(), EIGHT_BIT, "shift")
     grey = _shrunk(part(Pose(20.0, -12.0, 0.0, 1.0, 1.0)).mean(2).astype(np.float32) / 255, 64)
     start, *_ = alignment._starts(grey)
-    template, edges = _edges(_shrunk(alignment._shown, 64)), _edges(grey)
+    template, edges = (_edges(image, SMOOTH_COARSE) for image in (_shrunk(alignment._shown, 64), grey))
     height, width = edges.shape
 
     def correlation(shift: tuple[int, int]) -> float:

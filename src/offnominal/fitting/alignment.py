@@ -20,8 +20,10 @@ from offnominal.types import Float, Pose
 CANDIDATES = 12
 #: Normal images must reach this correlation with the reference in the median; below, their edges have too little in common.
 LEAST_QUALITY = 0.2
-#: Images whose correlation is lower than the median by this many deviations are left out of the fit.
+#: Images whose correlation or pose is this many deviations away from the median are left out of the fit.
 OUTLIER = 6.0
+#: Largest share of normal images in which the part may not be found.
+MOST_LOST = 0.1
 #: Smallest margins of the limits: shift as a share of the longest side, degrees, scale, and correlation.
 MARGINS = (0.02, 0.02, 2.0, 0.02)
 QUALITY_MARGIN = 0.05
@@ -37,8 +39,8 @@ def learn_alignment(
 ) -> tuple[Alignment, dict[int, str]]:
     """Choose a reference, and learn from the poses of all images which ones are normal.
 
-    The limits of shift, rotation and scale exceed the range of the normal images by half its width on each side, and that of
-    the correlation lies as far below the lowest one as this lies below the median.
+    The limits of shift, rotation and scale exceed the range of the normal images by half its width on each side. The limit of
+    the correlation lies below the lowest one by half the distance of this one to the median.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ def learn_alignment(
     Raises
     ------
     InputError
-        The reference cannot be read, or the images have too little in common.
+        The reference cannot be read, the images have too little in common, or the part is not found in many of them.
     """
     alignment = _with_reference(sources, names, sizes, values, settings)
     skipped = {
@@ -82,23 +84,44 @@ def learn_alignment(
             skipped[index] = pose
         else:
             poses[index] = pose
-    quality = np.array([pose.quality for pose in poses.values()])
-    median = float(np.median(quality)) if len(quality) else 0.0
+    median = float(np.median([pose.quality for pose in poses.values()])) if poses else 0.0
     if median < LEAST_QUALITY:
         raise InputError(
             f"align = {settings.align}: the images have too little in common with the reference (median correlation of edges "
             f"{median:.2f}, at least {LEAST_QUALITY} is needed); alignment needs a part with edges that all images show"
         )
-    deviation = 1.4826 * float(np.median(np.abs(quality - median)))
-    least = median - OUTLIER * deviation - QUALITY_MARGIN
-    for index, pose in poses.items():
-        if pose.quality < least:
-            skipped[index] = (
-                f"{names[index]}: the part is not found (its correlation with the reference is {pose.quality:.2f}, that of the "
-                f"other images {median:.2f} in the median)"
+    lost = _outliers(poses, sizes, names)
+    if len(lost) > MOST_LOST * len(poses):
+        raise InputError(
+            f"align = {settings.align}: the part is not found in {len(lost)} of {len(poses)} normal images, and as many good "
+            f"parts would be flagged ({next(iter(lost.values()))}); alignment needs a part whose edges tell where it lies"
+        )
+    normal = [(pose, max(sizes[index])) for index, pose in poses.items() if index not in lost]
+    return replace(alignment, limits=_limits(normal)), skipped | lost
+
+
+def _outliers(poses: dict[int, Pose], sizes: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[int, str]:
+    """Reason by index, for images whose correlation or pose is far from those of the others."""
+    values = np.array([[*_shares(pose, max(sizes[index])), pose.quality] for index, pose in poses.items()])
+    median = np.median(values, axis=0)
+    allowed = np.array([*MARGINS, QUALITY_MARGIN]) + OUTLIER * 1.4826 * np.median(np.abs(values - median), axis=0)
+    allowed[-1] = min(allowed[-1], median[-1])  # no correlation at all is none of a normal image
+    away = np.abs(values - median)
+    away[:, -1] = median[-1] - values[:, -1]
+    lost = {}
+    for index, far in zip(poses, away > allowed, strict=True):
+        if far.any():
+            pose = poses[index]
+            lost[index] = (
+                f"{names[index]}: the part is not found (shifted by {pose.dx:.0f} and {pose.dy:.0f} pixels, rotated by "
+                f"{pose.degrees:.1f} degrees, correlation {pose.quality:.2f}; the others have {median[-1]:.2f} in the median)"
             )
-    normal = [(poses[index], max(sizes[index])) for index in poses if index not in skipped]
-    return replace(alignment, limits=_limits(normal)), skipped
+    return lost
+
+
+def _shares(pose: Pose, longest: int) -> tuple[float, float, float, float]:
+    """A pose in the units of `PoseLimits`."""
+    return pose.dx / longest, pose.dy / longest, pose.degrees, pose.scale
 
 
 def _pose_of(source: Source, alignment: Alignment, values: ValueRange, memory: int) -> Pose | str:
@@ -158,10 +181,10 @@ def _shown(alignment: Alignment) -> Float:
 
 
 def _limits(normal: Sequence[tuple[Pose, int]]) -> PoseLimits:
-    values = np.array([(pose.dx / longest, pose.dy / longest, pose.degrees, pose.scale) for pose, longest in normal])
+    values = np.array([_shares(pose, longest) for pose, longest in normal])
     low, high = values.min(axis=0), values.max(axis=0)
     margin = np.maximum(MARGINS, (high - low) / 2)
     quality = np.array([pose.quality for pose, _ in normal])
-    below = max(QUALITY_MARGIN, float(np.median(quality) - quality.min()))
+    below = max(QUALITY_MARGIN, float(np.median(quality) - quality.min()) / 2)
     least, most = (low - margin).tolist(), (high + margin).tolist()
     return PoseLimits(tuple(least), tuple(most), float(quality.min()) - below)

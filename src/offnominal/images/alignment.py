@@ -35,11 +35,13 @@ MOST_DEGREES, STEP, SCALES = 45.0, 7.5, (0.85, 0.92, 1.0, 1.08, 1.18)
 STARTS = 4
 #: Iterations of each refinement.
 ITERATIONS = 25
+#: Displacements up to this are not corrected, in pixels of the refined image: an eighth of a patch at the default size.
+STILL = 0.5
 #: Width of the Gaussian that smooths before a refinement, in pixels.
 BLUR = 5
 
-#: Sigma of the smoothing of edges, in pixels.
-SMOOTH = 2.0
+#: Sigma of the smoothing of edges in pixels: in the search, and to compare parts that differ a little.
+SMOOTH_COARSE, SMOOTH_FINE = 2.0, 3.0
 #: Least energy of the edges under the reference, as a share of their mean energy: flat places match nothing.
 LEAST_ENERGY = 1.0
 #: Share of the reference that an image must show.
@@ -175,8 +177,14 @@ class Alignment:
         return pose if self.limits is None else replace(pose, problem=self.limits.problem(pose, max(size)))
 
     def _pose(self, matrix: Matrix, quality: float, size: tuple[int, ...]) -> Pose:
-        """The pose in an image of (H, W) pixels of a map from pixels of the reference to those of a grey image of its size."""
+        """The pose in an image of (H, W) pixels of a map from pixels of the reference to those of a grey image of its size.
+
+        A part that lies within `STILL` pixels of the reference counts as lying there.
+        """
         small = self.reference.shape
+        corners = np.array([(0, 0), (small[1], 0), (0, small[0]), (small[1], small[0])])
+        if np.abs(corners @ matrix[:, :2].T + matrix[:, 2] - corners).max() < STILL:
+            return Pose(0.0, 0.0, 0.0, 1.0, quality)
         centre = np.array([(small[1] - 1) / 2, (small[0] - 1) / 2])
         shift = matrix[:, :2] @ centre + matrix[:, 2] - centre
         return Pose(
@@ -189,20 +197,24 @@ class Alignment:
 
     def _estimate(self, image: Float) -> tuple[Matrix, float] | None:
         """(2, 3) map from pixels of the reference to those of a grey image of its size, and the correlation; None: no match."""
-        edges = _edges(image)
+        edges = _edges(image, SMOOTH_FINE)
         if self.limits is not None:  # most parts lie like the reference, where no search is needed
             estimate = self._refined(image, edges, np.eye(2, 3))
             if estimate is not None and self.limits.problem(self._pose(*estimate, image.shape), max(image.shape)) is None:
                 return estimate
-        refined = [self._refined(image, edges, start) for start in self._starts(_shrunk(image, COARSE))]
-        candidates = [estimate for estimate in refined if estimate is not None]
+        candidates = []
+        for start in self._starts(_shrunk(image, COARSE)):
+            candidates.append((start, self._quality(edges, start)))
+            refined = self._refined(image, edges, start)
+            if refined is not None:
+                candidates.append(refined)
         return max(candidates, key=lambda candidate: candidate[1]) if candidates else None
 
     def _starts(self, image: Float) -> list[Matrix]:
         """Starting points, from an image of `COARSE` pixels: the best shift of the best rotations and scales."""
         height, width = image.shape
         padded = (2 * height, 2 * width)
-        edges = _edges(image)
+        edges = _edges(image, SMOOTH_COARSE)
         spectra = [fft.rfft2(values, padded) for values in (edges, edges**2)]
         least = LEAST_ENERGY * float((edges**2).mean())
         if least == 0:
@@ -214,6 +226,8 @@ class Alignment:
                 for spectrum, of in ((spectra[0], template), (spectra[0], mask), (spectra[1], mask))
             )
             correlation = product / np.sqrt(np.maximum(energy / count - (total / count) ** 2, least))
+            correlation[height // 2 + 1 : -(height // 2)] = -np.inf  # shifts by more than half of the image
+            correlation[:, width // 2 + 1 : -(width // 2)] = -np.inf
             row, column = np.unravel_index(int(correlation.argmax()), correlation.shape)
             shift = (column - 2 * width if column > width else column, row - 2 * height if row > height else row)
             matrix = turned.copy()
@@ -251,7 +265,7 @@ class Alignment:
                 moved = cv2.warpAffine(coarse, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
                 counted = np.asarray(cv2.warpAffine(inside, matrix, (width, height)) > 0.5, np.float32)
                 count = max(1.0, float(counted.sum()))
-                edges = _edges(np.asarray(moved, np.float32)) * counted
+                edges = _edges(np.asarray(moved, np.float32), SMOOTH_COARSE) * counted
                 edges -= counted * (edges.sum() / count)
                 edges /= float(np.linalg.norm(edges)) or 1.0
                 spectra = [np.conj(fft.rfft2(values, (2 * height, 2 * width))) for values in (edges, counted)]
@@ -280,7 +294,7 @@ class Alignment:
         refined: Matrix = found.astype(np.float64)
         if self.kind == "similarity":
             refined = _nearest_similarity(refined, shown.shape)
-        if not np.isfinite(refined).all():
+        if not np.isfinite(refined).all() or _degrees(refined) > MOST_DEGREES + STEP:
             return None
         refined[:, 2] -= refined[:, :2] @ np.array(corner)
         return refined, self._quality(edges, refined)
@@ -304,7 +318,7 @@ class Alignment:
         """Edges of the reference, and where they count."""
         size = (self.reference.shape[0], self.reference.shape[1])
         inside = np.ones(size, np.bool_) if self.region is None else self.region.at(size)
-        return _edges(self.reference.astype(np.float32) / np.float32(255)), inside
+        return _edges(self.reference.astype(np.float32) / np.float32(255), SMOOTH_FINE), inside
 
 
 def _grey(pixels: Pixels, values: ValueRange, name: str, size: tuple[int, int]) -> Float:
@@ -321,9 +335,9 @@ def _shrunk(image: Float, longest: int) -> Float:
     return np.asarray(resize(image, (max(4, round(height * factor)), max(4, round(width * factor)))), np.float32)
 
 
-def _edges(image: Float) -> Float:
+def _edges(image: Float, smooth: float) -> Float:
     """Length of the gradient without its mean, which brightness does not change."""
-    smooth = cv2.GaussianBlur(image, (0, 0), SMOOTH, borderType=cv2.BORDER_REPLICATE)
+    smooth = cv2.GaussianBlur(image, (0, 0), smooth, borderType=cv2.BORDER_REPLICATE)
     x, y = (cv2.Sobel(smooth, cv2.CV_32F, *order, borderType=cv2.BORDER_REPLICATE) for order in ((1, 0), (0, 1)))
     length = np.hypot(x, y)
     return np.asarray(length - length.mean(), np.float32)
@@ -334,6 +348,11 @@ def _rescaled(matrix: Matrix, size: tuple[int, ...], before: tuple[int, ...]) ->
     ratio = np.array([size[1] / before[1], size[0] / before[0]])
     half = matrix[:, :2] @ np.full(2, 0.5) - 0.5
     return np.column_stack([matrix[:, :2], ratio * (matrix[:, 2] - half) + half])
+
+
+def _degrees(matrix: Matrix) -> float:
+    """Absolute rotation of a map."""
+    return float(abs(np.rad2deg(np.arctan2(matrix[1, 0], matrix[0, 0]))))
 
 
 def _nearest_similarity(matrix: Matrix, size: tuple[int, ...]) -> Matrix:
@@ -352,6 +371,8 @@ def aligned(pixels: Pixels, pose: Pose) -> Pixels:
     >>> aligned(np.array([[[1], [2], [3], [4]]], np.uint8), Pose(1.0, 0.0, 0.0, 1.0, quality=0.9))[0, :, 0].tolist()
     [2, 3, 4, 3]
     """
+    if pose.still:
+        return pixels
     size = int(pixels.shape[0]), int(pixels.shape[1])
     moved = cv2.warpAffine(
         pixels,
@@ -371,7 +392,7 @@ def to_image(values: npt.NDArray[Any], pose: Pose | None) -> npt.NDArray[Any]:
     >>> to_image(np.array([[1.0, 2.0, 3.0, 4.0]], np.float32), Pose(1.0, 0.0, 0.0, 1.0, quality=0.9)).tolist()
     [[1.0, 1.0, 2.0, 3.0]]
     """
-    if pose is None:
+    if pose is None or pose.still:
         return values
     size = int(values.shape[0]), int(values.shape[1])
     source = values.astype(np.uint8) if values.dtype == np.bool_ else values
@@ -408,7 +429,7 @@ def covered(grid: tuple[int, int], pose: Pose | None, size: tuple[int, int]) -> 
     >>> covered((4, 4), Pose(10.0, 0.0, 0.0, 1.0, quality=0.9), (40, 40)).astype(int).tolist()
     [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     """
-    if pose is None:
+    if pose is None or pose.still:
         return None
     height, width = grid
     rows, columns = (
