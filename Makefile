@@ -59,6 +59,7 @@ docs: setup
 
 docs-pictures: setup
 	$(BIN)/python docs/make_pictures.py
+	$(BIN)/python docs/make_region_picture.py
 	$(BIN)/python docs/make_station_pictures.py
 
 lock: setup

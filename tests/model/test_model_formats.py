@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import pytest
 
 from conftest import damaged, texture
+from moved_parts import drawn
 from offnominal import load
 
 FILES = Path(__file__).parent / "files"
@@ -32,3 +34,18 @@ def test_a_stored_model_with_a_region_loads_and_gives_the_same_scores() -> None:
     assert detector.model.calibration.threshold == pytest.approx(2.4362, abs=1e-3)
     assert detector.inspect(texture(50)).score == pytest.approx(1.370, abs=0.01)
     assert detector.inspect(damaged(7)[0]).score == pytest.approx(61.15, rel=0.01)
+
+
+def test_a_stored_model_with_an_alignment_loads_and_gives_the_same_scores() -> None:
+    detector = load(FILES / "model-format-11.safetensors")
+    assert detector.model.alignment is not None
+    assert detector.model.alignment.kind == "rigid"
+    assert detector.model.calibration.threshold == pytest.approx(3.1485, abs=1e-3)
+    good, bad = (
+        cv2.resize(image, (160, 120), interpolation=cv2.INTER_AREA) for image in (drawn(50), drawn(51, defective=True))
+    )
+    inspection = detector.inspect(good)
+    assert inspection.score == pytest.approx(1.82, abs=0.1)
+    assert inspection.pose is not None
+    assert (inspection.pose.dx, inspection.pose.dy, inspection.pose.degrees) == pytest.approx((3.31, -0.94, -5.48), abs=0.1)
+    assert detector.inspect(bad).anomalous

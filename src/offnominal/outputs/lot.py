@@ -49,6 +49,8 @@ def require_lot(calibration: Calibration, fdr: float) -> None:
 def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: float, folder: Path) -> dict[str, Any]:
     """Judge the readable images as one lot and write `lot.json`.
 
+    Parts that were not found are pulled in any case; the false discovery rate is that of the others.
+
     Parameters
     ----------
     rows
@@ -76,6 +78,7 @@ def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: flo
     read = [row for row in rows if row["error"] is None]
     result: dict[str, Any] = {
         "flagged": [],
+        "not_found": [],
         "fdr": fdr,
         "estimated_bad": 0.0,
         "images": len(read),
@@ -85,10 +88,12 @@ def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: flo
         "fewest": None,
         "note": None,
     }
+    result["flagged"] = result["not_found"] = [row["path"] for row in read if not _is_found(row)]
+    read = [row for row in read if _is_found(row)]
     if read:
         lot = judge_lot([row["p_value"] for row in read], calibration.count, fdr)
         pulled = [row for row, is_pulled in zip(read, lot.pulled, strict=True) if is_pulled]
-        result["flagged"] = [row["path"] for row in sorted(pulled, key=lambda row: -row["score"])]
+        result["flagged"] = [*result["not_found"], *(row["path"] for row in sorted(pulled, key=lambda row: -row["score"]))]
         result["estimated_bad"], result["fewest"] = lot.estimated_bad, lot.smallest_pull
         if lot.smallest_pull > 1:
             result["note"] = (
@@ -97,3 +102,8 @@ def write_lot(rows: Sequence[dict[str, Any]], calibration: Calibration, fdr: flo
             )
     write_atomically(own(folder, "lot.json", "inspect"), (json.dumps(result, indent=2) + "\n").encode())
     return result
+
+
+def _is_found(row: dict[str, Any]) -> bool:
+    pose = row.get("pose")
+    return pose is None or pose["problem"] is None
