@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,6 +42,7 @@ masks = st.tuples(st.integers(3, 24), st.integers(3, 24), st.integers(0, 2**32 -
 )
 
 
+@hypothesis.settings(deadline=None)
 @given(masks)
 def test_a_layout_is_that_of_the_naive_loop(mask: Mask) -> None:
     """A position has a patch if its 3 x 3 neighbourhood lies in image and region; others repeat the nearest patch."""

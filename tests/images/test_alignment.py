@@ -156,6 +156,7 @@ def test_an_aligned_image_is_the_reference_and_maps_come_back() -> None:
             assert aligned(np.ones((40, 30, channels), kind), pose).shape == (40, 30, channels)
 
 
+@settings(deadline=None)
 @given(st.integers(4, 20), st.integers(4, 20), poses["similarity"])
 def test_covered_positions_are_those_of_the_naive_loop(height: int, width: int, pose: Pose) -> None:
     inside = covered((height, width), pose, SIZE)
@@ -170,6 +171,7 @@ def test_covered_positions_are_those_of_the_naive_loop(height: int, width: int, 
                 assert found[row, column] == (margin > 0)
 
 
+@settings(deadline=None)
 @given(st.integers(3, 12), st.integers(3, 12), st.integers(0, 2**32 - 1))
 def test_patches_outside_repeat_the_nearest_one_inside(height: int, width: int, seed: int) -> None:
     inside: Mask = np.random.default_rng(seed).random((height, width)) < 0.6

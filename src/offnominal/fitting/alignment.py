@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -97,7 +98,8 @@ def learn_alignment(
             f"parts would be flagged ({next(iter(lost.values()))}); alignment needs a part whose edges tell where it lies"
         )
     normal = [(pose, max(sizes[index])) for index, pose in poses.items() if index not in lost]
-    return replace(alignment, limits=_limits(normal)), skipped | lost
+    missed = len(lost) + _missed_if_held_out(normal)
+    return replace(alignment, limits=_limits(normal), missed=missed, images=len(poses)), skipped | lost
 
 
 def _outliers(poses: dict[int, Pose], sizes: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[int, str]:
@@ -105,13 +107,12 @@ def _outliers(poses: dict[int, Pose], sizes: Sequence[tuple[int, int]], names: S
     values = np.array([[*_shares(pose, max(sizes[index])), pose.quality] for index, pose in poses.items()])
     median = np.median(values, axis=0)
     allowed = np.array([*MARGINS, QUALITY_MARGIN]) + OUTLIER * 1.4826 * np.median(np.abs(values - median), axis=0)
-    allowed[-1] = min(allowed[-1], median[-1])  # no correlation at all is none of a normal image
     away = np.abs(values - median)
     away[:, -1] = median[-1] - values[:, -1]
     lost = {}
     for index, far in zip(poses, away > allowed, strict=True):
-        if far.any():
-            pose = poses[index]
+        pose = poses[index]
+        if far.any() or pose.quality <= 0:
             lost[index] = (
                 f"{names[index]}: the part is not found (shifted by {pose.dx:.0f} and {pose.dy:.0f} pixels, rotated by "
                 f"{pose.degrees:.1f} degrees, correlation {pose.quality:.2f}; the others have {median[-1]:.2f} in the median)"
@@ -147,11 +148,11 @@ def _with_reference(
             pixels = pixels_of(settings.reference, settings.memory)
         except ImageError as error:
             raise InputError(f"reference: {error}") from None
-        name, region = str(settings.reference), settings.region
+        name, region = settings.reference.name, settings.region
         if region is not None and not region.suits((pixels.shape[0], pixels.shape[1])):
             raise InputError(f"{name}: {region.unsuited((pixels.shape[0], pixels.shape[1]))}")
         return Alignment.of(values.clipped(planes(pixels)), values, settings.align, name=name, region=region)
-    common = max(set(sizes), key=sizes.count)
+    common, _ = Counter(sizes).most_common(1)[0]
     alike = [index for index, size in enumerate(sizes) if size == common]
     chosen = [alike[at] for at in sorted({at * len(alike) // CANDIDATES for at in range(CANDIDATES)})]
     candidates: list[Alignment] = []
@@ -188,3 +189,12 @@ def _limits(normal: Sequence[tuple[Pose, int]]) -> PoseLimits:
     below = max(QUALITY_MARGIN, float(np.median(quality) - quality.min()) / 2)
     least, most = (low - margin).tolist(), (high + margin).tolist()
     return PoseLimits(tuple(least), tuple(most), float(quality.min()) - below)
+
+
+def _missed_if_held_out(normal: Sequence[tuple[Pose, int]]) -> int:
+    """Number of images that would not be found if they were left out of the limits; only extremes can be."""
+    values = np.array([[*_shares(pose, longest), pose.quality] for pose, longest in normal])
+    extremes = {*values.argmin(axis=0).tolist(), *values[:, :-1].argmax(axis=0).tolist()}
+    if len(normal) < 3:
+        return 0
+    return sum(_limits([*normal[:at], *normal[at + 1 :]]).problem(*normal[at]) is not None for at in sorted(extremes))

@@ -114,6 +114,8 @@ class Alignment:
         Region of interest, in pixels of the reference: only its pixels are compared. None: all pixels.
     limits
         Poses that count as found; None: all.
+    missed, images
+        In how many of the normal images the part is not found, by limits learned without each image.
 
     Examples
     --------
@@ -133,8 +135,13 @@ class Alignment:
     name: str = ""
     region: RegionOfInterest | None = None
     limits: PoseLimits | None = None
+    missed: int = 0
+    images: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            0 <= self.missed <= self.images or self.images == 0, f"the part is missed in {self.missed} of {self.images} images"
+        )
         require(self.kind in ("shift", "rigid", "similarity"), f"unknown alignment {self.kind!r}")
         sides = self.reference.shape
         require(self.reference.dtype == np.uint8 and self.reference.ndim == 2, "a reference must be (h, w) uint8")

@@ -15,7 +15,6 @@ from offnominal.images import (
     ImageBatch,
     Preprocessing,
     Source,
-    name_of,
     path_of,
     position_at,
     raise_unreadable,
@@ -148,9 +147,9 @@ class Inspector:
 
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[Tensor], bytes]]:
             thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
-            for at, pose in zip(batch.index, batch.poses, strict=True):
+            for pose in batch.poses:
                 if pose is not None and not pose.found:
-                    raise ImageError(f"{name_of(sources[at])}: the part is not found ({pose.problem})")
+                    raise ImageError(f"the part is not found: {pose.problem}")
             members = [scorer.patches(batch) for scorer in self.scorers]
             require_finite(*members)
             patches = [[of_member[at] for of_member in members] for at in range(len(batch.index))]

@@ -125,8 +125,6 @@ class _Isolated(Generic[Result]):
             yield from self(_single(batch, at))
 
     def _image_error(self, index: int, error: Exception) -> ImageError:
-        if isinstance(error, ImageError):
-            return error
         source = self._sources[index]
         name = path_of(source) or "image"
         image_error = ImageError(f"{name}: cannot be scored ({reason_of(error)})")

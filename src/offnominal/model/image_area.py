@@ -41,7 +41,14 @@ def alignment_description(alignment: Alignment | None) -> dict[str, Any] | None:
     if alignment is None:
         return None
     limits = None if alignment.limits is None else asdict(alignment.limits)
-    return {"kind": alignment.kind, "name": alignment.name, "size": list(alignment.size), "limits": limits}
+    return {
+        "kind": alignment.kind,
+        "name": alignment.name,
+        "size": list(alignment.size),
+        "limits": limits,
+        "missed": alignment.missed,
+        "images": alignment.images,
+    }
 
 
 def alignment_from(stored: dict[str, Any] | None, tensors: Tensors, region: RegionOfInterest | None) -> Alignment | None:
@@ -57,4 +64,6 @@ def alignment_from(stored: dict[str, Any] | None, tensors: Tensors, region: Regi
         stored["name"],
         region,
         None if limits is None else PoseLimits(tuple(limits["low"]), tuple(limits["high"]), limits["quality"]),
+        stored["missed"],
+        stored["images"],
     )

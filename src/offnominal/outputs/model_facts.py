@@ -72,6 +72,12 @@ def warnings_of(model: Model) -> list[str]:
             f"{model.added} images were added and {model.removed} removed since the fit; the held-out scores of the other "
             "images and the channel statistics still come from the fit."
         )
+    if model.alignment is not None:
+        missed, images = model.alignment.missed, model.alignment.images
+        warnings.append(
+            f"The stated rate is that of the score; good parts that are not found come on top: {missed} of {images} normal "
+            "images."
+        )
     if model.skipped:
         warnings.append(f"{len(model.skipped)} training images could not be used; the first: {model.skipped[0][1]}")
     return warnings
@@ -116,6 +122,8 @@ def _alignment_facts(alignment: Alignment) -> dict[str, Any]:
         **facts,
         **{name: [round(low * unit, 3), round(high * unit, 3)] for name, low, high, unit in limits},
         "least_quality": round(alignment.limits.quality, 3),
+        "missed": alignment.missed,
+        "images": alignment.images,
     }
 
 
