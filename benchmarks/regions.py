@@ -4,13 +4,15 @@
 
 For each random split of the good images of a set, a model is fitted on one half with a stated rate of 5 %, and the other half
 is inspected. The share that is flagged, over all splits, must not exceed the stated rate by more than two standard errors over
-splits. Cases: the whole image, and a region of interest, an ellipse that covers about 40 % of it.
+splits. A region needs images of one shape: those of the most common aspect ratio, in tenths, get the shape of the first.
+Cases: the whole image, and a region of interest, an ellipse that covers about 40 % of it.
 """
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -20,7 +22,7 @@ import numpy as np
 
 from offnominal import Detector
 from offnominal.datasets import normal_images
-from offnominal.images import read_header
+from offnominal.images import pixels_of, read_header
 from offnominal.roi import RegionOfInterest
 from sets import ImageSet, requested_sets, set_arguments
 from tables import machine, table, use_threads, write, yes
@@ -36,36 +38,39 @@ def ellipse(size: tuple[int, int]) -> RegionOfInterest:
     return RegionOfInterest.of(mask.astype(np.bool_))
 
 
-def largest_group(paths: list[Path]) -> list[Path]:
-    """The images of the most common aspect ratio, which a region needs."""
+def of_one_shape(paths: list[Path]) -> list[Any]:
+    """The pictures of the most common aspect ratio, in the shape of the first."""
     sizes = [read_header(path).size for path in paths]
-    ratios = [round(width / height, 2) for height, width in sizes]
-    common = max(set(ratios), key=ratios.count)
-    return [path for path, ratio in zip(paths, ratios, strict=True) if ratio == common]
+    ratios = [round(width / height, 1) for height, width in sizes]
+    common, _ = Counter(ratios).most_common(1)[0]
+    chosen = [at for at, ratio in enumerate(ratios) if ratio == common]
+    height, width = sizes[chosen[0]]
+    pictures = [np.ascontiguousarray(pixels_of(paths[at])) for at in chosen]
+    return [cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA) for picture in pictures]
 
 
-def flagged(paths: list[Path], settings: dict[str, Any], split: int, most: int) -> float:
+def flagged(pictures: list[Any], settings: dict[str, Any], split: int, most: int) -> float:
     """Share of the second half of a random split that a model of the first half flags."""
-    order = np.random.default_rng(split).permutation(len(paths))[: 2 * most]
+    order = np.random.default_rng(split).permutation(len(pictures))[: 2 * most]
     half = len(order) // 2
-    detector = Detector(false_alarm_rate=RATE, **SMALL, **settings).fit([paths[at] for at in order[:half]])
-    scores = detector.score_samples([paths[at] for at in order[half:]])
-    return float(np.mean(scores > detector.model.calibration.threshold))
+    detector = Detector(false_alarm_rate=RATE, **SMALL, **settings).fit([pictures[at] for at in order[:half]])
+    assert detector.model.calibration.enough, f"{half} images are too few for {RATE:.0%}"
+    return float(np.mean(detector.predict([pictures[at] for at in order[half:]]) < 0))
 
 
-def cases(paths: list[Path]) -> dict[str, dict[str, Any]]:
+def cases(size: tuple[int, int]) -> dict[str, dict[str, Any]]:
     """Settings by the name of the case."""
-    return {"whole image": {}, "region of interest": {"roi": ellipse(read_header(paths[0]).size)}}
+    return {"whole image": {}, "region of interest": {"roi": ellipse(size)}}
 
 
 def measure(one: ImageSet, splits: int, most: int) -> dict[str, list[float]]:
     """Flagged shares of each case, for each split."""
-    paths = largest_group([item.path for item in normal_images(one.data)])
+    pictures = of_one_shape([item.path for item in normal_images(one.data)])
     results: dict[str, list[float]] = {}
-    for name, settings in cases(paths).items():
+    for name, settings in cases(pictures[0].shape[:2]).items():
         for split in range(splits):
-            results.setdefault(name, []).append(flagged(paths, settings, split, most))
-        print(one.name, name, mean(results[name]), file=sys.stderr, flush=True)
+            results.setdefault(name, []).append(flagged(pictures, settings, split, most))
+        print(one.name, len(pictures), name, mean(results[name]), file=sys.stderr, flush=True)
     return results
 
 
