@@ -83,20 +83,20 @@ class Nodes:
 
 
 def disturbed(command: list[str], nodes: Nodes, rng: random.Random, kills: int) -> dict[str, int]:
-    """Run a command until it succeeds, and kill something `kills` times meanwhile; returns the number of kills of each kind."""
+    """Run a command until it succeeds, and kill workers, nodes and drivers in turns; returns the number of kills of each."""
     done = {"worker": 0, "node": 0, "driver": 0}
     end = monotonic() + LIMIT
     while monotonic() < end:
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while driver.poll() is None and sum(done.values()) < kills:
             sleep(rng.uniform(2, 12))
-            kind = rng.choice(list(done))
+            kind = rng.choice([kind for kind, count in done.items() if count == min(done.values())])
             if driver.poll() is not None:
                 break
             if kind == "worker":
                 running = workers_of()
                 if not running:
-                    continue
+                    continue  # they have not started yet
                 os.kill(rng.choice(running), signal.SIGKILL)
             elif kind == "node":
                 nodes.kill(rng)
