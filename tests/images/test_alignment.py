@@ -46,7 +46,7 @@ def test_a_pose_is_recovered(kind: Kind) -> None:
         found = alignment.locate(part(pose, seed=1), EIGHT_BIT, "part.png")
         assert found.found
         assert found.quality > 0.9
-        assert distance(found, pose) < 0.7
+        assert distance(found, pose) < 1.5  # a part that lies within 1.25 pixels of the reference stays where it is
 
     recovered()
 
@@ -79,7 +79,7 @@ def test_the_reference_pose_as_a_start_gives_the_pose_of_the_search() -> None:
         pose = Pose(dx, dy, degrees, 1.0, 1.0)
         image = part(pose, seed)
         one, other = (alignment.locate(image, EIGHT_BIT, "part.png") for alignment in (quick, searching))
-        assert distance(one, other) < 0.3
+        assert distance(one, other) < 1.5
 
 
 def test_starting_points_are_the_best_of_the_naive_search() -> None:

@@ -371,12 +371,12 @@ def _nearest_similarity(matrix: Matrix, size: tuple[int, ...]) -> Matrix:
 
 
 def aligned(pixels: Pixels, pose: Pose) -> Pixels:
-    """Bring an image (H, W, C) to the reference; what lies outside of the image is its mirror image.
+    """Bring an image (H, W, C) to the reference; what lies outside of the image repeats its border.
 
     Examples
     --------
     >>> aligned(np.array([[[1], [2], [3], [4]]], np.uint8), Pose(1.0, 0.0, 0.0, 1.0, quality=0.9))[0, :, 0].tolist()
-    [2, 3, 4, 3]
+    [2, 3, 4, 4]
     """
     if pose.still:
         return pixels
@@ -386,7 +386,7 @@ def aligned(pixels: Pixels, pose: Pose) -> Pixels:
         pose.matrix(size),
         size[::-1],
         flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REFLECT_101,
+        borderMode=cv2.BORDER_REPLICATE,  # mirroring never ends on an image of a single row
     )
     return np.asarray(moved).reshape(pixels.shape)
 
