@@ -176,12 +176,20 @@ class Alignment:
         return self.pose(_grey(pixels, values, name, (small[0], small[1])), size)
 
     def pose(self, grey: Float, size: tuple[int, int]) -> Pose:
-        """Pose of the part in an image of (H, W) pixels, from its (h, w) grey values at the size of `reference`."""
+        """Pose of the part in an image of (H, W) pixels, from its (h, w) grey values at the size of `reference`.
+
+        An image that does not match the reference is not moved.
+        """
         estimate = self._estimate(grey)
         if estimate is None:
             return Pose(0.0, 0.0, 0.0, 1.0, 0.0, "nothing in the image matches the reference")
         pose = self._pose(*estimate, size)
-        return pose if self.limits is None else replace(pose, problem=self.limits.problem(pose, max(size)))
+        if self.limits is None:
+            return pose
+        problem = self.limits.problem(pose, max(size))
+        if pose.quality < self.limits.quality:
+            return Pose(0.0, 0.0, 0.0, 1.0, pose.quality, problem)
+        return replace(pose, problem=problem)
 
     def _pose(self, matrix: Matrix, quality: float, size: tuple[int, ...]) -> Pose:
         """The pose in an image of (H, W) pixels of a map from pixels of the reference to those of a grey image of its size.
