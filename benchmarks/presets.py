@@ -38,7 +38,7 @@ from offnominal.fitting.survey import common_exposure, survey
 from offnominal.images import Geometry, Preprocessing, ValueRange, batches, pixels_of, raise_unreadable, read_mask, to_original
 from offnominal.inference import FeatureEngine, SignalEngine, member_engines, normal_signals
 from offnominal.metrics import Judged, figures
-from offnominal.scoring import average_maps, image_score, member_map
+from offnominal.scoring import average_maps, member_map
 from offnominal.types import Float
 from sets import ImageSet, requested_sets, set_arguments
 from tables import Timing, machine, run_in_process, spread, table, timed, use_threads, write
@@ -158,7 +158,7 @@ def figures_of(data: Data, members: Sequence[list[Float]]) -> dict[str, Any]:
     for item, size, *maps_of_image in zip(data.test, data.test_sizes, *members, strict=True):
         anomaly = average_maps(maps_of_image)
         mask = None if item.mask is None else read_mask(item.mask, size)
-        judged.append(Judged(item.good, item.label or "", image_score(anomaly), False, to_original(anomaly, size), mask))
+        judged.append(Judged(item.good, item.label or "", float(anomaly.max()), False, to_original(anomaly, size), mask))
     metrics = figures(judged)
     return {key: metrics[key] for key in KEYS}
 

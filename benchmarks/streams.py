@@ -63,7 +63,7 @@ class Streams:
         by_index: dict[int, Any] = {}
         for batch in batches(pictures, Preprocessing((self.geometry,), self.values), batch_size=16, failed=raise_unreadable):
             if change is not None:
-                batch = replace(batch, views=(np.stack([change(image) for image in batch.views[0]]),))
+                batch = replace(batch, views=(np.stack([change(image) for image in batch.overview]),))
             by_index.update(zip(batch.index, image_features(batch, engine.maps(batch.network_input(0))), strict=True))
         return np.array([by_index[at] for at in sorted(by_index)])
 

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from offnominal.errors import InputError, SettingsError, suggest
+from offnominal.errors import SettingsError, suggest
+from offnominal.gates import Gate, Gates, MmPerPixel, Zone
 from offnominal.roi import RegionOfInterest
-from offnominal.setting_values import parse_bank, parse_bytes, parse_names, parse_path, parse_region, parse_share, parse_size
+from offnominal.setting_values import (
+    parse_area,
+    parse_bank,
+    parse_bytes,
+    parse_length,
+    parse_mm_per_pixel,
+    parse_names,
+    parse_path,
+    parse_region,
+    parse_share,
+    parse_size,
+)
 from offnominal.types import Resize
 
 DEFAULT_BACKBONE = "efficientnet-lite0+efficientnet-lite0@1.5"
@@ -121,6 +132,27 @@ class Settings(BaseModel):
         exclude=True,
         description="Reference image of the alignment, on which a region of interest is drawn. Unset: a typical normal image.",
     )
+    mm_per_pixel: Annotated[MmPerPixel | None, BeforeValidator(parse_mm_per_pixel)] = Field(
+        None, description="Size of a pixel of the original image in mm: one number, or width,height."
+    )
+    min_area: Annotated[str | None, BeforeValidator(parse_area)] = Field(
+        None, description="Smallest area of a region that counts, such as 0.3mm2 or 40px2."
+    )
+    min_length: Annotated[str | None, BeforeValidator(parse_length)] = Field(
+        None, description="Smallest length of a region that counts, such as 1mm or 20px."
+    )
+    zones: Annotated[tuple[Zone, ...] | Path | None, BeforeValidator(parse_path)] = Field(
+        None, exclude=True, description="Zones with limits of their own: a JSON file with name, polygon and gate of each."
+    )
+    tile: int | None = Field(
+        None, description="Inspect large images in tiles of this side in network pixels, such as 512, at full resolution."
+    )
+    pixels_per_mm: float | None = Field(
+        None, gt=0, description="With tile: network pixels for each mm, in place of full resolution. Needs mm_per_pixel."
+    )
+    smallest_defect: Annotated[str | None, BeforeValidator(parse_length)] = Field(
+        None, description="Smallest defect to find, such as 0.2mm or 10px: fit says which image size or tile it needs."
+    )
     exposure: Literal["auto", "keep"] = Field(
         "auto", description="auto: correct the exposure if the lighting of the normal images varies; keep: never correct it."
     )
@@ -193,6 +225,14 @@ class Settings(BaseModel):
             raise ValueError("reference needs an alignment: set align to shift, rigid or similarity")
         if self.align != "off" and (self.roi is not None or self.ignore is not None) and self.reference is None:
             raise ValueError("a region of interest with an alignment needs reference: the image that the region was drawn on")
+        if self.tile is not None and (self.tile % 32 or not 256 <= self.tile <= 4096):
+            raise ValueError("tile must be a multiple of 32 from 256 to 4096 network pixels")
+        if self.tile is not None and self.resize != "area":
+            raise ValueError("tile keeps the aspect ratio; leave resize out")
+        if self.pixels_per_mm is not None and (self.tile is None or self.mm_per_pixel is None):
+            raise ValueError("pixels_per_mm needs tile and mm_per_pixel")
+        if self.align != "off" and self.zones and self.reference is None:
+            raise ValueError("zones with an alignment need reference: the image that the zones were drawn on")
         return self
 
     @property
@@ -201,6 +241,20 @@ class Settings(BaseModel):
         if isinstance(self.roi, Path) or self.ignore is not None:
             raise ValueError("the files of roi and ignore were not read; see images.with_region")
         return self.roi
+
+    @property
+    def density(self) -> float:
+        """With tiles, network pixels for each pixel of the original, at least."""
+        if self.pixels_per_mm is None or self.mm_per_pixel is None:
+            return 1.0
+        return self.pixels_per_mm * max(self.mm_per_pixel)
+
+    @property
+    def gates(self) -> Gates:
+        """Gates of the image and its zones. Raises `ValueError` before their files were read."""
+        if isinstance(self.zones, Path):
+            raise ValueError("the file of zones was not read; see images.with_region")
+        return Gates(Gate(self.min_area, self.min_length), self.zones or (), self.mm_per_pixel, self.region)
 
     def bank_size(self, patches: int) -> int:
         """Number of bank patches to select from `patches` patches; at least 1.
@@ -279,39 +333,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return Fusion.model_validate(value) if set(value) <= set(Fusion.model_fields) else value
     return value
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read the values of a TOML file without checking them; pass them to `settings_from`.
-
-    Parameters
-    ----------
-    path
-        TOML file. Dashes in names are read as underscores.
-
-    Returns
-    -------
-    dict
-        Values by name.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or is not valid TOML.
-
-    Examples
-    --------
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder, "fit.toml")
-    ...     _ = path.write_text('image-size = "320"')
-    ...     read_settings(path)
-    {'image_size': '320'}
-    """
-    try:
-        values = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check --config") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is not valid TOML ({error})") from None
-    return {name.replace("-", "_"): value for name, value in values.items()}

@@ -19,11 +19,13 @@ from offnominal.fitting import (
     Workers,
     added_sources,
     audit_images,
+    first_unused_number,
     fit_model,
     training_sources,
     update_model,
 )
-from offnominal.images import Source, raise_unreadable, require_sequence, with_region
+from offnominal.gates import MmPerPixel
+from offnominal.images import Source, measured, raise_unreadable, require_sequence, with_region
 from offnominal.images.arrays import Pixels
 from offnominal.inference import Evaluation, Explanation, Inspect, Inspector, engines_of, evaluate, member_engines
 from offnominal.model import Model, load_model, save_model
@@ -34,7 +36,7 @@ from offnominal.weights_file import require_weights
 #: Training images: a folder, MVTec root, manifest or glob, or paths and arrays.
 Data = str | Path | Sequence[Source]
 #: Settings that say how a model is run; they may differ from those of the fit.
-RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory")
+RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory", "mm_per_pixel")
 
 
 class Detector:
@@ -162,13 +164,15 @@ class Detector:
         if isinstance(remove, (str, Path)):
             raise InputError(f"remove = {str(remove)!r}: put the names in a list, even a single one")
         added = [add] if isinstance(add, (str, Path)) else add
-        sources = added_sources(added, _first_unused_number(inspector.model), pages)
+        sources = added_sources(added, first_unused_number(inspector.model.sources), pages)
         names = [name.as_posix() if isinstance(name, Path) else name for name in remove]
         model, change = update_model(inspector.model, inspector.engines, sources, names, observer)
         self._use(Inspector(model, inspector.engines))
         return change
 
-    def inspect(self, source: Source, *, evidence: bool = False, maps: bool = False) -> Inspection:
+    def inspect(
+        self, source: Source, *, evidence: bool = False, maps: bool = False, mm_per_pixel: float | MmPerPixel | None = None
+    ) -> Inspection:
         """Inspect one image.
 
         Parameters
@@ -176,17 +180,20 @@ class Detector:
         source
             A path, a Pillow image, or an (H, W[, 3]) uint8, uint16 or float array. Channels are in the order red, green, blue
             (OpenCV uses the reverse). Float values have the scale of the training images.
-        evidence
-            Include the evidence of each region (`Region.evidence`).
-        maps
-            Include the maps of the proposed noise and of the layers' shares.
+        evidence, maps
+            Include the evidence of each region; the maps of the proposed noise and of the layers' shares.
+        mm_per_pixel
+            Size of a pixel in mm, or width and height; by default that of the model.
 
         Raises
         ------
+        SettingsError
+            `mm_per_pixel` is not a size.
         ImageError
             The image cannot be read, or its depth is not that of the training images.
         """
-        ((_, inspection),) = self.inspect_many([source], failed=raise_unreadable, evidence=evidence, maps=maps)
+        size = settings_from(mm_per_pixel=mm_per_pixel).mm_per_pixel
+        ((_, inspection),) = self.inspect_many([measured(source, size)], failed=raise_unreadable, evidence=evidence, maps=maps)
         return inspection
 
     def inspect_many(
@@ -323,7 +330,7 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
     weights
         The weights file, if the backbone was fitted with one.
     **run
-        `runtime`, `precision`, `device`, `batch_size` or `memory`, to override those of the fit. None is ignored.
+        `RUN_SETTINGS`, such as `runtime` or `memory`, to override those of the fit. None is ignored.
 
     Raises
     ------
@@ -343,9 +350,3 @@ def load(path: str | Path, *, weights: str | Path | None = None, **run: Any) -> 
         if name not in RUN_SETTINGS:
             raise SettingsError(f"{name} is fixed in the model; only {', '.join(RUN_SETTINGS)} may change")
     return Detector._load(Path(path), weights, run)
-
-
-def _first_unused_number(model: Model) -> int:
-    """One more than the highest number of an array among the model's images."""
-    numbers = [source.name.removeprefix("array ") for source in model.sources if source.name.startswith("array ")]
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)

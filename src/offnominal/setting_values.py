@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from offnominal.gates import MmPerPixel, parse_limit
 from offnominal.roi import RegionOfInterest
 
 
@@ -79,3 +82,40 @@ def parse_share(value: object) -> object:
     if not 0 <= share < 0.5:
         raise ValueError(message)
     return share
+
+
+def parse_area(value: object) -> str | None:
+    """`"0.3 mm²"` -> `"0.3mm2"`."""
+    return _limit(value, 2)
+
+
+def parse_length(value: object) -> str | None:
+    """`"1 mm"` -> `"1mm"`."""
+    return _limit(value, 1)
+
+
+def _limit(value: object, power: int) -> str | None:
+    """A limit in its shortest form; None for no limit."""
+    if value is None:
+        return None
+    text = str(value).strip()
+    if re.fullmatch(r"0+(\.0*)?", text):
+        return None
+    return parse_limit(text, power).text(power)
+
+
+def parse_mm_per_pixel(value: object) -> MmPerPixel | None:
+    """`0.02`, `"0.02"`, `"0.02,0.03"` or `[0.02, 0.03]` -> `(horizontal, vertical)` in mm."""
+    message = "give the size of a pixel in mm such as 0.02, or 0.02,0.03 for width and height"
+    if value is None:
+        return None
+    parts: list[Any] = [value]
+    if isinstance(value, (str, list, tuple)):
+        parts = value.split(",") if isinstance(value, str) else list(value)
+    try:
+        numbers = [float(part) for part in parts if not isinstance(part, bool)]
+    except (TypeError, ValueError):
+        raise ValueError(message) from None
+    if len(numbers) != len(parts) or len(numbers) not in (1, 2) or not all(0 < number < math.inf for number in numbers):
+        raise ValueError(message)
+    return numbers[0], numbers[-1]

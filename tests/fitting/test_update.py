@@ -40,7 +40,9 @@ def fitted(**settings: object) -> Detector:
 
 
 def scores_of(model: Model) -> np.ndarray:
-    return held_out_scores([(member.held_out.signals, model.networks(member)) for member in model.members], model.settings)
+    return held_out_scores(
+        [(member.held_out.signals, model.networks(member)) for member in model.members], model.settings, model.sources
+    )
 
 
 def test_a_model_of_very_many_images_keeps_no_signals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_batch_of_one_equals_the_image_in_a_larger_batch(tmp_path: Path) -> No
     )
     assert one.index == (0,)
     assert one.original == two.original[1:]
-    assert np.array_equal(one.views[0][0], two.views[0][1])
+    assert np.array_equal(one.overview[0], two.overview[1])
     assert one.decoded[0] is not None
     assert two.decoded[1] is not None
     assert np.array_equal(one.decoded[0], two.decoded[1])
@@ -61,12 +61,12 @@ def test_views_equal_those_of_each_geometry_alone() -> None:
     for batch in batched:
         assert len(batch.views) == 3
         for view, geometry in enumerate(geometries):
-            assert np.array_equal(batch.network_input(view), batch.views[view])
+            assert np.array_equal(batch.network_input(view), np.asarray(batch.views[view]))
             for at, index in enumerate(batch.index):
                 (single,) = batches(
                     [sources[index]], Preprocessing([geometry], values), batch_size=1, failed=lambda at, error: None
                 )
-                assert np.array_equal(batch.views[view][at], single.views[0][0])
+                assert np.array_equal(np.asarray(batch.views[view])[at], single.overview[0])
 
 
 def test_exposure_is_corrected_in_the_network_input_only() -> None:
@@ -78,8 +78,8 @@ def test_exposure_is_corrected_in_the_network_input_only() -> None:
     )
     plain = Preprocessing(geometries, values).prepare(texture(0))
     for view in (0, 1):
-        assert np.array_equal(batch.views[view][0], plain.views[view].transpose(2, 0, 1))
-        assert np.array_equal(batch.network_input(view), exposure.corrected(batch.views[view]))
+        assert np.array_equal(np.asarray(batch.views[view])[0], np.asarray(plain.views[view]).transpose(2, 0, 1))
+        assert np.array_equal(batch.network_input(view), exposure.corrected(np.asarray(batch.views[view])))
         assert batch.network_input(view).mean() == pytest.approx(0.3, rel=1e-3)
 
 
@@ -87,4 +87,4 @@ def test_views_of_a_batch_must_have_consistent_shapes() -> None:
     view = np.zeros((2, 3, 8, 8), np.float32)
     for views, message in (((view, view[:1]), "differ in length"), ((view, view[:, :2]), r"must be \(B, 3, H, W\)")):
         with pytest.raises(ValueError, match=message):
-            ImageBatch(views, (0, 1), ((8, 8),) * 2, (None,) * 2, (None,) * 2)
+            ImageBatch(views, (0, 1), ((8, 8),) * 2, (None,) * 2, (None,) * 2, (None,) * 2)

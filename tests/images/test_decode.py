@@ -83,7 +83,7 @@ def test_grey_images_share_one_plane_and_give_the_same_input_as_rgb(kind: Any, s
         assert np.array_equal(pixels, colour)
         assert np.array_equal(displayed(pixels, values), displayed(colour, values))
         prepared = Preprocessing([Geometry(size, "squash")], values).prepare(source)
-        assert np.allclose(prepared.views[0], expected.views[0], rtol=0, atol=1e-6)
+        assert np.allclose(np.asarray(prepared.views[0]), np.asarray(expected.views[0]), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -68,8 +68,8 @@ def test_no_data_values_do_not_spread_in_a_resize(value: float) -> None:
     image = DEPTH.copy()
     image[100, 150] = value
     with_no_data, plain = (
-        Preprocessing([geometry], values).prepare(image).views[0],
-        Preprocessing([geometry], values).prepare(DEPTH).views[0],
+        np.asarray(Preprocessing([geometry], values).prepare(image).views[0]),
+        np.asarray(Preprocessing([geometry], values).prepare(DEPTH).views[0]),
     )
     assert np.abs(with_no_data - plain).max() <= 0.3
     assert -1 <= with_no_data.min() <= with_no_data.max() <= 2

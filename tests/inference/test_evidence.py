@@ -15,7 +15,7 @@ from conftest import damaged, texture
 from offnominal import Detector, load
 from offnominal.errors import InputError
 from offnominal.images import box_of, position_at
-from offnominal.inference import Inspector, SignalEngine, member_engines
+from offnominal.inference import Inspector, PatchSignals, SignalEngine, member_engines
 from offnominal.inference.evidence import LEADING, SHOWN, EvidenceMaker
 from offnominal.scoring import SIGNALS
 from offnominal.types import Evidence, Region
@@ -242,18 +242,30 @@ def maker_of(detector: Detector, number: int, bank: torch.Tensor | None = None) 
     return EvidenceMaker(model, member, engine, signals), signals
 
 
+def explained_by(
+    maker: EvidenceMaker,
+    regions: tuple[Region, ...],
+    patches: torch.Tensor,
+    signals: PatchSignals,
+    network: tuple[int, int],
+    original: tuple[int, int],
+) -> tuple[Region, ...]:
+    """The regions with evidence."""
+    indices = signals.neighbourhood.indices
+    return maker.regions(regions, lambda rows: patches[list(rows)], signals.values, indices, network, original)
+
+
 def test_a_patch_in_the_bank_has_distance_zero_and_no_shares(detector: Detector) -> None:
     maker, signals = maker_of(detector, 0)
     patches = detector.model.members[0].bank.patches[: 14 * 14]  # the interior of a grid of 16 x 16
     region = Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0)
-    (explained,) = maker.regions((region,), patches, signals(patches), (128, 128), (128, 128))
+    (explained,) = explained_by(maker, (region,), patches, signals(patches), (128, 128), (128, 128))
     evidence = explained.evidence
     assert evidence is not None
     assert evidence.nearest[0].distance == 0
     assert (evidence.layer_shares, evidence.channel_shares) == ({}, ())
     assert np.isfinite([evidence.noise_std, evidence.response, *(distance for _, distance in evidence.curve)]).all()
-    maps = maker.layer_maps(patches, signals(patches), (128, 128))
-    assert all((values == 0).all() for values in maps.values())
+    assert (maker.layer_shares(patches, signals(patches).neighbourhood.indices) == 0).all()
 
 
 def test_identical_patches_have_no_influence_and_a_flat_curve(detector: Detector) -> None:
@@ -261,7 +273,8 @@ def test_identical_patches_have_no_influence_and_a_flat_curve(detector: Detector
     shape = detector.model.members[1].bank.patches.shape
     maker, signals = maker_of(detector, 1, torch.zeros(shape))
     patches = torch.zeros(100, shape[1])
-    (region,) = maker.regions((Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),), patches, signals(patches), (96, 96), (64, 64))
+    regions = (Region((0, 0, 8, 8), 64, 1.0, (3, 3), 1.0),)
+    (region,) = explained_by(maker, regions, patches, signals(patches), (96, 96), (64, 64))
     assert region.evidence is not None
     assert region.evidence.influence == ()
     assert {distance for _, distance in region.evidence.curve} == {0.0}
@@ -298,7 +311,7 @@ def test_evidence_of_intermediate_scores_equals_the_naive_one(detector: Detector
             for at, peak in enumerate(calibration.scores[:-2].tolist())
         )
         maker = EvidenceMaker(detector.model, member, naive.engine, signals)
-        explained = maker.regions(regions, patches, signals(patches), naive.network, naive.original)
+        explained = explained_by(maker, regions, patches, signals(patches), naive.network, naive.original)
         for region in explained:
             assert region.evidence is not None
             noise = naive.noise(naive.at(region.peak_at))

@@ -139,7 +139,7 @@ def test_two_members_score_the_mean_of_their_maps(pair: Detector, singles: list[
     held_out = [
         (single.model.members[0].held_out.signals, single.model.networks(single.model.members[0])) for single in singles
     ]
-    scores = np.sort(held_out_scores(held_out, pair.settings))
+    scores = np.sort(held_out_scores(held_out, pair.settings, pair.model.sources))
     assert pair.model.calibration.scores == pytest.approx(scores, abs=1e-4)
 
 

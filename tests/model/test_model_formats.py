@@ -49,3 +49,15 @@ def test_a_stored_model_with_an_alignment_loads_and_gives_the_same_scores() -> N
     assert inspection.pose is not None
     assert (inspection.pose.dx, inspection.pose.dy, inspection.pose.degrees) == pytest.approx((3.31, -0.94, -5.48), abs=0.1)
     assert detector.inspect(bad).anomalous
+
+
+def test_a_stored_model_with_zones_and_tiles_loads_and_gives_the_same_scores() -> None:
+    detector = load(FILES / "model-format-12.safetensors")
+    assert [zone.name for zone in detector.model.gates.zones] == ["left"]
+    assert detector.model.gates.gate.min_area == "4mm2"
+    assert detector.model.members[0].geometry.tile == 256
+    assert detector.model.calibration.threshold == pytest.approx(2.9217, abs=1e-3)
+    good, bad = detector.inspect(texture(50)), detector.inspect(damaged(7)[0])
+    assert good.zones[0].score == pytest.approx(1.583, abs=0.02)
+    assert bad.score == pytest.approx(50.03, rel=0.01)
+    assert bad.regions[0].zone == "left"

@@ -22,7 +22,7 @@ from offnominal import Detector
 from offnominal.comparison import compare, read_run, write_comparison
 from offnominal.outputs.evaluations import write_evaluation
 from offnominal.outputs.report_writer import ReportWriter
-from offnominal.types import Inspection
+from offnominal.types import Inspection, Region
 from reports.pages import CONTRAST, HOSTILE, NAMELESS, at, confusion, expected, log, visible
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -185,4 +185,40 @@ def test_the_page_of_a_comparison(browser: WebDriver, detector: Detector, parts:
     assert browser.execute_script("return [...document.images].every((i) => i.alt && i.naturalWidth > 0)")
     assert browser.execute_script(CONTRAST) == []
     assert browser.execute_script(NAMELESS) == []
+    assert log(browser, "browser") == []
+
+
+def test_a_large_image_is_shown_in_tiles(browser: WebDriver, detector: Detector, tmp_path: Path) -> None:
+    """The viewer loads tiles of the pyramid, and zooms to a region."""
+    size = 1500, 3600
+    region = Region(box=(3000, 700, 3100, 760), area=6000, peak=9.0, peak_at=(3050, 730), p_value=0.01)
+    flat = np.zeros(size, np.float32)
+    inspection = Inspection("large.png", 9.0, 0.01, True, 3.0, flat, flat, regions=(region,))
+    writer = ReportWriter(tmp_path, detector.model)
+    writer.add(0, "large.png", inspection, texture(1, size))
+    writer.write("Large", {}, [], [])
+    pyramid = tmp_path / "report_files" / "00000-heat"
+    assert sorted(path.name for path in pyramid.iterdir()) == ["10", "11", "12", "9"]
+    assert len(list((pyramid / "12").iterdir())) == 3 * 8
+    log(browser, "performance")
+    browser.get("about:blank")
+    browser.get((tmp_path / "report.html").as_uri())
+    at(browser, ".card a").click()
+
+    def tiles() -> set[str]:
+        messages = [json.loads(entry["message"])["message"] for entry in log(browser, "performance")]
+        requests = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return {url.split("report_files/")[1] for url in requests if "-heat/" in url or "-image/" in url}
+
+    WebDriverWait(browser, 10).until(lambda page: page.find_elements(By.CSS_SELECTOR, "#deep .box"))
+    WebDriverWait(browser, 10).until(lambda page: tiles())
+    at(browser, "#regions button").click()
+    seen: set[str] = set()
+
+    def finest(page: WebDriver) -> bool:
+        seen.update(tiles())
+        return "00000-heat/12/5_1.jpg" in seen or "00000-heat/12/6_1.jpg" in seen
+
+    WebDriverWait(browser, 10).until(finest)
+    assert "chosen" in str(at(browser, "#deep .box").get_attribute("class"))
     assert log(browser, "browser") == []

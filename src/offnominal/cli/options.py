@@ -29,6 +29,13 @@ FIT_SETTINGS = (
     "ignore",
     "align",
     "reference",
+    "mm_per_pixel",
+    "min_area",
+    "min_length",
+    "zones",
+    "tile",
+    "pixels_per_mm",
+    "smallest_defect",
     "exposure",
     "bank",
     "sampler",
@@ -47,7 +54,7 @@ FIT_SETTINGS = (
 #: Settings that have an effect on an audit.
 AUDIT_SETTINGS = tuple(name for name in FIT_SETTINGS if name not in ("false_alarm_rate", "calibration", "thumbnails"))
 #: Settings that say how a fitted model is run.
-RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory")
+RUN_SETTINGS = ("runtime", "precision", "device", "batch_size", "memory", "mm_per_pixel")
 
 _GIVEN = "offnominal.settings"
 
@@ -127,7 +134,7 @@ def detector_from(options: dict[str, Any], config: Path | None, weights: Path | 
     InputError, SettingsError
         The file cannot be read, or a setting is unknown or out of range.
     """
-    from offnominal.config import read_settings
+    from offnominal.settings_file import read_settings
 
     settings = (read_settings(config) if config else {}) | options
     from_file = settings.pop("weights", None)

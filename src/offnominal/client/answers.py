@@ -26,6 +26,21 @@ class Region:
     peak: float
     peak_at: tuple[int, int]
     p_value: float
+    length: float = 0.0
+    width: float = 0.0
+    area_mm2: float | None = None
+    length_mm: float | None = None
+    width_mm: float | None = None
+    zone: str | None = None
+
+
+@dataclass(frozen=True)
+class ZoneScore:
+    """Score of a zone of the part."""
+
+    name: str
+    score: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -79,6 +94,7 @@ class Inspection:
     image_sha256: str
     review: ReviewVerdict | None
     pose: Pose | None = field(default=None, kw_only=True)
+    zones: tuple[ZoneScore, ...] = field(default=(), kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from offnominal.cluster.places import BucketImage, Place, is_remote, require_one
 from offnominal.datasets import MANIFESTS, Pages
 from offnominal.detector import Detector
 from offnominal.errors import ImageError, InputError
-from offnominal.images import Source
+from offnominal.images import MeasuredImage, Source, measured
 from offnominal.inference import Inspect
 from offnominal.types import Inspection
 
@@ -58,6 +58,8 @@ class LabelledSet:
 
     def source(self, file: Source) -> Source:
         """Where the workers read a file of this machine."""
+        if isinstance(file, MeasuredImage):
+            return measured(self.source(file.image), file.mm_per_pixel)
         if not isinstance(file, Path):
             return file
         if self.bucket is None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from offnominal.cluster.connection import connected
-from offnominal.cluster.lists import addresses_of
+from offnominal.cluster.lists import entries_of
 from offnominal.cluster.places import BucketImage, Place, is_remote
 from offnominal.cluster.workers import ClusterWorkers
 from offnominal.datasets import MANIFESTS, Item, Pages
@@ -54,7 +54,7 @@ def good_images(data: str, pages: Pages = "one") -> str | list[Source]:
     shown = Place(data).shown
     if Path(shown).suffix.lower() in MANIFESTS:
         raise InputError(f"{shown}: a fit on a bucket reads no manifests; give the folder of good images, or a glob of them")
-    addresses = list(addresses_of(data, None, [], pages))
+    addresses = [entry.address for entry in entries_of(data, None, [], pages)]
     if not addresses:
         raise InputError(f"{shown}: contains no image")
     names = [Place(address).shown for address in addresses]

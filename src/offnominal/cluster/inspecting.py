@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from offnominal.cluster.connection import Cluster, errors_of_workers
-from offnominal.cluster.lists import Listed, part_of, parts_of, source_of, write_list
+from offnominal.cluster.lists import Listed, part_of, parts_of, write_list
 from offnominal.cluster.places import Place
 from offnominal.cluster.rows import as_parquet, rows_of
 from offnominal.datasets import Pages
 from offnominal.detector import Detector, load
 from offnominal.errors import ImageError, InputError, SettingsError, raise_if_fatal, reason_of
-from offnominal.images import path_of
+from offnominal.images import Source, path_of
 from offnominal.observer import SILENT, Observer
 from offnominal.outputs.inspections import InspectionRun, inspection_row
 from offnominal.outputs.optional_outputs import Extras, ExtraWriter
@@ -85,16 +85,16 @@ class PartInspector:
         return {"part": batch["part"], **counts}
 
     def _inspect(self, part: int) -> InspectionRun:
-        first, addresses = part_of(self._out / LIST, part)
+        first, sources = part_of(self._out / LIST, part)
         with tempfile.TemporaryDirectory(prefix="offnominal-") as scratch:
-            rows = inspect_part(self._detector, addresses, first, Path(scratch), self._job.extras)
+            rows = inspect_part(self._detector, sources, first, Path(scratch), self._job.extras)
             for path in sorted(Path(scratch).glob("maps/*")):
                 (self._out / f"maps/{path.name}").write(path.read_bytes())
         (self._out / PARTS / part_name(part)).write(as_parquet(rows))
         return counted(rows)
 
 
-def inspect_part(detector: Detector, addresses: Sequence[str], first: int, scratch: Path, extras: Extras) -> list[Row]:
+def inspect_part(detector: Detector, sources: Sequence[Source], first: int, scratch: Path, extras: Extras) -> list[Row]:
     """Inspect images; returns their rows in order.
 
     Parameters
@@ -107,7 +107,6 @@ def inspect_part(detector: Detector, addresses: Sequence[str], first: int, scrat
         Which maps to write.
     """
     writer, rows = ExtraWriter(scratch, detector.model, extras), dict[int, Row]()
-    sources = [source_of(address) for address in addresses]
 
     def failed(at: int, error: ImageError) -> None:
         rows[at] = error_row(str(error))

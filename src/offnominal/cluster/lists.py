@@ -19,13 +19,37 @@ from offnominal.cluster.places import BucketImage, Place, is_remote, require_one
 from offnominal.datasets import RUN_FOLDERS, Pages, find_any, in_pages
 from offnominal.datasets.columns import roles_of, text_of
 from offnominal.errors import InputError
-from offnominal.images import Source
+from offnominal.gates import MmPerPixel
+from offnominal.images import Source, measured
 from offnominal.images.decode import SUFFIXES
+from offnominal.setting_values import parse_mm_per_pixel
 
 #: Images of a part, which is inspected and recorded as a whole.
 PART = 256
 #: Rows of a manifest that are read at a time.
 ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a list.
+
+    Attributes
+    ----------
+    address
+        Path, or address in a store.
+    mm_per_pixel
+        Size of its pixels in mm; None if the manifest does not say.
+    """
+
+    address: str
+    mm_per_pixel: MmPerPixel | None = None
+
+    @property
+    def source(self) -> Source:
+        """The image."""
+        image = BucketImage(self.address) if is_remote(self.address) else Path(self.address)
+        return measured(image, self.mm_per_pixel)
 
 
 @dataclass(frozen=True)
@@ -49,24 +73,25 @@ def write_list(inputs: Iterable[str], out: Place, target: BinaryIO, pages: Pages
 
     notes: list[str] = []
     seen, duplicates, count = _Seen(), 0, 0
-    schema = pa.schema([("address", pa.binary())])  # names of files need not be text
+    # Names of files need not be text.
+    schema = pa.schema([("address", pa.binary()), ("mm_per_pixel", pa.list_(pa.float64()))])
     with pq.ParquetWriter(target, schema) as writer:
-        waiting: list[bytes] = []
+        waiting: list[dict[str, object]] = []
         for given in inputs:
             empty = True
-            for address in map(os.fsencode, addresses_of(given, out, notes, pages)):
-                empty = False
+            for entry in entries_of(given, out, notes, pages):
+                empty, address = False, os.fsencode(entry.address)
                 if seen.add(address):
-                    waiting.append(address)
+                    waiting.append({"address": address, "mm_per_pixel": entry.mm_per_pixel})
                 else:
                     duplicates += 1
                 if len(waiting) == PART:
-                    writer.write_table(pa.table({"address": waiting}, schema), row_group_size=PART)
+                    writer.write_table(pa.Table.from_pylist(waiting, schema), row_group_size=PART)
                     count, waiting = count + PART, []
             if empty:
                 raise InputError(f"{Place(given).shown}: contains no image")
         if waiting:
-            writer.write_table(pa.table({"address": waiting}, schema), row_group_size=PART)
+            writer.write_table(pa.Table.from_pylist(waiting, schema), row_group_size=PART)
             count += len(waiting)
     if duplicates:
         notes.append(f"duplicates left out: {duplicates}")
@@ -82,18 +107,16 @@ def parts_of(place: Place) -> tuple[int, int]:
         return metadata.num_row_groups, metadata.num_rows
 
 
-def part_of(place: Place, part: int) -> tuple[int, list[str]]:
-    """Number of the first image of a part, and the addresses of its images."""
+def part_of(place: Place, part: int) -> tuple[int, list[Source]]:
+    """Number of the first image of a part, and its images."""
     import pyarrow.parquet as pq
 
     with place.open() as file:
-        addresses = pq.ParquetFile(file).read_row_group(part)["address"].to_pylist()
-    return part * PART, [os.fsdecode(address) for address in addresses]
-
-
-def source_of(address: str) -> Source:
-    """The image at an address."""
-    return BucketImage(address) if is_remote(address) else Path(address)
+        rows = pq.ParquetFile(file).read_row_group(part).to_pylist()
+    entries = [
+        Entry(os.fsdecode(row["address"]), None if row["mm_per_pixel"] is None else tuple(row["mm_per_pixel"])) for row in rows
+    ]
+    return part * PART, [entry.source for entry in entries]
 
 
 class _Seen:
@@ -116,8 +139,8 @@ class _Seen:
         return True
 
 
-def addresses_of(given: str, out: Place | None, notes: list[str], pages: Pages) -> Iterator[str]:
-    """Addresses of the images of one input, without the pictures in the folder `out`."""
+def entries_of(given: str, out: Place | None, notes: list[str], pages: Pages) -> Iterator[Entry]:
+    """The images of one input, without the pictures in the folder `out`."""
     require_one_page(given, pages)
     place = Place(given)
     suffix = Path(place.name).suffix.lower()
@@ -128,15 +151,15 @@ def addresses_of(given: str, out: Place | None, notes: list[str], pages: Pages) 
             [given], leave_out=[] if out is None or out.local is None else [out.local / name for name in RUN_FOLDERS]
         )
         notes += listing.notes
-        yield from (str(item.path) for item in in_pages(listing.items, pages))
+        yield from (Entry(str(item.path), item.mm_per_pixel) for item in in_pages(listing.items, pages))
     elif any(sign in place.shown for sign in "*["):
-        yield from _of_glob(place)
+        yield from map(Entry, _of_glob(place))
     elif suffix in SUFFIXES:
-        yield place.address
+        yield Entry(place.address)
     elif suffix in (".csv", ".jsonl"):
         raise InputError(f"{place.shown}: a manifest in a bucket must be a Parquet file; convert it")
     else:
-        yield from (file.address for file in place.walk() if Path(file.name).suffix.lower() in SUFFIXES)
+        yield from (Entry(file.address) for file in place.walk() if Path(file.name).suffix.lower() in SUFFIXES)
 
 
 def _of_glob(place: Place) -> Iterator[str]:
@@ -150,7 +173,7 @@ def _of_glob(place: Place) -> Iterator[str]:
             yield file.address
 
 
-def _of_manifest(place: Place, notes: list[str]) -> Iterator[str]:
+def _of_manifest(place: Place, notes: list[str]) -> Iterator[Entry]:
     """Images of the rows of a Parquet manifest, relative to its folder."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -163,24 +186,29 @@ def _of_manifest(place: Place, notes: list[str]) -> Iterator[str]:
             roles = roles_of(table.schema_arrow.names)
         except (pa.ArrowException, ValueError) as error:
             raise InputError(f"{place.shown}: is no readable manifest ({str(error).splitlines()[0][:200]})") from None
-        ignored = [name for name in table.schema_arrow.names if roles.get(name) != "path"]
+        ignored = [name for name in table.schema_arrow.names if roles.get(name) not in ("path", "mm_per_pixel")]
         if ignored:
             listed = ", ".join(f"'{name}'" for name in ignored)
-            notes.append(f"{place.shown}: unused columns: {listed} (used: path)")
+            notes.append(f"{place.shown}: unused columns: {listed} (used: path, mm_per_pixel)")
         column = next((name for name, role in roles.items() if role == "path"), None)
         if column is None:
             names = ", ".join(table.schema_arrow.names)
             raise InputError(f"{place.shown}: has no column 'path' (columns: {names}); name the column of the files 'path'")
+        sizes = next((name for name, role in roles.items() if role == "mm_per_pixel"), None)
         row = 0
-        for batch in table.iter_batches(ROWS, columns=[column]):
-            for value in batch.column(0).to_pylist():
+        for batch in table.iter_batches(ROWS, columns=[column] if sizes is None else [column, sizes]):
+            for cells in batch.to_pylist():
                 row += 1
-                text = text_of(value)
+                text, size = text_of(cells[column]), None if sizes is None else text_of(cells[sizes])
                 if text is None:
                     raise InputError(f"{place.shown}: row {row} has no path; fill it in, or remove the row")
                 if is_remote(place.address) and not is_remote(text) and Path(text).is_absolute():
                     raise InputError(f"{place.shown}: row {row} names a file of a machine; in a bucket, name images in buckets")
-                yield _joined(folder, text)
+                try:
+                    mm_per_pixel = parse_mm_per_pixel(size)
+                except ValueError as error:
+                    raise InputError(f"{place.shown}: row {row}: mm_per_pixel = '{size}': {error}") from None
+                yield Entry(_joined(folder, text), mm_per_pixel)
 
 
 def _joined(folder: Place, text: str) -> str:

@@ -19,8 +19,17 @@ def schema() -> Any:
 
     box, point = pa.list_(pa.int64()), pa.list_(pa.int64())
     region = pa.struct(
-        [("box", box), ("area", pa.int64()), ("peak", pa.float64()), ("peak_at", point), ("p_value", pa.float64())]
+        [
+            ("box", box),
+            ("area", pa.int64()),
+            ("peak", pa.float64()),
+            ("peak_at", point),
+            ("p_value", pa.float64()),
+            *((name, pa.float64()) for name in ("length", "width", "area_mm2", "length_mm", "width_mm")),
+            ("zone", pa.string()),
+        ]
     )
+    zone = pa.struct([("name", pa.string()), ("score", pa.float64()), ("p_value", pa.float64())])
     numbers = [(name, pa.float64()) for name in ("dx", "dy", "degrees", "scale", "quality")]
     pose = pa.struct([*numbers, ("problem", pa.string())])
     return pa.schema(
@@ -34,6 +43,7 @@ def schema() -> Any:
             ("whole_p_value", pa.float64()),
             ("regions", pa.list_(region)),
             ("pose", pose),
+            ("zones", pa.list_(zone)),
             ("map", pa.string()),
             ("maps", pa.string()),
             ("error", pa.string()),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from offnominal.datasets.items import DEFECT_WORDS, GOOD, GOOD_WORDS, SPLITS, word
 
-Role = Literal["path", "split", "label", "good", "mask", "group", "part", "view"]
+Role = Literal["path", "split", "label", "good", "mask", "group", "part", "view", "mm_per_pixel"]
 
 #: Column names of each role, as normalised by `column_name`. A column of role `good` holds booleans: true means good.
 _NAMES: dict[Role, str] = {
@@ -25,6 +25,7 @@ _NAMES: dict[Role, str] = {
     "group": "group group_id",
     "part": "part",
     "view": "view",
+    "mm_per_pixel": "mm_per_pixel",
 }
 _ROLES: dict[str, Role] = {name: role for role, names in _NAMES.items() for name in names.split()}
 #: Names that mean `group`, if no column has that name and only one of these exists.

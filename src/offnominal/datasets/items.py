@@ -41,6 +41,8 @@ class Item:
         The ground-truth mask, or None.
     group
         Images of one group (a part, a lot, a camera session) are held out together.
+    mm_per_pixel
+        Width and height of a pixel in mm, or None.
 
     Examples
     --------
@@ -54,6 +56,7 @@ class Item:
     label: str | None = None
     mask: Path | None = None
     group: str | None = None
+    mm_per_pixel: tuple[float, float] | None = None
 
     @property
     def good(self) -> bool:

@@ -121,7 +121,7 @@ def manifest_notes(data: str | Path) -> list[str]:
     ...     _ = manifest.write_text("path,operator\\na.png,Ann\\n")
     ...     (note,) = manifest_notes(manifest)
     >>> note.split("parts.csv: ")[1]
-    "unused columns: 'operator' (used: path, split, label, mask, group)"
+    "unused columns: 'operator' (used: path, split, label, mask, group, mm_per_pixel)"
     """
     path = _checked_path(data)
     if path.suffix.lower() not in MANIFESTS or not path.is_file():

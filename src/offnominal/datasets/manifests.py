@@ -13,9 +13,10 @@ from offnominal.datasets.columns import Role, label_of, looks_like, roles_of, sp
 from offnominal.datasets.items import DEFECT_WORDS, GOOD_WORDS, SPLITS, Item, identity, word
 from offnominal.datasets.tables import read_table
 from offnominal.errors import InputError
+from offnominal.setting_values import parse_mm_per_pixel
 
 #: The columns that are used, for notes.
-_USED = "path, split, label, mask, group"
+_USED = "path, split, label, mask, group, mm_per_pixel"
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,10 @@ def _item(number: int, row: dict[Role, Any], manifest: Path, shared: str) -> Ite
         label = None if label is None else label_of(label, role)
     except ValueError as error:
         raise InputError(f"{manifest}: row {number}: {error}; use a column 'label' with good or the kind of defect") from None
+    try:
+        mm_per_pixel = parse_mm_per_pixel(row.get("mm_per_pixel"))
+    except ValueError as error:
+        raise InputError(f"{manifest}: row {number}: mm_per_pixel = '{row['mm_per_pixel']}': {error}") from None
     return Item(
         path=folder / text,
         name=os.path.relpath(text, shared) if shared and Path(text).is_absolute() else text,
@@ -202,6 +207,7 @@ def _item(number: int, row: dict[Role, Any], manifest: Path, shared: str) -> Ite
         label=label,
         mask=None if mask is None else folder / mask,
         group=row.get("group"),
+        mm_per_pixel=mm_per_pixel,
     )
 
 

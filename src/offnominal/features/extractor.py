@@ -90,6 +90,16 @@ class PatchExtractor(nn.Module):
             shares.append(F.avg_pool2d(cells, 3, stride=1, padding=1).expand(-1, count, -1, -1))
         return self._joined(shares)
 
+    def inside_layers(self, size: tuple[int, int], region: RegionOfInterest | None = None) -> Tensor:
+        """Return `inside` for each layer instead of each feature, (L, h, w)."""
+        shares = []
+        for stride in self.strides:
+            cells = torch.ones(1, 1, size[0] // stride, size[1] // stride)
+            if region is not None:
+                cells *= torch.from_numpy(region.at((cells.shape[2], cells.shape[3])))
+            shares.append(F.avg_pool2d(cells, 3, stride=1, padding=1))
+        return align(shares)[0]
+
     def layer_weights(self) -> Tensor:
         """Return the share of each layer in each feature, (L, D); the shares of a feature sum to 1.
 

@@ -19,7 +19,7 @@ from offnominal.errors import ImageError, InputError
 from offnominal.fitting.held_out_signals import held_out_signals
 from offnominal.fitting.member_patches import locate
 from offnominal.fitting.training_sources import TrainingSource
-from offnominal.images import Thumbnails
+from offnominal.images import Thumbnails, mm_per_pixel_of
 from offnominal.inference import FeatureEngine, Inspector
 from offnominal.memory import HeldOutBanks, MemoryBank, SourceImage, cover, random_coreset
 from offnominal.model import HeldOut, Member, Model, Replacements, as_stored
@@ -56,7 +56,8 @@ def with_images(
     model = replace(
         model,
         members=members,
-        sources=model.sources + tuple(SourceImage(name, size) for name, size in zip(names, originals, strict=True)),
+        sources=model.sources
+        + tuple(SourceImage(add[at].name, images[at][0], mm_per_pixel=mm_per_pixel_of(add[at].source)) for at in order),
         skipped=model.skipped + skipped,
         thumbnails=None if stored is None else Thumbnails.of([*pictures, *(images[at][2] for at in order)]),
         added=model.added + len(order),

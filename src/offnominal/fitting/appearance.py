@@ -112,7 +112,7 @@ class AppearanceLearner:
                 self._features[number] = values
         selected = [at for at, number in enumerate(numbers) if number in self._disturbed]
         if selected and self._bytes < MAX_DISTURBED_BYTES:
-            pixels = batch.views[0][selected]
+            pixels = batch.overview[selected]
             self._to_disturb.append(
                 replace(
                     batch,
@@ -121,6 +121,7 @@ class AppearanceLearner:
                     original=tuple(batch.original[at] for at in selected),
                     decoded=(None,) * len(selected),
                     poses=(None,) * len(selected),
+                    mm_per_pixel=(None,) * len(selected),
                 )
             )
             self._bytes += pixels.nbytes
@@ -148,6 +149,6 @@ class AppearanceLearner:
         """(disturbances, B, D + 131) features of a batch after each disturbance."""
         features = []
         for disturb in DISTURBANCES.values():
-            disturbed = replace(batch, views=(np.stack([disturb(image) for image in batch.views[0]]),))
+            disturbed = replace(batch, views=(np.stack([disturb(image) for image in batch.overview]),))
             features.append(image_features(disturbed, self._maps_of(disturbed.network_input(0))))
         return np.stack(features)

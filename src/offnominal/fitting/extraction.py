@@ -15,7 +15,7 @@ from offnominal.config import Settings
 from offnominal.errors import ImageError
 from offnominal.fitting.appearance import AppearanceFeatures, AppearanceLearner
 from offnominal.fitting.member_patches import MemberPatches, TrainingImage
-from offnominal.images import ImageBatch, Preprocessing, Source, ThumbnailStore, thumbnail
+from offnominal.images import ImageBatch, Preprocessing, Source, ThumbnailStore, thumbnail, views_of
 from offnominal.inference import (
     FeatureEngine,
     image_features,
@@ -26,6 +26,9 @@ from offnominal.inference import (
 from offnominal.model import require_finite
 from offnominal.observer import Observer
 from offnominal.types import Float, Pose
+
+#: Share of the memory limit for the patches of large images, which need memory while they are read as well.
+LARGE_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,7 @@ class Extraction:
         self.skipped: dict[int, str] = {}
         self.poses: list[Pose | None] = [None] * len(task.images)
         self._task, self._engines, self._settings, self._observer = task, engines, task.settings, observer
-        self._views = tuple(dict.fromkeys(task.preprocessing.geometries))
+        self._views = views_of(task.preprocessing.geometries)
         self._stack = ExitStack()
         self._numbers: list[int] = []  # number of each image in the thumbnail store
 
@@ -95,7 +98,8 @@ class Extraction:
             count = sum(engine.count(geometry.network_size(original)) for original in originals)
             sizes.append(count * engine.dimensions)
         for engine, geometry, size in zip(self._engines, self._task.preprocessing.geometries, sizes, strict=True):
-            memory = round(self._settings.memory * (size / sum(sizes)))
+            share = LARGE_SHARE if engine.tiled is not None else 1.0
+            memory = round(share * self._settings.memory * (size / sum(sizes)))
             patches = MemberPatches(engine, geometry, self._views.index(geometry), originals, memory)
             self.members.append(self._stack.enter_context(patches))
         self._store = self._stack.enter_context(ThumbnailStore())
@@ -112,7 +116,7 @@ class Extraction:
         )
         number_of: dict[int, int] = {}
         digests: dict[int, bytes] = {}
-        threads = threads_for(len(self.images), first.device)
+        threads = 1 if first.tiled is not None else threads_for(len(self.images), first.device)
         features = process_images(
             task.sources,
             replace(task.preprocessing, geometries=self._views),
@@ -130,7 +134,7 @@ class Extraction:
                     if not self._put(image, [of_member[at] for of_member in patches], [rows[at] for rows in shown]):
                         continue
                     self.poses[image] = batch.poses[at]
-                    pixels = np.ascontiguousarray(batch.views[0][at])
+                    pixels = np.ascontiguousarray(batch.overview[at])
                     digests[image] = blake2b(pixels.data, digest_size=16).digest()
                     number_of[image] = len(number_of)
                     if self._settings.thumbnails:
@@ -161,6 +165,11 @@ class Extraction:
 
     def _features(self, batch: ImageBatch) -> tuple[ImageBatch, list[torch.Tensor], Float]:
         """The batch, the (B, N, D) raw patches of each member, and the features of whole images."""
+        if self._engines[0].tiled is not None:
+            whole_images = image_features(batch, self._engines[0].maps(batch.network_input(0)))
+            require_finite(whole_images)
+            (image,) = batch.index
+            return batch, [self._large_patches(batch, image, member)[None] for member in self.members], whole_images
         maps = [member.engine.maps(batch.network_input(member.view)) for member in self.members]
         whole_images = image_features(batch, maps[0])
         require_finite(whole_images, *maps)
@@ -169,6 +178,14 @@ class Extraction:
             for member, of_member in zip(self.members, maps, strict=True)
         ]
         return batch, patches, whole_images
+
+    def _large_patches(self, batch: ImageBatch, image: int, member: MemberPatches) -> torch.Tensor:
+        """The (N, D) raw patches of a large image, which are written to their place in the store tile by tile."""
+        place = member.place(image)
+        _, _, height, width = batch.views[member.view].shape
+        if len(place) != member.engine.count((height, width)):
+            raise ImageError(f"{self.images[image].name}: changed during the fit; fit again")
+        return member.engine.large_patches(batch, member.view, place, member.release)
 
     def _put(self, image: int, patches: Sequence[torch.Tensor], shown: Sequence[torch.Tensor | None]) -> bool:
         """Store the patches of an image; False if its size has changed since the survey."""

@@ -52,7 +52,7 @@ from offnominal.inference import FeatureEngine
 from offnominal.memory import MemoryBank, MergedCoreset
 from offnominal.model import DistanceScale, HeldOut, LeftOut, Member, Model, Replacements
 from offnominal.observer import Observer
-from offnominal.scoring import NormalSignalsBuilder, image_score
+from offnominal.scoring import NormalSignalsBuilder
 
 #: With several shards, each selects this multiple of the bank, so that the merged bank covers nearly as well as that of one.
 OVERSAMPLING = 4
@@ -282,7 +282,7 @@ class Fit:
                 _, of_member = self._held_out(shards, member, shares_of(coreset, radius, supported), "audit")
                 statistics.append(of_member)
             maps = [image_map for of_shard in shards.each(Shard.maps, statistics) for image_map in of_shard]
-        scores = np.array([image_score(values) for values in maps], dtype=np.float32)
+            scores = np.concatenate(shards.each(Shard.scores, statistics))
         return Audit(
             names=tuple(image.name for image in held.images),
             sources=tuple(image.source for image in held.images),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from offnominal.config import Settings
-from offnominal.inference import SignalEngine
+from offnominal.inference import BLOCK, SignalEngine
 from offnominal.memory import HeldOutBanks
 from offnominal.model import DistanceScale
 from offnominal.scoring import SIGNALS
@@ -17,19 +17,32 @@ from offnominal.types import Float
 
 #: Number of units that the distance scale is estimated from, which is enough for a mean and a deviation.
 SCALE_UNITS = 16
+#: Distances from patches to replacements that are computed at a time; each takes 20 bytes.
+DISTANCES = 2**23
 #: Number of folds; each needs a coreset of its own.
 FOLD_COUNT = 5
 
 
-def distances_to_bank(banks: HeldOutBanks, units: int, settings: Settings, most: int = SCALE_UNITS) -> Tensor:
-    """Mean distances to K neighbours of the held-out patches of about `most` evenly spaced units."""
+def distances_to_bank(
+    banks: HeldOutBanks,
+    units: int,
+    settings: Settings,
+    most: int = SCALE_UNITS,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Mean distances to K neighbours of the held-out patches of about `most` evenly spaced units.
+
+    `tick` is called with the number of the unit that is done.
+    """
     engine = SignalEngine(banks.bank, settings, None, banks.bank.device)
     means = [torch.empty(0)]
     for unit in range(0, units, max(1, units // most)):
         squared, rows = banks.neighbours(unit, settings.neighbors)
         if rows.shape[1]:
-            near = engine.of_neighbours(banks.patches(unit), squared, rows, with_noise=False).neighbourhood
-            means.append(near.distances.mean(1).cpu())
+            for block in zip(banks.patches(unit).split(BLOCK), squared.split(BLOCK), rows.split(BLOCK), strict=True):
+                near = engine.of_neighbours(*block, with_noise=False).neighbourhood
+                means.append(near.distances.mean(1).cpu())
+        tick(unit)
     return torch.cat(means)
 
 
@@ -78,22 +91,36 @@ def held_out_signals(
         squared, rows = banks.neighbours(unit, k)
         neighbours.append((squared, rows.int()))
         if rows.shape[1]:
-            signals.append(engine.of_neighbours(banks.patches(unit), squared, rows).values)
+            blocks = zip(banks.patches(unit).split(BLOCK), squared.split(BLOCK), rows.split(BLOCK), strict=True)
+            signals.append(np.concatenate([_values(engine, banks, *block) for block in blocks]))
         else:  # the bank holds patches of this unit only: all neighbours will be replacements
             signals.append(np.zeros((len(rows), len(SIGNALS)), np.float32))
         tick(unit + 1)
     for unit, (squared, rows) in enumerate(neighbours, first):
         replacements = banks.replacements(unit)
-        if len(replacements):
-            changed, squared, rows = _with_replacements(
-                banks.patches(unit), squared, rows, replacements, k=k, first=len(banks.bank)
+        if not len(replacements):
+            tick(units)
+            continue
+        bank, patches = torch.cat([banks.bank, replacements]), banks.patches(unit)
+        size = max(1, DISTANCES // len(replacements))
+        blocks = zip(patches.split(size), squared.split(size), rows.split(size), strict=True)
+        for number, (of_block, squared_of_block, rows_of_block) in enumerate(blocks):
+            changed, nearest, nearest_rows = _with_replacements(
+                of_block, squared_of_block, rows_of_block, replacements, k=k, first=len(banks.bank)
             )
             if len(changed):
-                bank, patches = torch.cat([banks.bank, replacements]), banks.patches(unit)[changed]
-                values = engine.of_neighbours(patches, squared, rows, bank=bank).values
-                signals[unit - first][changed.cpu().numpy()] = values
+                values = engine.values(of_block[changed], nearest, nearest_rows, bank=bank)
+                signals[unit - first][number * size + changed.cpu().numpy()] = values
+            banks.release()
         tick(units)
     return signals
+
+
+def _values(engine: SignalEngine, banks: HeldOutBanks, patches: Tensor, squared: Tensor, rows: Tensor) -> Float:
+    """(n, S) signals of a block of patches; their memory is released."""
+    values = engine.values(patches, squared, rows)
+    banks.release()
+    return values
 
 
 def _with_replacements(

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from offnominal.features import ChannelMoments, ChannelStandard
+from offnominal.gates import MmPerPixel
 from offnominal.images import Geometry
-from offnominal.inference import FeatureEngine
+from offnominal.inference import BLOCK, FeatureEngine
 from offnominal.memory import (
     Coreset,
     HeldOutBanks,
     PatchRows,
     PatchStore,
+    SourceImage,
     Upsampling,
     farthest_from_mean,
     kcenter,
@@ -24,6 +27,9 @@ from offnominal.memory import (
 )
 from offnominal.roi import Layout
 from offnominal.types import Index
+
+#: Bytes of the patches of large images that a coreset is selected from.
+CANDIDATE_BYTES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class TrainingImage:
         Group that the user gave; None if there is none.
     unit
         Number of the unit: images of one unit are held out together.
+    mm_per_pixel
+        Size of its pixels in mm; None for that of the settings.
     """
 
     source: int
@@ -49,6 +57,12 @@ class TrainingImage:
     original: tuple[int, int]
     group: str | None
     unit: int
+    mm_per_pixel: MmPerPixel | None = None
+
+    @property
+    def listed(self) -> SourceImage:
+        """The image as a model lists it, without its group."""
+        return SourceImage(self.name, self.original, mm_per_pixel=self.mm_per_pixel)
 
 
 class MemberPatches:
@@ -110,7 +124,13 @@ class MemberPatches:
     def put(self, image: int, patches: Tensor, shown: Tensor | None = None) -> None:
         """Store the (N, D) raw patches of an image, and the numbers of the patches that stand for them."""
         self._shown[image] = None if shown is None else shown.cpu()
-        self._store.patches[self.rows[image]] = patches.cpu()
+        place = self.place(image)
+        if patches.data_ptr() != place.data_ptr():  # patches of a large image are there already
+            place[:] = patches.cpu()
+
+    def place(self, image: int) -> Tensor:
+        """Where the (N, D) patches of an image are stored; writable."""
+        return self._store.patches[self.rows[image]]
 
     def release(self) -> None:
         """Release the memory that access to spilled patches took."""
@@ -138,8 +158,24 @@ class MemberPatches:
     def standardise(self, standard: ChannelStandard) -> None:
         """Standardise all patches."""
         for rows, network, shown in zip(self.rows, self.networks, self._shown, strict=True):
-            patches = self.engine.standardise(self._store.patches[rows], standard, network)
-            self._store.patches[rows] = patches if shown is None else patches[shown]
+            if self.engine.tiled is not None:
+                self._standardise_large(rows, network, standard)
+                if shown is not None:
+                    self._store.patches[rows] = self._store.patches[rows][shown]
+            else:
+                patches = self.engine.standardise(self._store.patches[rows], standard, network)
+                self._store.patches[rows] = patches if shown is None else patches[shown]
+            self.release()
+
+    def _standardise_large(self, rows: slice, network: tuple[int, int], standard: ChannelStandard) -> None:
+        """Standardise the patches of a large image, a block at a time."""
+        assert self.engine.tiled is not None
+        positions = torch.from_numpy(self.engine.layout(network).positions)
+        for first in range(rows.start, rows.stop, BLOCK):
+            block = slice(first, min(first + BLOCK, rows.stop))
+            of_block = positions[block.start - rows.start : block.stop - rows.start]
+            patches = self._store.patches[block]
+            self._store.patches[block] = self.engine.tiled.standardise(patches, standard, network, of_block)
             self.release()
 
     def upsampling(self, image: int) -> Upsampling | None:
@@ -191,6 +227,20 @@ def choose_coreset(
     if sampler == "random":
         return Coreset(random_coreset(len(patches), size, seed), float("nan"))
     return kcenter(patches, size, farthest_from_mean(patches), tick=tick)
+
+
+def thinned(patches: PatchRows, size: int) -> tuple[PatchRows, int]:
+    """Every n-th patch, as many as `CANDIDATE_BYTES` hold but at least `size`, and n. Neighbouring patches are alike.
+
+    Examples
+    --------
+    >>> rows, step = thinned(PatchRows(torch.zeros(7, 2)), size=3)
+    >>> len(rows), step
+    (7, 1)
+    """
+    most = max(size, CANDIDATE_BYTES // (4 * patches.shape[1]))
+    step = -(-len(patches) // most)
+    return (patches, 1) if step == 1 else (PatchRows(patches[torch.arange(0, len(patches), step)]), step)
 
 
 def locate(rows: Index, starts: Index, layouts: Sequence[Layout]) -> tuple[Index, Index]:

@@ -18,14 +18,14 @@ from offnominal.features import ChannelMoments, ChannelStandard
 from offnominal.fitting.appearance import AppearanceFeatures
 from offnominal.fitting.extraction import Extraction, ShardTask
 from offnominal.fitting.held_out_signals import distances_to_bank, held_out_signals
-from offnominal.fitting.member_patches import TrainingImage, choose_coreset
+from offnominal.fitting.member_patches import TrainingImage, choose_coreset, thinned
 from offnominal.fitting.supporters import supporters
 from offnominal.fitting.training_set import units_of
-from offnominal.inference import FeatureEngine, SignalEngine, held_out_maps, statistics_of
+from offnominal.inference import FeatureEngine, SignalEngine, held_out_maps, scores_of_maps, statistics_of
 from offnominal.memory import Coreset, HeldOutBanks, NearestPatches, RemainingRows
 from offnominal.model import DistanceScale, Replacements, as_stored
 from offnominal.observer import Observer
-from offnominal.scoring import NormalSignalsBuilder, image_score
+from offnominal.scoring import NormalSignalsBuilder
 from offnominal.types import Float, Index, Pose
 
 
@@ -164,13 +164,18 @@ class Shard:
             rows, omitted = RemainingRows(rows, first, last), last - first
         key = member, size, sampler, first, omitted
         if key not in self._coresets:
-            coreset = Coreset(np.empty(0, np.int64), 0.0)
+            coreset, step = Coreset(np.empty(0, np.int64), 0.0), 1
             if len(rows):
                 tick = self._tick("memory bank", size)
+                if patches.engine.tiled is not None:
+                    rows, step = thinned(rows, size)
                 coreset = choose_coreset(rows, min(size, len(rows)), sampler, self._settings.seed, tick)
-            indices = np.where(coreset.indices < first, coreset.indices, coreset.indices + omitted)
-            selected = patches.readable()[torch.from_numpy(indices)]
-            self._coresets[key] = ShardCoreset(Coreset(indices, coreset.radius), selected)
+            indices = coreset.indices * step
+            indices = np.where(indices < first, indices, indices + omitted)
+            selected, radius = patches.readable()[torch.from_numpy(indices)], coreset.radius
+            if step > 1 and without is None and not np.isnan(radius):
+                radius = self.radius(member, selected)  # over all patches
+            self._coresets[key] = ShardCoreset(Coreset(indices, radius), selected)
         return self._coresets[key]
 
     def locate(self, member: int, rows: Index) -> tuple[Index, Index]:
@@ -187,6 +192,7 @@ class Shard:
             farthest = int(squared[:, 0].argmax())  # measured again: products in float32 are coarse
             difference = points[farthest].double() - bank[nearest[farthest, 0]].double()
             largest = max(largest, float(difference.square().sum().sqrt()))
+            patches.release()
         return largest
 
     def supporters(self, member: int, bank: BankShare) -> Index:
@@ -201,7 +207,7 @@ class Shard:
         """Prepare banks without each unit; returns the distances of patches of at most `most` units to their banks."""
         patches = self._extraction.members[member]
         self._banks = patches.held_out_banks(self.units, bank.rows, bank.radius, bank.patches)
-        return distances_to_bank(self._banks, len(self.units), self._settings, most)
+        return distances_to_bank(self._banks, len(self.units), self._settings, most, tick=lambda done: patches.release())
 
     def leave_one_out(self, member: int, scale: DistanceScale, stage: str) -> Replacements:
         """Compute the leave-one-out signals; returns the replacement patches."""
@@ -224,7 +230,7 @@ class Shard:
         values: dict[int, Float] = {}
         for image in images:
             points = patches.readable()[patches.rows[image]].to(patches.engine.device)
-            values[image] = engine(points, patches.upsampling(image)).values
+            values[image] = engine.searched_values(points, patches.upsampling(image))
             self._extraction.report("folds", images.start + len(values), len(self.images))
         self._store(member, values)
 
@@ -239,8 +245,9 @@ class Shard:
         return held_out_maps(signals, self._settings, [image.unit for image in self.images], statistics)
 
     def scores(self, statistics: Sequence[NormalSignalsBuilder]) -> Float:
-        """(n,) float32 held-out scores, the maxima of `maps`."""
-        return np.array([image_score(values) for values in self.maps(statistics)], dtype=np.float32)
+        """(n,) float32 held-out scores of `maps`."""
+        signals = [self._signals[number] for number in range(len(self._extraction.members))]
+        return scores_of_maps(self.maps(statistics), signals, [image.listed for image in self.images], self._settings)
 
     def signals(self, member: int, kept: bool) -> list[Float]:
         """(h, w, S) held-out signals of each image, rounded as in a model file; S is 0 if they are not `kept`."""

@@ -189,7 +189,7 @@ def common_exposure(
     selected = [sources[candidates[at]] for at in evenly_spaced]
     means, blocks = [], []
     for batch in batches(selected, preprocessing, batch_size=1, failed=lambda index, error: None):
-        means.append(levels(batch.views[0]))
-        blocks.append(block_levels(batch.views[0]))
+        means.append(levels(batch.overview))
+        blocks.append(block_levels(batch.overview))
         progress("exposure", len(means), len(selected))
     return exposure_of(means, blocks)

@@ -13,12 +13,14 @@ from offnominal.errors import InputError
 from offnominal.fitting.alignment import learn_alignment
 from offnominal.fitting.member_patches import TrainingImage
 from offnominal.fitting.plan import plan_fit
+from offnominal.fitting.resolution import resolution_note
 from offnominal.fitting.survey import Map, SurveyedImage, common_exposure, survey
 from offnominal.fitting.training_sources import TrainingSource, unit_keys
-from offnominal.images import Alignment, Preprocessing, ValueRange
+from offnominal.images import Alignment, Geometry, Preprocessing, ValueRange, mm_per_pixel_of, views_of
 from offnominal.inference import FeatureEngine
 from offnominal.memory import SourceImage
 from offnominal.observer import Observer, Plan
+from offnominal.scoring import working_size
 
 #: A fit holds one image out, and needs another.
 MIN_IMAGES = 2
@@ -77,17 +79,41 @@ def training_set(
         alignment, not_found = _alignment(sources, surveyed, values, settings, survey_all)
         skipped |= not_found
         surveyed = {index: image for index, image in surveyed.items() if index not in not_found}
+    geometries = tuple(engine.geometry([image.size for image in surveyed.values()]) for engine in engines)
+    unsuited = _unsuited(sources, surveyed, geometries, settings)
+    skipped |= unsuited
+    surveyed = {index: image for index, image in surveyed.items() if index not in unsuited}
     require_enough(len(surveyed), skipped)
     images = _sorted(sources, surveyed)
-    geometries = tuple(engine.geometry([image.size for image in surveyed.values()]) for engine in engines)
     preprocessing = Preprocessing(geometries, values, settings.region, alignment, settings.memory)
     if settings.exposure == "auto":
         usable = [paths[image.source] for image in images]
-        first = replace(preprocessing, geometries=geometries[:1])
+        first = replace(preprocessing, geometries=views_of(geometries)[:1])
         exposure = common_exposure(usable, first, seed=settings.seed, progress=observer.on_progress)
         preprocessing = replace(preprocessing, values=replace(values, exposure=exposure))
     plan = plan_fit([image.original for image in images], geometries, settings, engines)
+    note = resolution_note(settings, plan)
+    if note is not None:
+        observer.on_note(note)
     return TrainingSet(sources=sources, images=images, preprocessing=preprocessing, plan=plan, skipped=skipped)
+
+
+def _unsuited(
+    sources: Sequence[TrainingSource],
+    surveyed: dict[int, SurveyedImage],
+    geometries: Sequence[Geometry],
+    settings: Settings,
+) -> dict[int, str]:
+    """Reason by index, for images in which no region could pass a gate. Raises `InputError` if that holds for all images."""
+    unsuited = {}
+    for index, image in surveyed.items():
+        shape = working_size([geometry.network_size(image.size) for geometry in geometries])
+        problem = settings.gates.problem(shape, image.size, mm_per_pixel_of(sources[index].source))
+        if problem is not None:
+            unsuited[index] = f"{sources[index].name}: {problem}"
+    if unsuited and len(unsuited) == len(surveyed):
+        raise InputError(next(iter(unsuited.values())))
+    return unsuited
 
 
 def _alignment(
@@ -144,7 +170,7 @@ def source_images(images: Sequence[TrainingImage]) -> tuple[SourceImage, ...]:
         groups = sorted({image.group for image in of_unit if image.group is not None})
         name = " + ".join(groups) or f"copies of {of_unit[0].name}"
         group = None if len(of_unit) == 1 else name
-        sources += [SourceImage(image.name, image.original, group) for image in of_unit]
+        sources += [replace(image.listed, group=group) for image in of_unit]
     return tuple(sources)
 
 
@@ -168,6 +194,13 @@ def _sorted(sources: Sequence[TrainingSource], surveyed: dict[int, SurveyedImage
     order = sorted(range(len(indices)), key=lambda at: (units[at], digests[at], usable[at].name))
     numbers = {unit: number for number, unit in enumerate(sorted(set(units)))}
     return tuple(
-        TrainingImage(indices[at], usable[at].name, surveyed[indices[at]].size, usable[at].group, numbers[units[at]])
+        TrainingImage(
+            indices[at],
+            usable[at].name,
+            surveyed[indices[at]].size,
+            usable[at].group,
+            numbers[units[at]],
+            mm_per_pixel_of(usable[at].source),
+        )
         for at in order
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from offnominal.datasets import MANIFESTS, Pages, normal_images, page_paths
 from offnominal.errors import ImageError
-from offnominal.images import Source, content_digest, path_of, require_sequence
+from offnominal.images import Source, content_digest, measured, path_of, require_sequence
+from offnominal.memory import SourceImage
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def training_sources(data: str | Path | Sequence[Source], pages: Pages = "one") 
     ['array 0', 'good/001.png']
     """
     if isinstance(data, (str, Path)):
-        return [TrainingSource(item.name, item.path, item.group) for item in normal_images(data, pages)]
+        items = normal_images(data, pages)
+        return [TrainingSource(item.name, measured(item.path, item.mm_per_pixel), item.group) for item in items]
     sources: list[TrainingSource] = []
     for number, source in enumerate(require_sequence(data)):
         if pages == "all" and isinstance(source, (str, Path)):
@@ -89,6 +91,18 @@ def added_sources(added: Sequence[Source], first_number: int, pages: Pages = "on
         else:
             sources += training_sources(source, pages)
     return sources
+
+
+def first_unused_number(images: Sequence[SourceImage]) -> int:
+    """One more than the highest number of an array among the images of a model.
+
+    Examples
+    --------
+    >>> first_unused_number([SourceImage("array 11", (64, 64)), SourceImage("a.png", (64, 64))])
+    12
+    """
+    numbers = [image.name.removeprefix("array ") for image in images if image.name.startswith("array ")]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
 
 def content_key(source: Source) -> str:

@@ -9,31 +9,39 @@ from offnominal.images.exposure import Exposure, block_levels, brightness, expos
 from offnominal.images.file_checks import DEFAULT_MEMORY, count_pages
 from offnominal.images.geometry import Geometry, box_of, enlarge, position_at, resize, to_original
 from offnominal.images.image_source import (
+    MeasuredImage,
     Source,
     StoredImage,
     content_digest,
     file_of,
+    measured,
+    mm_per_pixel_of,
     path_of,
     pixels_of,
     require_sequence,
 )
 from offnominal.images.masks import read_mask
-from offnominal.images.preprocessing import Prepared, Preprocessing
+from offnominal.images.preprocessing import Prepared, Preprocessing, views_of
 from offnominal.images.profile import PIXEL_FEATURES, pixel_features
-from offnominal.images.region_files import read_region, with_region
+from offnominal.images.region_files import read_region, read_zones, with_region
 from offnominal.images.thumbnails import Thumbnails, ThumbnailStore, thumbnail
+from offnominal.images.tiles import ALIGNED, MARGIN, LargeImage, Tile, View, tiles_of
 from offnominal.images.value_range import EIGHT_BIT, ValueRange, displayed, image_range, join_ranges
 
 __all__ = [
+    "ALIGNED",
     "DEFAULT_MEMORY",
     "DISTURBANCES",
     "EIGHT_BIT",
+    "MARGIN",
     "PIXEL_FEATURES",
     "Alignment",
     "Exposure",
     "Geometry",
     "Header",
     "ImageBatch",
+    "LargeImage",
+    "MeasuredImage",
     "PoseLimits",
     "Prepared",
     "Preprocessing",
@@ -41,7 +49,9 @@ __all__ = [
     "StoredImage",
     "ThumbnailStore",
     "Thumbnails",
+    "Tile",
     "ValueRange",
+    "View",
     "aligned",
     "batches",
     "block_levels",
@@ -61,6 +71,8 @@ __all__ = [
     "image_range",
     "join_ranges",
     "levels",
+    "measured",
+    "mm_per_pixel_of",
     "moved",
     "path_of",
     "pixel_features",
@@ -70,10 +82,13 @@ __all__ = [
     "read_header",
     "read_mask",
     "read_region",
+    "read_zones",
     "require_sequence",
     "resize",
     "thumbnail",
+    "tiles_of",
     "to_image",
     "to_original",
+    "views_of",
     "with_region",
 ]

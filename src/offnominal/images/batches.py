@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
 from offnominal.errors import ImageError
+from offnominal.gates import MmPerPixel
 from offnominal.images.arrays import Pixels
 from offnominal.images.exposure import Exposure
 from offnominal.images.image_source import Source
 from offnominal.images.preprocessing import Prepared, Preprocessing
+from offnominal.images.tiles import LargeImage, Tile, View
 from offnominal.types import Float, Pose, require
 
 #: Limit of the decoded pixels in memory, in bytes: once while images wait for their turn, once while a batch fills. Batches of
@@ -29,7 +31,8 @@ class ImageBatch:
     Attributes
     ----------
     views
-        (B, 3, height, width) float32 per geometry, about 0 to 1: the resized images, before exposure correction.
+        (B, 3, height, width) float32 per geometry, about 0 to 1: the resized images, before exposure correction. The view of a
+        geometry with tiles is a `LargeImage`; B is then 1.
     index
         Position of each image in the input, B numbers.
     original
@@ -38,33 +41,59 @@ class ImageBatch:
         (H, W, 3) stored values of each image, or None if they are not kept.
     poses
         Pose of the part in each image, or None without alignment.
+    mm_per_pixel
+        Size of the pixels of each original image in mm, or None if it is not known.
     exposure
         Exposure of the normal images, for the correction in `network_input`; None for no correction.
 
     Examples
     --------
     >>> view = np.full((1, 3, 64, 64), 0.4, np.float32)
-    >>> batch = ImageBatch((view,), (0,), ((600, 800),), (None,), (None,), Exposure(level=0.5, spread=0.2))
+    >>> batch = ImageBatch((view,), (0,), ((600, 800),), (None,), (None,), (None,), Exposure(level=0.5, spread=0.2))
     >>> round(float(batch.network_input(0).mean()), 3)
     0.5
     """
 
-    views: tuple[Float, ...]
+    views: tuple[View, ...]
     index: tuple[int, ...]
     original: tuple[tuple[int, int], ...]
     decoded: tuple[Pixels | None, ...]
     poses: tuple[Pose | None, ...]
+    mm_per_pixel: tuple[MmPerPixel | None, ...]
     exposure: Exposure | None = None
 
     def __post_init__(self) -> None:
         for pixels in self.views:
-            require(pixels.ndim == 4 and pixels.shape[1] == 3, f"a view must be (B, 3, H, W), got {pixels.shape}")
-        lengths = {*map(len, self.views), len(self.index), len(self.original), len(self.decoded), len(self.poses)}
-        require(len(lengths) == 1, "views, index, original, decoded and poses differ in length")
+            require(len(pixels.shape) == 4 and pixels.shape[1] == 3, f"a view must be (B, 3, H, W), got {pixels.shape}")
+        of_images: tuple[Sized, ...] = (self.index, self.original, self.decoded, self.poses, self.mm_per_pixel)
+        lengths = {pixels.shape[0] for pixels in self.views} | {len(values) for values in of_images}
+        require(len(lengths) == 1, "the entries of a batch differ in length")
+
+    @property
+    def overview(self) -> Float:
+        """(B, 3, height, width) float32 whole images, as the first view shows them."""
+        view = self.views[0]
+        assert not isinstance(view, LargeImage)
+        return view
 
     def network_input(self, view: int) -> Float:
         """Return the network input of a view, (B, 3, height, width) float32, with corrected exposure."""
-        return self.views[view] if self.exposure is None else self.exposure.corrected(self.views[view])
+        pixels = self.views[view]
+        assert not isinstance(pixels, LargeImage)
+        return pixels if self.exposure is None else self.exposure.corrected(pixels)
+
+    def tile_input(self, view: int, tile: Tile) -> Float:
+        """Return the network input of a tile of a large image, (1, 3, height, width) float32, with corrected exposure."""
+        large = self.views[view]
+        assert isinstance(large, LargeImage)
+        pixels = large.cut(tile)
+        return pixels if self.exposure is None else np.asarray(pixels * self._gain)
+
+    @cached_property
+    def _gain(self) -> np.float32:
+        """Gain of the exposure correction of a large image."""
+        assert self.exposure is not None
+        return np.float32(self.exposure.gains(self.overview)[0])
 
 
 def raise_unreadable(index: int, error: ImageError) -> None:
@@ -126,7 +155,10 @@ def batches(
     """
     waiting: dict[tuple[tuple[int, ...], ...], list[tuple[int, Prepared]]] = {}
     ready, exposure = partial(preprocessing.prepare, keep=keep), preprocessing.values.exposure
-    for index, prepared in _prepared(sources, ready, failed, batch_size + workers, workers):
+    ahead = batch_size + workers
+    if any(geometry.tile for geometry in preprocessing.geometries):  # one large image at a time, to save memory
+        batch_size, ahead, workers = 1, 0, 1
+    for index, prepared in _prepared(sources, ready, failed, ahead, workers):
         group = waiting.setdefault(prepared.shapes, [])
         group.append((index, prepared))
         if len(group) == batch_size:
@@ -178,11 +210,17 @@ def _prepared(
 
 
 def _batch(group: list[tuple[int, Prepared]], exposure: Exposure | None) -> ImageBatch:
-    views = []
-    for view, (height, width, channels) in enumerate(group[0][1].shapes):
+    views: list[View] = []
+    for view, first in enumerate(group[0][1].views):
+        if isinstance(first, LargeImage):
+            views.append(first)
+            continue
+        height, width, channels = first.shape
         pixels = np.empty((len(group), channels, height, width), np.float32)
         for row, (_, prepared) in enumerate(group):
-            pixels[row] = prepared.views[view].transpose(2, 0, 1)
+            shown = prepared.views[view]
+            assert not isinstance(shown, LargeImage)
+            pixels[row] = shown.transpose(2, 0, 1)
         views.append(pixels)
     return ImageBatch(
         tuple(views),
@@ -190,5 +228,6 @@ def _batch(group: list[tuple[int, Prepared]], exposure: Exposure | None) -> Imag
         tuple(prepared.original for _, prepared in group),
         tuple(prepared.decoded for _, prepared in group),
         tuple(prepared.pose for _, prepared in group),
+        tuple(prepared.mm_per_pixel for _, prepared in group),
         exposure,
     )

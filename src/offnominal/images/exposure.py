@@ -105,8 +105,12 @@ class Exposure:
         ndarray of float32
             (B, 3, H, W).
         """
-        gain = np.clip(self.level / levels(pixels), 1 / self.max_gain, self.max_gain).astype(np.float32)
-        return np.asarray(pixels * gain[:, None, None, None])
+        return np.asarray(pixels * self.gains(pixels)[:, None, None, None])
+
+    def gains(self, pixels: Float) -> Float:
+        """(B,) gains of the correction of (B, 3, H, W) images."""
+        gains: Float = np.clip(self.level / levels(pixels), 1 / self.max_gain, self.max_gain).astype(np.float32)
+        return gains
 
 
 def block_levels(pixels: Float) -> Means:

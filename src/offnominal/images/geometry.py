@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from offnominal.types import Float, Resize
 
+#: Upper limit of a side in network pixels, with tiles.
+LONGEST_TILED = 65_536
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -30,6 +33,10 @@ class Geometry:
         Sides are rounded to a multiple of this number, the coarsest stride of the backbone.
     longest
         Upper limit of a side in network pixels, with `keep` and `area`.
+    tile
+        Side of a tile in network pixels; 0 if the network sees the whole image.
+    density
+        With tiles, network pixels for each pixel of the original, at least; below, the image would lose details.
 
     Examples
     --------
@@ -43,6 +50,13 @@ class Geometry:
     resize: Resize
     multiple: int = 32
     longest: int = 4096
+    tile: int = 0
+    density: float = 0.0
+
+    @property
+    def overview(self) -> Geometry:
+        """How the whole image is seen, if this geometry has tiles."""
+        return replace(self, tile=0, density=0.0)
 
     def suited_to(self, originals: Collection[tuple[int, int]]) -> Geometry:
         """With `area`, adapt the number of pixels to the median aspect ratio of the original sizes (H, W).
@@ -66,7 +80,8 @@ class Geometry:
         if self.resize == "squash":
             return self._rounded(self.size[0]), self._rounded(self.size[1])
         scale = sqrt(prod(self.size) / prod(original)) if self.resize == "area" else min(self.size) / min(original)
-        height, width = (min(self.longest, side * scale) for side in original)
+        longest = LONGEST_TILED if self.tile else self.longest
+        height, width = (min(longest, side * max(scale, self.density)) for side in original)
         return self._rounded(height), self._rounded(width)
 
     def _rounded(self, side: float) -> int:

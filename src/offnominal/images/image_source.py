@@ -6,6 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from offnominal.errors import ImageError, InputError
+from offnominal.gates import MmPerPixel
 from offnominal.images.arrays import Pixels, from_array, planes
 from offnominal.images.decode import decode, from_pillow
 from offnominal.images.file_checks import DEFAULT_MEMORY
@@ -36,8 +38,55 @@ class StoredImage(ABC):
         """A copy of the file, which exists until the context ends. Raises `ImageError`."""
 
 
-#: An image: a path, a Pillow image, an array or tensor of pixels, or an image in a store.
-Source = Path | str | Image.Image | StoredImage | Any
+@dataclass(frozen=True)
+class MeasuredImage:
+    """An image with the size of its pixels.
+
+    Attributes
+    ----------
+    image
+        Path, Pillow image, array, or image in a store.
+    mm_per_pixel
+        Width and height of a pixel in mm.
+
+    Examples
+    --------
+    >>> MeasuredImage("part.png", (0.02, 0.02)).image
+    'part.png'
+    """
+
+    image: Any
+    mm_per_pixel: MmPerPixel
+
+
+#: An image: a path, a Pillow image, an array or tensor of pixels, an image in a store, or one with the size of its pixels.
+Source = Path | str | Image.Image | StoredImage | MeasuredImage | Any
+
+
+def measured(image: Source, mm_per_pixel: MmPerPixel | None) -> Source:
+    """An image with the size of its pixels, if it is known.
+
+    Examples
+    --------
+    >>> measured("part.png", None)
+    'part.png'
+    """
+    return image if mm_per_pixel is None else MeasuredImage(image, mm_per_pixel)
+
+
+def mm_per_pixel_of(source: Source) -> MmPerPixel | None:
+    """Size of the pixels of an image; None if it is not known.
+
+    Examples
+    --------
+    >>> mm_per_pixel_of(measured("part.png", (0.02, 0.03)))
+    (0.02, 0.03)
+    """
+    return source.mm_per_pixel if isinstance(source, MeasuredImage) else None
+
+
+def _plain(source: Source) -> Source:
+    return source.image if isinstance(source, MeasuredImage) else source
 
 
 def pixels_of(source: Source, memory: int = DEFAULT_MEMORY) -> Pixels:
@@ -65,6 +114,7 @@ def pixels_of(source: Source, memory: int = DEFAULT_MEMORY) -> Pixels:
     >>> pixels_of(np.zeros((4, 6), np.uint16)).shape
     (4, 6, 3)
     """
+    source = _plain(source)
     with as_image_error(source), file_of(source) as file:
         if isinstance(file, (str, Path)):
             return decode(Path(file), memory)
@@ -76,6 +126,7 @@ def pixels_of(source: Source, memory: int = DEFAULT_MEMORY) -> Pixels:
 @contextmanager
 def file_of(source: Source) -> Iterator[Source]:
     """The source itself, or a copy of the file of an image in a store. Errors name the image, not the copy."""
+    source = _plain(source)
     if not isinstance(source, StoredImage):
         yield source
         return
@@ -100,6 +151,7 @@ def as_image_error(source: Source) -> Iterator[None]:
 
 def path_of(source: Source) -> str | None:
     """The path or address of an image; None for pixels."""
+    source = _plain(source)
     if isinstance(source, StoredImage):
         return source.name
     return str(source) if isinstance(source, (str, Path)) else None
@@ -137,7 +189,7 @@ def content_digest(source: Source) -> bytes:
                 while block := opened.read(1 << 20):
                     digest.update(block)
         else:
-            pixels = planes(pixels_of(source))
+            pixels = planes(pixels_of(stored))
             digest.update(f"{pixels.dtype} {pixels.shape} ".encode())
             digest.update(np.ascontiguousarray(pixels).data)
         return digest.digest()

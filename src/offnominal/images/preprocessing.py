@@ -9,11 +9,13 @@ from functools import lru_cache
 import numpy as np
 
 from offnominal.errors import ImageError
+from offnominal.gates import MmPerPixel
 from offnominal.images.alignment import Alignment, aligned
 from offnominal.images.arrays import Pixels, planes
 from offnominal.images.file_checks import DEFAULT_MEMORY
 from offnominal.images.geometry import Geometry, resize
-from offnominal.images.image_source import Source, as_image_error, name_of, pixels_of
+from offnominal.images.image_source import Source, as_image_error, mm_per_pixel_of, name_of, pixels_of
+from offnominal.images.tiles import LargeImage
 from offnominal.images.value_range import ValueRange
 from offnominal.roi import RegionOfInterest
 from offnominal.types import Float, Mask, Pose
@@ -26,13 +28,15 @@ class Prepared:
     Attributes
     ----------
     views
-        (height, width, 3) float32 per geometry, about 0 to 1.
+        (height, width, 3) float32 per geometry, about 0 to 1; a large image for a geometry with tiles.
     original
         (H, W) of the original image.
     decoded
         (H, W, 3) stored values, or None if they are not kept.
     pose
         Pose of the part; None without alignment.
+    mm_per_pixel
+        Size of a pixel of the original image in mm; None if the source does not say.
 
     Examples
     --------
@@ -41,15 +45,16 @@ class Prepared:
     ((256, 352, 3),)
     """
 
-    views: tuple[Float, ...]
+    views: tuple[Float | LargeImage, ...]
     original: tuple[int, int]
     decoded: Pixels | None
     pose: Pose | None
+    mm_per_pixel: MmPerPixel | None = None
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """Shapes of the views."""
-        return tuple(view.shape for view in self.views)
+        return tuple(tuple(view.shape) for view in self.views)
 
     @property
     def kept(self) -> int:
@@ -64,7 +69,7 @@ class Preprocessing:
     Attributes
     ----------
     geometries
-        One view is made for each geometry.
+        One view is made for each geometry. If some have tiles, the first has none.
     values
         Value range, and the exposure of the normal images.
     region
@@ -117,16 +122,34 @@ class Preprocessing:
             if self.alignment is not None:
                 pose = self.alignment.locate(clipped, values, name)
                 clipped = aligned(clipped, pose)
-            views = []
+            views: list[Float | LargeImage] = []
+            mean = None
             for geometry in self.geometries:
                 height, width = geometry.network_size(original)
-                scaled = values.scale(resize(clipped, (height, width)), name).reshape(height, width, -1)
-                if region is not None and not region.whole:
-                    inside = _inside(region, original, (height, width))
+                resized = resize(clipped, (height, width))
+                inside = None if region is None or region.whole else _inside(region, original, (height, width))
+                if geometry.tile:
+                    views.append(LargeImage(resized, values, name, inside, mean))
+                    continue
+                scaled = values.scale(resized, name).reshape(height, width, -1)
+                if inside is not None:
                     mean = scaled[inside].mean(axis=0, dtype=np.float64).astype(np.float32)
                     scaled = np.where(inside[:, :, None], scaled, mean)
                 views.append(np.broadcast_to(scaled, (height, width, 3)))
-            return Prepared(tuple(views), original, pixels if keep else None, pose)
+            return Prepared(tuple(views), original, pixels if keep else None, pose, mm_per_pixel_of(source))
+
+
+def views_of(geometries: Sequence[Geometry]) -> tuple[Geometry, ...]:
+    """The geometries of the views for some members: each once, and a view of the whole image first.
+
+    Examples
+    --------
+    >>> tiled = Geometry((256, 256), "area", tile=512, density=1.0)
+    >>> [geometry.tile for geometry in views_of([tiled, tiled])]
+    [0, 512]
+    """
+    first = geometries[0].overview if geometries[0].tile else geometries[0]
+    return tuple(dict.fromkeys((first, *geometries)))
 
 
 @lru_cache(maxsize=32)

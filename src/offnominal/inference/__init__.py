@@ -5,6 +5,7 @@ from offnominal.inference.calibration_scores import (
     held_out_maps,
     held_out_scores,
     normal_signals,
+    scores_of_maps,
     scores_of_model,
     statistics_of,
 )
@@ -15,9 +16,10 @@ from offnominal.inference.inspector import Inspector
 from offnominal.inference.member_scorer import Explanation
 from offnominal.inference.model_networks import engines_of
 from offnominal.inference.parallel import parallel_map, process_images, single_torch_thread, threads_for, worker_pool
-from offnominal.inference.signals import PatchSignals, SignalEngine
+from offnominal.inference.signals import BLOCK, PatchSignals, SignalEngine
 
 __all__ = [
+    "BLOCK",
     "Evaluated",
     "Evaluation",
     "Explanation",
@@ -36,6 +38,7 @@ __all__ = [
     "normal_signals",
     "parallel_map",
     "process_images",
+    "scores_of_maps",
     "scores_of_model",
     "single_torch_thread",
     "statistics_of",

@@ -7,9 +7,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from offnominal.config import Settings
+from offnominal.gates import extents, image_score, reach_of
+from offnominal.memory import SourceImage
 from offnominal.model import Model
 from offnominal.roi import RegionOfInterest, outside_lowered
-from offnominal.scoring import NormalSignals, NormalSignalsBuilder, average_maps, image_score, member_map
+from offnominal.scoring import NormalSignals, NormalSignalsBuilder, average_maps, member_map
 from offnominal.types import Float
 
 #: Held-out signals of one member: (h, w, S) for each image, and the (height, width) of each network input.
@@ -75,13 +77,54 @@ def held_out_maps(
     return [outside_lowered(average_maps(of_image), settings.region) for of_image in zip(*maps, strict=True)]
 
 
-def held_out_scores(members: Sequence[MemberSignals], settings: Settings, together: Sequence[Hashable | None] = ()) -> Float:
-    """Calibration scores: the maximum of each map of `held_out_maps`.
+def scores_of_maps(
+    maps: Sequence[Float], members: Sequence[Sequence[Float]], images: Sequence[SourceImage], settings: Settings
+) -> Float:
+    """(n,) float32 scores of anomaly maps of training images, with the gates of the settings.
+
+    Parameters
+    ----------
+    maps
+        (h, w) map of each image.
+    members
+        For each member, its signals of each image, whose grids tell how far a defect reaches.
+    images
+        Sizes of the images, and of their pixels.
+    settings
+        Gates and zones.
+
+    Examples
+    --------
+    >>> from offnominal.config import settings_from
+    >>> anomaly_map = np.array([[9.0, 0.0, 3.0, 3.0]], np.float32)
+    >>> image = SourceImage("a.png", size=(1, 4))
+    >>> signals = [np.zeros((1, 2, 3), np.float32)]
+    >>> for area in ("1px2", "2px2"):
+    ...     scores_of_maps([anomaly_map], [signals], [image], settings_from(min_area=area)).tolist()
+    [9.0]
+    [0.0]
+    """
+    gates, scores = settings.gates, []
+    for values, of_image, image in zip(maps, zip(*members, strict=True), images, strict=True):
+        measured = extents(values, reach_of((values.shape[0], values.shape[1]), [signals.shape for signals in of_image]))
+        scores.append(image_score(measured, gates.areas(values.shape, image.size, image.mm_per_pixel)))
+    return np.array(scores, dtype=np.float32)
+
+
+def held_out_scores(
+    members: Sequence[MemberSignals],
+    settings: Settings,
+    images: Sequence[SourceImage],
+    together: Sequence[Hashable | None] = (),
+) -> Float:
+    """Calibration scores: the score of each map of `held_out_maps`.
 
     Parameters
     ----------
     members, settings, together
         As in `held_out_maps`.
+    images
+        As in `scores_of_maps`.
 
     Returns
     -------
@@ -92,10 +135,12 @@ def held_out_scores(members: Sequence[MemberSignals], settings: Settings, togeth
     --------
     >>> from offnominal.config import settings_from
     >>> signals = [np.full((8, 8, 3), value, np.float32) for value in (1.0, 2.0, 9.0)]
-    >>> held_out_scores([(signals, [(64, 64)] * 3)], settings_from()).argmax()
+    >>> images = [SourceImage(name, (64, 64)) for name in "abc"]
+    >>> held_out_scores([(signals, [(64, 64)] * 3)], settings_from(), images).argmax()
     np.int64(2)
     """
-    return np.array([image_score(values) for values in held_out_maps(members, settings, together)], dtype=np.float32)
+    maps = held_out_maps(members, settings, together)
+    return scores_of_maps(maps, [signals for signals, _ in members], images, settings)
 
 
 def scores_of_model(model: Model) -> Float:
@@ -110,7 +155,7 @@ def scores_of_model(model: Model) -> Float:
     np.float64(0.0)
     """
     members = [(member.held_out.signals, model.networks(member)) for member in model.members]
-    return held_out_scores(members, model.settings, [source.group for source in model.sources])
+    return held_out_scores(members, model.settings, model.sources, [source.group for source in model.sources])
 
 
 def _member_maps(

@@ -11,7 +11,7 @@ import numpy as np
 
 from offnominal.datasets import Item
 from offnominal.errors import ImageError, InputError
-from offnominal.images import Source, read_mask
+from offnominal.images import Source, measured, read_mask
 from offnominal.inference.inspector import Inspector
 from offnominal.metrics import Curves, Figures, Judged, figures_and_curves, figures_by_class
 from offnominal.model import Model
@@ -206,11 +206,11 @@ def _inspected(
     def failed(index: int, error: ImageError) -> None:
         unreadable[index] = str(error)
 
-    paths = [item.path for item in items]
+    sources = [measured(item.path, item.mm_per_pixel) for item in items]
     inspected = (
-        ((index, inspection) for index, inspection, _ in inspector.inspect(paths, failed, evidence=evidence))
+        ((index, inspection) for index, inspection, _ in inspector.inspect(sources, failed, evidence=evidence))
         if inspect is None
-        else inspect(paths, failed, evidence)
+        else inspect(sources, failed, evidence)
     )
     for index, inspection in inspected:
         inspections[index] = replace(

@@ -27,6 +27,7 @@ members, the evidence is that of the member whose map is highest at the peak.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -35,7 +36,7 @@ from torch import Tensor
 
 from offnominal.images import box_of, position_at
 from offnominal.inference.feature_engine import FeatureEngine
-from offnominal.inference.signals import PatchSignals, SignalEngine
+from offnominal.inference.signals import SignalEngine
 from offnominal.model import Member, Model
 from offnominal.roi import Layout
 from offnominal.scoring import DISTANCE
@@ -76,8 +77,9 @@ class EvidenceMaker:
     def regions(
         self,
         regions: tuple[Region, ...],
-        patches: Tensor,
-        signals: PatchSignals,
+        patches_at: Callable[[Sequence[int]], Tensor],
+        values: Float,
+        indices: Tensor,
         network: tuple[int, int],
         original: tuple[int, int],
     ) -> tuple[Region, ...]:
@@ -85,25 +87,28 @@ class EvidenceMaker:
 
         Parameters
         ----------
-        patches
-            (N, D) standardised patches.
-        signals
-            Their signals.
+        patches_at
+            Returns the (n, D) standardised patches of some numbers.
+        values
+            (N, S) signals of all patches.
+        indices
+            (N, K) rows of their nearest bank patches.
         network, original
             (height, width) of the network input and of the original image.
         """
         if not regions:
             return regions
         grid = _Grid(self._feature_engine.layout(network), original)
-        peaks, typical = [grid.patch_at(region.peak_at) for region in regions], _median_patch(signals)
+        peaks, typical = [grid.patch_at(region.peak_at) for region in regions], _median_patch(values)
         selected = [*peaks, typical]
-        neighbourhood = self._signal_engine.with_curvature(patches[selected], signals.neighbourhood.indices[selected])
+        patches = patches_at(selected)
+        neighbourhood = self._signal_engine.with_curvature(patches, indices[selected])
         noise, response = self._signal_engine.noise_and_response(neighbourhood)
-        *curves, typical_curve = self._curves(patches[selected], neighbourhood.gradient, noise)
-        neighbours = self._neighbours(patches[peaks], neighbourhood.distances, neighbourhood.indices)
+        *curves, typical_curve = self._curves(patches, neighbourhood.gradient, noise)
+        neighbours = self._neighbours(patches[:-1], neighbourhood.distances, neighbourhood.indices)
         explained = []
         for at, region in enumerate(regions):
-            squares = (patches[peaks[at]] - self._bank[signals.neighbourhood.indices[peaks[at], 0]]).square().double()
+            squares = (patches[at] - self._bank[indices[peaks[at], 0]]).square().double()
             evidence = Evidence(
                 member=self._member.name,
                 box=grid.box(peaks[at]),
@@ -121,14 +126,12 @@ class EvidenceMaker:
             explained.append(replace(region, evidence=evidence))
         return tuple(explained)
 
-    def layer_maps(self, patches: Tensor, signals: PatchSignals, network: tuple[int, int]) -> dict[str, Float]:
-        """(h, w) share of each layer in the squared distance to the nearest bank patch; 0 where this distance is 0."""
-        squares = (patches - self._bank[signals.neighbourhood.indices[:, 0]]).square()
-        by_layer = (squares @ self._feature_engine.layer_weights.T).cpu().numpy()
-        on_grid = self._feature_engine.layout(network).fill(by_layer)
-        total = on_grid.sum(2, keepdims=True)
-        shares = np.divide(on_grid, total, out=np.zeros_like(on_grid), where=total > 0)
-        return {name: np.ascontiguousarray(shares[:, :, at]) for at, name in enumerate(self._member.backbone.layers)}
+    def layer_shares(self, patches: Tensor, indices: Tensor) -> Tensor:
+        """(N, layers) share of each layer in the squared distance to the nearest bank patch; 0 where this distance is 0."""
+        squares = (patches - self._bank[indices[:, 0]]).square()
+        by_layer = squares @ self._feature_engine.layer_weights.T
+        total = by_layer.sum(1, keepdim=True)
+        return torch.where(total > 0, by_layer / total, 0)
 
     def _curves(self, patches: Tensor, gradient: Tensor, noise: Tensor) -> list[tuple[tuple[float, float], ...]]:
         steps = torch.tensor(STEPS, device=patches.device)
@@ -165,9 +168,9 @@ class EvidenceMaker:
         return dict(zip(self._member.backbone.layers, (by_layer / total).tolist(), strict=True)) if total > 0 else {}
 
 
-def _median_patch(signals: PatchSignals) -> int:
+def _median_patch(values: Float) -> int:
     """Index of the patch with the (lower) median distance."""
-    order = np.argsort(signals.values[:, DISTANCE], kind="stable")
+    order = np.argsort(values[:, DISTANCE], kind="stable")
     return int(order[(len(order) - 1) // 2])
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,9 +23,11 @@ from offnominal.features import (
     parse_members,
 )
 from offnominal.forks import native_threads
-from offnominal.images import Geometry, ImageBatch, covered
+from offnominal.images import Geometry, ImageBatch, Tile, View, covered
+from offnominal.inference.parallel import parallel_map, threads_for
+from offnominal.inference.tiled_features import TiledFeatures, TileRows
 from offnominal.memory import Upsampling
-from offnominal.model import BackboneIdentity
+from offnominal.model import BackboneIdentity, require_finite
 from offnominal.roi import Layout
 from offnominal.types import Float, interior, interior_shape
 
@@ -115,6 +118,10 @@ class FeatureEngine:
             height, width = backbone.default_size
         size = max(MIN_SIDE, round(height * member.scale)), max(MIN_SIDE, round(width * member.scale))
         self._geometry = Geometry(size, settings.resize, self._extractor.multiple)
+        self.tiled: TiledFeatures | None = None
+        if settings.tile is not None:
+            self._geometry = replace(self._geometry, tile=settings.tile, density=member.scale * settings.density)
+            self.tiled = TiledFeatures(self._extractor, settings.tile, self._region, self.device)
 
     def geometry(self, originals: Collection[tuple[int, int]]) -> Geometry:
         """How a model of images with these original (H, W) resizes images for this member."""
@@ -153,7 +160,7 @@ class FeatureEngine:
         """
         with suppress(KeyError):  # another thread may remove it
             return self._upsamplings[network]
-        usable = self.device.type == "cpu" and self._in_float32 and self.layout(network).complete
+        usable = self.device.type == "cpu" and self._in_float32 and self.tiled is None and self.layout(network).complete
         first = self._extractor.upsampled_from(network) if usable else None
         return _kept(self._upsamplings, network, None if first is None else self._upsampling_from(first, network))
 
@@ -176,6 +183,47 @@ class FeatureEngine:
             return interior_patches(maps)
         return maps.flatten(2)[:, :, torch.from_numpy(layout.positions).to(maps.device)].transpose(1, 2)
 
+    def tile_patches(self, batch: ImageBatch, view: int, tile: Tile) -> Tensor:
+        """(n, D) raw patches at the interior positions of a tile of a large image."""
+        return interior_patches(self.maps(batch.tile_input(view, tile)))[0]
+
+    def over_tiles(self, network: tuple[int, int], work: Callable[[tuple[Tile, TileRows]], Value]) -> Iterator[Value]:
+        """Results of a function for all tiles of a network input (height, width); on a CPU, tiles are processed in parallel."""
+        assert self.tiled is not None
+        tiles = self.tiled.tiles(network, self.layout(network))
+        self.tiled.shares(network)  # before several threads need them
+        return parallel_map(work, tiles, threads_for(len(tiles), self.device), lambda _: 0)
+
+    def large_patches(
+        self, batch: ImageBatch, view: int, target: Tensor | None = None, done: Callable[[], None] = lambda: None
+    ) -> Tensor:
+        """(N, D) raw patches of a large image, at the positions of `layout`.
+
+        Parameters
+        ----------
+        target
+            (N, D) tensor that receives them; by default a new one.
+        done
+            Called after every tile.
+
+        Raises
+        ------
+        ValueError
+            A feature is not finite.
+        """
+        _, _, height, width = batch.views[view].shape
+        patches = torch.empty((self.count((height, width)), self.dimensions)) if target is None else target
+
+        def work(entry: tuple[Tile, TileRows]) -> None:
+            tile, rows = entry
+            of_tile = self.tile_patches(batch, view, tile)[rows.own].cpu()
+            require_finite(of_tile)
+            patches[torch.from_numpy(rows.numbers)] = of_tile
+
+        for _ in self.over_tiles((height, width), work):
+            done()
+        return patches
+
     def shown(self, batch: ImageBatch, network: tuple[int, int]) -> list[Tensor | None]:
         """For each image of a batch, the (N,) numbers of the patches that stand for its patches.
 
@@ -188,9 +236,11 @@ class FeatureEngine:
             shown.append(None if inside is None else torch.from_numpy(layout.shown(inside)).to(self.device))
         return shown
 
-    def bytes_of_patches(self, images: Float) -> int:
+    def bytes_of_patches(self, images: View) -> int:
         """Bytes of the patches of (B, 3, H, W) network inputs."""
-        return 4 * self.dimensions * len(images) * self.count((images.shape[2], images.shape[3]))
+        count, _, height, width = images.shape
+        size: int = 4 * self.dimensions * count * self.count((height, width))
+        return size
 
     def standardise(self, patches: Tensor, standard: ChannelStandard, network: tuple[int, int]) -> Tensor:
         """(..., N, D) raw patches -> standardised patches, shrunk toward the mean 0 near the border.

@@ -30,8 +30,8 @@ def image_features(batch: ImageBatch, maps: Tensor) -> Float:
     --------
     >>> import torch
     >>> view = np.zeros((1, 3, 64, 64), np.float32)
-    >>> batch = ImageBatch((view,), index=(0,), original=((64, 64),), decoded=(None,), poses=(None,))
+    >>> batch = ImageBatch((view,), index=(0,), original=((64, 64),), decoded=(None,), poses=(None,), mm_per_pixel=(None,))
     >>> image_features(batch, torch.zeros(1, 4, 8, 8)).shape
     (1, 135)
     """
-    return np.concatenate([maps.mean((2, 3)).cpu().numpy(), pixel_features(batch.views[0])], axis=1)
+    return np.concatenate([maps.mean((2, 3)).cpu().numpy(), pixel_features(batch.overview)], axis=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -11,15 +12,19 @@ from torch import Tensor
 
 from offnominal.decisions import find_regions
 from offnominal.errors import ImageError
+from offnominal.gates import MmPerPixel, extents, reach_of
 from offnominal.images import (
     ImageBatch,
     Preprocessing,
     Source,
+    View,
+    moved,
     path_of,
     position_at,
     raise_unreadable,
     thumbnail,
     to_original,
+    views_of,
 )
 from offnominal.images.arrays import Pixels
 from offnominal.inference.feature_engine import FeatureEngine
@@ -29,8 +34,8 @@ from offnominal.inference.parallel import process_images, threads_for
 from offnominal.inference.restored import restored
 from offnominal.model import Model, require_finite
 from offnominal.roi import outside_lowered
-from offnominal.scoring import INFLUENCE, average_maps, image_score
-from offnominal.types import Float, Inspection, Pose, Region
+from offnominal.scoring import INFLUENCE, average_maps, working_size
+from offnominal.types import Float, Inspection, Pose, Region, ZoneScore
 
 Result = TypeVar("Result")
 
@@ -64,7 +69,7 @@ class Inspector:
 
     def __init__(self, model: Model, engines: Sequence[FeatureEngine]) -> None:
         self.model, self.engines = model, tuple(engines)
-        views = tuple(dict.fromkeys(member.geometry for member in model.members))
+        views = views_of([member.geometry for member in model.members])
         self.preprocessing = Preprocessing(views, model.values, model.region, model.alignment, model.settings.memory)
         self.scorers = tuple(
             MemberScorer(model, member, engine, views.index(member.geometry))
@@ -126,10 +131,12 @@ class Inspector:
             if at == 0 and appearance is not None:
                 statistics = appearance.statistics(image_features(batch, raw))
             results.append(of_member)
-        for index, original, pose, decoded, of_image, whole in zip(
-            batch.index, batch.original, batch.poses, batch.decoded, zip(*results, strict=True), statistics, strict=True
+        for at, (index, decoded, of_image, whole) in enumerate(
+            zip(batch.index, batch.decoded, zip(*results, strict=True), statistics, strict=True)
         ):
-            inspection = self._inspection(original, pose, of_image, evidence, with_maps)
+            inspection = self._inspection(
+                batch.original[at], batch.poses[at], batch.mm_per_pixel[at], of_image, evidence, with_maps
+            )
             require_finite(whole)
             p_value = None if appearance is None else appearance.p_value(whole)
             yield index, replace(inspection, appearance=whole, whole_p_value=p_value), decoded
@@ -146,10 +153,12 @@ class Inspector:
         """
 
         def work(batch: ImageBatch) -> list[tuple[int, tuple[int, int], list[Tensor], bytes]]:
-            thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.views[0], batch.original, strict=True)]
-            for pose in batch.poses:
+            thumbnails = [thumbnail(pixels, original) for pixels, original in zip(batch.overview, batch.original, strict=True)]
+            shape = working_size([(pixels.shape[2], pixels.shape[3]) for pixels in self._seen(batch)])
+            for pose, original, mm_per_pixel in zip(batch.poses, batch.original, batch.mm_per_pixel, strict=True):
                 if pose is not None and not pose.found:
                     raise ImageError(f"the part is not found: {pose.problem}")
+                self._require_gates(shape, original, mm_per_pixel)
             members = [scorer.patches(batch) for scorer in self.scorers]
             require_finite(*members)
             patches = [[of_member[at] for of_member in members] for at in range(len(batch.index))]
@@ -172,7 +181,11 @@ class Inspector:
         return explanation
 
     def _bytes_of_patches(self, batch: ImageBatch) -> int:
-        return sum(scorer.engine.bytes_of_patches(batch.views[scorer.view]) for scorer in self.scorers)
+        return sum(engine.bytes_of_patches(pixels) for engine, pixels in zip(self.engines, self._seen(batch), strict=True))
+
+    def _seen(self, batch: ImageBatch) -> list[View]:
+        """The view of each member."""
+        return [batch.views[scorer.view] for scorer in self.scorers]
 
     def _process(
         self,
@@ -188,7 +201,7 @@ class Inspector:
             self.preprocessing,
             work,
             size,
-            threads=threads_for(len(sources), self.engines[0].device),
+            threads=1 if self.engines[0].tiled is not None else threads_for(len(sources), self.engines[0].device),
             batch_size=self.model.settings.batch_size,
             failed=failed,
             keep=keep_pixels,
@@ -198,15 +211,22 @@ class Inspector:
         self,
         original: tuple[int, int],
         pose: Pose | None,
+        mm_per_pixel: MmPerPixel | None,
         results: Sequence[MemberResult],
         evidence: bool,
         with_maps: bool,
     ) -> Inspection:
-        calibration = self.model.calibration
+        calibration, gates = self.model.calibration, self.model.gates
+        mm_per_pixel = mm_per_pixel or gates.mm_per_pixel
         anomaly = outside_lowered(average_maps([result.anomaly for result in results]), self.model.region)
         require_finite(anomaly, *(result.on_grid for result in results))
-        score = image_score(anomaly)
-        regions = find_regions(anomaly, calibration, original)
+        self._require_gates(anomaly.shape, original, mm_per_pixel)
+        areas = gates.areas(anomaly.shape, original, mm_per_pixel)
+        reach = reach_of((anomaly.shape[0], anomaly.shape[1]), [result.on_grid.shape for result in results])
+        measured = extents(anomaly, reach)
+        levels = [area.level(measured) for area in areas]
+        score = max(levels)
+        regions = find_regions(measured, calibration, original, areas, mm_per_pixel)
         if evidence:
             regions = self._with_evidence(regions, results, original)
         noise_map, layer_maps = self._noise_and_layer_maps(results, original) if with_maps else (None, None)
@@ -223,8 +243,23 @@ class Inspector:
             regions=regions,
             noise_map=noise_map,
             layer_maps=layer_maps,
+            zones=tuple(
+                ZoneScore(area.name, level, calibration.p_value(level))
+                for area, level in zip(areas, levels, strict=True)
+                if area.name is not None
+            ),
         )
-        return inspection if pose is None else restored(inspection, pose, anomaly, calibration)
+        if pose is None:
+            return inspection
+        move = partial(moved, pose=pose, size=original)
+        in_image = find_regions(measured, calibration, original, areas, mm_per_pixel, move, pose.scale**2)
+        return restored(inspection, pose, in_image)
+
+    def _require_gates(self, shape: tuple[int, ...], original: tuple[int, int], mm_per_pixel: MmPerPixel | None) -> None:
+        """Raise `ImageError` if no region of an image could pass a gate."""
+        problem = self.model.gates.problem(shape, original, mm_per_pixel)
+        if problem is not None:
+            raise ImageError(problem)
 
     def _with_evidence(
         self, regions: tuple[Region, ...], results: Sequence[MemberResult], original: tuple[int, int]
@@ -235,7 +270,7 @@ class Inspector:
         for member, (scorer, result) in enumerate(zip(self.scorers, results, strict=True)):
             own = [at for at, lead in enumerate(leading) if lead == member]
             of_member = scorer.evidence.regions(
-                tuple(regions[at] for at in own), result.patches, result.signals, result.network, original
+                tuple(regions[at] for at in own), result.patches_at, result.values, result.indices, result.network, original
             )
             explained |= dict(zip(own, of_member, strict=True))
         return tuple(explained[at] for at in range(len(regions)))
@@ -247,10 +282,10 @@ class Inspector:
         noise, layers = [], {}
         several = len(results) > 1
         for scorer, result in zip(self.scorers, results, strict=True):
-            assert result.signals.noise is not None
-            rms = result.signals.noise.square().mean(1, keepdim=True).sqrt().cpu().numpy()
-            noise.append(np.ascontiguousarray(scorer.engine.layout(result.network).fill(rms)[:, :, 0]))
-            for name, shares in scorer.evidence.layer_maps(result.patches, result.signals, result.network).items():
+            assert result.noise is not None
+            assert result.layers is not None
+            noise.append(result.noise)
+            for name, shares in result.layers.items():
                 layers[f"{scorer.member.name}:{name}" if several else name] = shares / np.float32(len(results))
         require_finite(*noise, *layers.values())
         region = self.model.region

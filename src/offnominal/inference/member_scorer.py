@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from offnominal.images import ImageBatch
+from offnominal.errors import ImageError
+from offnominal.images import ImageBatch, Tile
 from offnominal.inference.evidence import EvidenceMaker
 from offnominal.inference.feature_engine import FeatureEngine
 from offnominal.inference.signals import PatchSignals, SignalEngine
+from offnominal.inference.tiled_features import TileRows
 from offnominal.model import Member, Model
-from offnominal.scoring import RESPONSE, member_map
+from offnominal.scoring import RESPONSE, SIGNALS, member_map
 from offnominal.types import Float, Index
 
 
@@ -57,7 +60,7 @@ class Explanation:
     response: Float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MemberResult:
     """Result of one member for one image.
 
@@ -65,21 +68,30 @@ class MemberResult:
     ----------
     network
         (height, width) of the network input.
-    patches
-        (N, D) standardised patches.
-    signals
-        Signals of the patches.
+    patches_at
+        Returns the (n, D) standardised patches of some numbers.
+    values
+        (N, S) signals of the patches.
+    indices
+        (N, K) rows of their nearest bank patches.
     on_grid
         (h, w, S) signals on the grid of patch positions.
     anomaly
         (height / 4, width / 4) float32 anomaly map of the member; higher is more anomalous.
+    noise
+        (h, w) root mean square over features of the proposed noise; None unless maps were requested.
+    layers
+        (h, w) share of each layer in the squared distance; None unless maps were requested.
     """
 
     network: tuple[int, int]
-    patches: Tensor
-    signals: PatchSignals
+    patches_at: Callable[[Sequence[int]], Tensor]
+    values: Float
+    indices: Tensor
     on_grid: Float
     anomaly: Float
+    noise: Float | None
+    layers: dict[str, Float] | None
 
 
 class MemberScorer:
@@ -93,28 +105,40 @@ class MemberScorer:
 
     def patches(self, batch: ImageBatch) -> Tensor:
         """(B, N, D) standardised patches."""
-        images = batch.network_input(self.view)
-        network = (images.shape[2], images.shape[3])
-        patches = self.engine.standardise(self.engine.patches(images), self.member.standard, network)
+        network = self._network(batch)
+        if self.engine.tiled is not None:
+            patches = self.engine.large_patches(batch, self.view)
+            positions = torch.from_numpy(self.engine.layout(network).positions)
+            patches = self.engine.tiled.standardise(patches, self.member.standard, network, positions)[None]
+        else:
+            patches = self.engine.patches(batch.network_input(self.view))
+            patches = self.engine.standardise(patches, self.member.standard, network)
         shown = self.engine.shown(batch, network)
         return torch.stack([image if rows is None else image[rows] for image, rows in zip(patches, shown, strict=True)])
 
-    def score(self, batch: ImageBatch, with_noise: bool) -> tuple[Tensor, list[MemberResult]]:
-        """(B, D, h, w) raw maps of a batch, and the result for each image."""
-        images = batch.network_input(self.view)
-        network = (images.shape[2], images.shape[3])
-        raw = self.engine.maps(images)
-        patches = self.engine.standardise(self.engine.patches_of(raw, network), self.member.standard, network)
-        signals = self._signals(patches, network, with_noise)
+    def score(self, batch: ImageBatch, with_maps: bool) -> tuple[Tensor, list[MemberResult]]:
+        """(B, D, h, w) raw maps of the whole images of a batch, and the result for each image."""
+        network = self._network(batch)
         shown = self.engine.shown(batch, network)
-        return raw, [self._result(network, *of_image) for of_image in zip(patches, signals, shown, strict=True)]
+        if self.engine.tiled is not None:
+            return self.engine.maps(batch.network_input(0)), [self._in_tiles(batch, network, with_maps, shown[0])]
+        raw = self.engine.maps(batch.network_input(self.view))
+        patches = self.engine.standardise(self.engine.patches_of(raw, network), self.member.standard, network)
+        signals = self._signals(patches, network, with_maps)
+        return raw, [
+            self._result(network, *of_image, with_maps=with_maps) for of_image in zip(patches, signals, shown, strict=True)
+        ]
 
     def explain(self, batch: ImageBatch) -> Explanation:
-        """The quantities of a batch of one image."""
-        _, (result,) = self.score(batch, True)
-        layout = self.engine.layout(result.network)
+        """The quantities of a batch of one image. Raises `ImageError` for a large image in tiles."""
+        if self.engine.tiled is not None:
+            raise ImageError("the quantities of every patch of a large image would take too much memory; crop it first")
+        network = self._network(batch)
+        patches = self.patches(batch)
+        (signals,) = self._signals(patches, network, True)
+        layout = self.engine.layout(network)
         grid = layout.grid
-        neighbourhood, noise = result.signals.neighbourhood, result.signals.noise
+        neighbourhood, noise = signals.neighbourhood, signals.noise
         assert noise is not None
 
         def at_all_positions(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -127,8 +151,13 @@ class MemberScorer:
             neighbours=at_all_positions(neighbourhood.indices.cpu().numpy()),
             influence=at_all_positions(neighbourhood.gradient.cpu().numpy()),
             noise=at_all_positions(noise.cpu().numpy()),
-            response=at_all_positions(result.signals.values)[:, RESPONSE],
+            response=at_all_positions(signals.values)[:, RESPONSE],
         )
+
+    def _network(self, batch: ImageBatch) -> tuple[int, int]:
+        """(height, width) of the network input."""
+        _, _, height, width = batch.views[self.view].shape
+        return height, width
 
     def _signals(self, patches: Tensor, network: tuple[int, int], with_noise: bool) -> Iterator[PatchSignals]:
         """Signals of each image of (B, N, D) standardised patches: one search per image on a CPU, one for all on a GPU."""
@@ -136,11 +165,75 @@ class MemberScorer:
         for images in patches.split(1 if patches.device.type == "cpu" else len(patches)):
             yield from self.signals(images.flatten(0, 1), upsampling, with_noise=noise).split(len(images))
 
-    def _result(self, network: tuple[int, int], patches: Tensor, signals: PatchSignals, shown: Tensor | None) -> MemberResult:
-        settings = self._settings
+    def _result(
+        self, network: tuple[int, int], patches: Tensor, signals: PatchSignals, shown: Tensor | None, *, with_maps: bool
+    ) -> MemberResult:
         if shown is not None:
             patches, signals = patches[shown], signals.take(shown)
-        on_grid = self.engine.layout(network).fill(signals.values)
+        extra = self._extra(patches, signals) if with_maps else None
+        return self._on_grid(network, lambda rows: patches[list(rows)], signals.values, signals.neighbourhood.indices, extra)
+
+    def _extra(self, patches: Tensor, signals: PatchSignals) -> Float:
+        """(N, 1 + layers) root mean square of the noise, and shares of the layers, of some patches."""
+        assert signals.noise is not None
+        rms = signals.noise.square().mean(1, keepdim=True).sqrt()
+        shares = self.evidence.layer_shares(patches, signals.neighbourhood.indices)
+        return torch.cat([rms, shares], dim=1).cpu().numpy()
+
+    def _in_tiles(self, batch: ImageBatch, network: tuple[int, int], with_maps: bool, shown: Tensor | None) -> MemberResult:
+        """The result for a large image, one tile after another."""
+        engine, tiled = self.engine, self.engine.tiled
+        assert tiled is not None
+        count = len(engine.layout(network))
+        values = np.zeros((count, len(SIGNALS)), np.float32)
+        indices = torch.zeros((count, self._settings.neighbors), dtype=torch.int32)
+        extra = np.zeros((count, 1 + len(self.member.backbone.layers)), np.float32) if with_maps else None
+
+        def work(entry: tuple[Tile, TileRows]) -> tuple[TileRows, Float, Tensor, Float | None]:
+            tile, rows = entry
+            patches = tiled.of_tile(engine.tile_patches(batch, self.view, tile), self.member.standard, network, tile)
+            taken, upsampling = rows.own.to(patches.device), tiled.upsampling(network, tile)
+            with_noise = True if with_maps else None
+            if upsampling is not None and self.signals.uses_upsampling:  # needs all patches of the tile
+                own = self.signals(patches, upsampling, with_noise=with_noise).take(taken)
+            else:
+                own = self.signals(patches[taken], with_noise=with_noise)
+            of_tile = self._extra(patches[taken], own) if with_maps else None
+            return rows, own.values, own.neighbourhood.indices.int().cpu(), of_tile
+
+        for rows, own, near, of_tile in engine.over_tiles(network, work):
+            values[rows.numbers] = own
+            indices[torch.from_numpy(rows.numbers), : near.shape[1]] = near
+            if extra is not None and of_tile is not None:
+                extra[rows.numbers] = of_tile
+
+        def patches_at(numbers: Sequence[int]) -> Tensor:
+            wanted = np.asarray(numbers) if shown is None else shown.cpu().numpy()[list(numbers)]
+            found = torch.empty((len(wanted), engine.dimensions))
+            for tile, rows in tiled.tiles(network, engine.layout(network)):
+                at, own = np.nonzero(wanted[:, None] == rows.numbers[None])
+                if len(at):
+                    raw = engine.tile_patches(batch, self.view, tile)
+                    patches = tiled.of_tile(raw, self.member.standard, network, tile).cpu()
+                    found[torch.from_numpy(at)] = patches[rows.own[torch.from_numpy(own)]]
+            return found.to(engine.device)
+
+        if shown is not None:
+            rows_shown = shown.cpu().numpy()
+            values, indices = values[rows_shown], indices[shown.cpu()]
+            extra = None if extra is None else extra[rows_shown]
+        return self._on_grid(network, patches_at, values, indices.long().to(engine.device), extra)
+
+    def _on_grid(
+        self,
+        network: tuple[int, int],
+        patches_at: Callable[[Sequence[int]], Tensor],
+        values: Float,
+        indices: Tensor,
+        extra: Float | None,
+    ) -> MemberResult:
+        settings, layout = self._settings, self.engine.layout(network)
+        on_grid = layout.fill(values)
         anomaly = member_map(
             on_grid,
             self.member.normal,
@@ -149,4 +242,18 @@ class MemberScorer:
             sigma=settings.smoothing,
             halo=settings.halo,
         )
-        return MemberResult(network, patches, signals, on_grid, anomaly)
+        noise, layers = None, None
+        if extra is not None:
+            maps = layout.fill(extra)
+            noise = np.ascontiguousarray(maps[:, :, 0])
+            layers = {name: np.ascontiguousarray(maps[:, :, 1 + at]) for at, name in enumerate(self.member.backbone.layers)}
+        return MemberResult(
+            network=network,
+            patches_at=patches_at,
+            values=values,
+            indices=indices,
+            on_grid=on_grid,
+            anomaly=anomaly,
+            noise=noise,
+            layers=layers,
+        )

@@ -12,14 +12,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
 from threading import Barrier, BrokenBarrierError
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 
 from offnominal.errors import ImageError, OffnominalError, SettingsError, reason_of
-from offnominal.images import ImageBatch, Preprocessing, Source, batches, path_of
+from offnominal.images import ImageBatch, LargeImage, Preprocessing, Source, batches, path_of
 
 #: Fewer images are processed one after another: they finish before a network is prepared for parallel use.
 MIN_PARALLEL = 24
@@ -71,7 +71,7 @@ def process_images(
     >>> images = [np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 255, np.uint8)]
     >>> means = process_images(
     ...     images, Preprocessing((Geometry((32, 32), "squash"),), EIGHT_BIT),
-    ...     work=lambda batch: [float(pixels.mean()) for pixels in batch.views[0]],
+    ...     work=lambda batch: [float(pixels.mean()) for pixels in batch.overview],
     ...     size=lambda batch: 0, threads=1, batch_size=2, failed=raise_unreadable,
     ... )
     >>> list(means)
@@ -137,16 +137,17 @@ def _single(batch: ImageBatch, at: int) -> ImageBatch:
     part = slice(at, at + 1)
     return replace(
         batch,
-        views=tuple(view[part] for view in batch.views),
+        views=tuple(view if isinstance(view, LargeImage) else view[part] for view in batch.views),
         index=batch.index[part],
         original=batch.original[part],
         decoded=batch.decoded[part],
         poses=batch.poses[part],
+        mm_per_pixel=batch.mm_per_pixel[part],
     )
 
 
 def _out_of_memory(batch: ImageBatch) -> SettingsError:
-    count, _, height, width = max(batch.views, key=np.size).shape
+    count, _, height, width = max((view.shape for view in batch.views), key=prod)
     return SettingsError(
         f"{count} image{'' if count == 1 else 's'} of {width} x {height} do not fit into the memory of the GPU; use a "
         "smaller --batch-size, fit with a smaller --image-size, or use --device cpu"

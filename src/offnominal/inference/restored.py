@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
-from offnominal.decisions import Calibration, find_regions
 from offnominal.images import moved, to_image
-from offnominal.types import Evidence, Float, Inspection, Pose
+from offnominal.types import Evidence, Inspection, Pose, Region
 
 Box = tuple[int, int, int, int]
 
 
-def restored(inspection: Inspection, pose: Pose, scores: Float, calibration: Calibration) -> Inspection:
-    """Bring maps, regions and evidence of an aligned image back to the image.
+def restored(inspection: Inspection, pose: Pose, regions: Sequence[Region]) -> Inspection:
+    """Bring maps and evidence of an aligned image back to the image.
 
     Parameters
     ----------
@@ -23,10 +22,8 @@ def restored(inspection: Inspection, pose: Pose, scores: Float, calibration: Cal
         Result in the pixels of the aligned image, which is as large as the image.
     pose
         Pose of the part in the image.
-    scores
-        (h, w) working map, whose regions `inspection` holds.
-    calibration
-        Calibration with the threshold.
+    regions
+        The regions of `inspection`, in the pixels of the image.
 
     Returns
     -------
@@ -35,20 +32,15 @@ def restored(inspection: Inspection, pose: Pose, scores: Float, calibration: Cal
 
     Examples
     --------
-    >>> from offnominal.decisions import calibrate
-    >>> scores = np.array([[0.0, 5.0, 0.0, 0.0]], np.float32)
-    >>> calibration = calibrate(np.array([1.0, 2.0, 3.0]), rate=0.25)
-    >>> regions = find_regions(scores, calibration, (10, 40))
-    >>> flat = np.zeros((10, 40), np.float32)
-    >>> aligned = Inspection(None, 5.0, 0.25, True, 3.0, flat, flat, regions)
-    >>> restored(aligned, Pose(5.0, 0.0, 0.0, 1.0, quality=0.9), scores, calibration).regions[0].box
-    (15, 0, 25, 10)
+    >>> anomaly_map = np.eye(1, 40, 10, dtype=np.float32)
+    >>> aligned = Inspection(None, 1.0, 0.25, False, 3.0, anomaly_map, anomaly_map, regions=())
+    >>> restored(aligned, Pose(5.0, 0.0, 0.0, 1.0, quality=0.9), ()).anomaly_map.argmax()
+    np.int64(15)
     """
     size = (inspection.anomaly_map.shape[0], inspection.anomaly_map.shape[1])
-    in_image = find_regions(scores, calibration, size, partial(moved, pose=pose, size=size), pose.scale**2)
-    regions = tuple(
+    explained = tuple(
         replace(there, evidence=None if here.evidence is None else _evidence(here.evidence, pose, size))
-        for here, there in zip(inspection.regions, in_image, strict=True)
+        for here, there in zip(inspection.regions, regions, strict=True)
     )
     maps = None
     if inspection.layer_maps is not None:
@@ -58,7 +50,7 @@ def restored(inspection: Inspection, pose: Pose, scores: Float, calibration: Cal
         anomalous=inspection.anomalous or not pose.found,
         anomaly_map=to_image(inspection.anomaly_map, pose),
         influence_map=to_image(inspection.influence_map, pose),
-        regions=regions,
+        regions=explained,
         noise_map=None if inspection.noise_map is None else to_image(inspection.noise_map, pose),
         layer_maps=maps,
         pose=pose,

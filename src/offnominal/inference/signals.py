@@ -15,6 +15,9 @@ from offnominal.model import DistanceScale
 from offnominal.noising import Neighbourhood, from_differences, neighbourhood, noise_response, propose_noise
 from offnominal.types import Float
 
+#: Patches of a large image whose signals are computed at a time.
+BLOCK = 65_536
+
 
 @dataclass(frozen=True)
 class PatchSignals:
@@ -101,6 +104,11 @@ class SignalEngine:
         _ = self._search
 
     @property
+    def uses_upsampling(self) -> bool:
+        """Whether the search is faster for patches with known upsampling."""
+        return self._search.uses_upsampling
+
+    @property
     def neighbours(self) -> int:
         """Number of neighbours that the signals use."""
         return max(self._settings.neighbors, self._settings.distance_neighbors)
@@ -156,6 +164,17 @@ class SignalEngine:
         if with_noise and self._scale is not None:
             noise, response = self.noise_and_response(near)
         return PatchSignals(torch.stack([distance, length, response], dim=1).cpu().numpy(), near, noise)
+
+    def values(self, patches: Tensor, squared: Tensor, indices: Tensor, *, bank: Tensor | None = None) -> Float:
+        """(N, S) signals of patches whose neighbours are known, as in `of_neighbours`; computed in blocks, to save memory."""
+        blocks = zip(patches.split(BLOCK), squared.split(BLOCK), indices.split(BLOCK), strict=True)
+        return np.concatenate([self.of_neighbours(*block, bank=bank).values for block in blocks])
+
+    def searched_values(self, patches: Tensor, upsampling: Upsampling | None = None) -> Float:
+        """(N, S) signals of patches; without an upsampling, computed in blocks, to save memory."""
+        if upsampling is not None:
+            return self(patches, upsampling).values
+        return np.concatenate([self(block).values for block in patches.split(BLOCK)])
 
     def neighbourhood(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
         """Distances, indices and gradient of (N, D) patches for the `k` nearest bank patches; by default `neighbors`."""

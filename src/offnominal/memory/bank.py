@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from offnominal.gates import MmPerPixel
 from offnominal.types import Index, require
 
 
@@ -21,6 +22,8 @@ class SourceImage:
         (H, W) of the original image.
     group
         Key shared by images that are held out together, such as duplicates or images of one part; None for an image on its own.
+    mm_per_pixel
+        Width and height of a pixel in mm; None for that of the model.
 
     Examples
     --------
@@ -31,6 +34,7 @@ class SourceImage:
     name: str
     size: tuple[int, int]
     group: str | None = None
+    mm_per_pixel: MmPerPixel | None = None
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ SPARE = 7
 MIN_CANDIDATES, CANDIDATES_PER_PATCH = 512, 2
 #: Share of the covering radius within which patches count as duplicates, and by which covered patches may exceed the radius.
 TOLERANCE = 0.01
+#: Patches that are searched at a time.
+SEARCHED = 65_536
 _NOT_COVERED = -1
 
 
@@ -122,8 +124,7 @@ class HeldOutBanks:
             other images.
         """
         points = self.patches(image)
-        squared, rows = self._search(points.to(self.bank.device), k + SPARE, self._upsamplings[image])
-        squared, rows = squared.to(self.bank.device), rows.to(self.bank.device)
+        squared, rows = self._searched(image, k + SPARE)
         own = self._owner[rows] == image
         self._record(image, squared, rows)
         others = torch.nonzero(self._owner != image).flatten()
@@ -135,6 +136,19 @@ class HeldOutBanks:
             squared[short], positions = NearestPatches(self.bank[others])(points[short], k)
             rows[short] = others[positions]
         return squared, rows
+
+    def _searched(self, image: int, k: int) -> tuple[Tensor, Tensor]:
+        """Squared distances and rows of the `k` nearest bank patches, searched in blocks: a large image has many patches."""
+        upsampling, points, parts = self._upsamplings[image], self.patches(image), list[tuple[Tensor, Tensor]]()
+        for block in points.split(SEARCHED) if upsampling is None else (points,):
+            parts.append(self._search(block, k, upsampling))
+            self.release()
+        return torch.cat([squared for squared, _ in parts]), torch.cat([rows for _, rows in parts])
+
+    def release(self) -> None:
+        """Release the resident memory of patches on disk."""
+        if isinstance(self._patches, PatchRows):
+            self._patches.release()
 
     def replacements(self, image: int) -> Tensor:
         """(s, D) replacement patches of other images for an image's own bank patches.

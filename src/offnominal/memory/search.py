@@ -62,6 +62,11 @@ class NearestPatches:
         self._pruned = PrunedBank(self.bank) if pruned else None
         self._upsampled = UpsampledBank(self.bank) if extension and not pruned else None
 
+    @property
+    def uses_upsampling(self) -> bool:
+        """Whether the search is faster for patches with known upsampling."""
+        return self._upsampled is not None
+
     def __call__(self, patches: Tensor, k: int, upsampling: Upsampling | None = None) -> tuple[Tensor, Tensor]:
         """Search the K = min(k, M) nearest bank patches.
 

@@ -62,6 +62,10 @@ class PatchRows:
             release(self._mapped)
         return patches
 
+    def release(self) -> None:
+        """Release the resident memory of patches on disk."""
+        release(self._mapped)
+
     def blocks(self, rows: int) -> Iterator[Tensor]:
         """All patches in order, `rows` at a time; each block is valid until the next."""
         for window in self._patches.split(max(rows, self._rows // rows * rows)):
@@ -80,7 +84,7 @@ class RemainingRows(PatchRows):
     """
 
     def __init__(self, rows: PatchRows, start: int, stop: int) -> None:
-        self._all, self._start, self._omitted = rows, start, stop - start
+        self._all, self._start, self._omitted, self._mapped = rows, start, stop - start, None
         self.shape, self.dtype = (len(rows) - self._omitted, rows.shape[1]), rows.dtype
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:

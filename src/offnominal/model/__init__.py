@@ -2,17 +2,8 @@
 
 from offnominal.model.checks import require_finite
 from offnominal.model.file import load_model, require_writable, save_model
-from offnominal.model.model import (
-    BackboneIdentity,
-    DistanceScale,
-    HeldOut,
-    LeftOut,
-    Member,
-    Merge,
-    Model,
-    Replacements,
-    as_stored,
-)
+from offnominal.model.member import BackboneIdentity, DistanceScale, HeldOut, Member, Merge, Replacements
+from offnominal.model.model import LeftOut, Model, as_stored
 
 __all__ = [
     "BackboneIdentity",

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from offnominal.images import Geometry, ValueRange
+from offnominal.images import ALIGNED, Geometry, ValueRange
 from offnominal.memory import MemoryBank, SourceImage
 from offnominal.types import require
 
@@ -30,6 +30,8 @@ INT_NAMES, BYTE_NAMES = ("image", "position", "replaces", "grid", "ends", "size"
 MAX_ORIGINAL_SIDE, MAX_NETWORK_SIDE = 2**31 - 1, 4096
 #: Largest stride of a feature map in pixels; backbones have at most 32.
 MAX_STRIDE = 256
+#: Network pixels for each pixel of the original, with tiles.
+MAX_DENSITY = 1000.0
 #: Largest integer that JSON readers keep exactly.
 MAX_INT = 2**53
 #: Largest side of a tensor without values: such a tensor takes no bytes in the file, whatever its shape.
@@ -120,6 +122,9 @@ def require_geometry(geometry: Geometry, values: ValueRange) -> None:
     require(1 <= shortest <= MAX_NETWORK_SIDE and longest <= MAX_SIZE, f"size {geometry.size} is out of range")
     require(1 <= geometry.multiple <= MAX_STRIDE, f"multiple {geometry.multiple} is out of range")
     require(1 <= geometry.longest <= MAX_NETWORK_SIDE, f"longest {geometry.longest} is out of range")
+    tile = geometry.tile
+    require(tile == 0 or (256 <= tile <= MAX_NETWORK_SIDE and tile % ALIGNED == 0), f"tile {tile} is out of range")
+    require(0 <= geometry.density <= MAX_DENSITY, f"density {geometry.density} is out of range")
     width = np.float32(values.high) - np.float32(values.low)
     require(bool(np.isfinite(width) and width > 0), f"values from {values.low} to {values.high} are not a range")
 

@@ -24,7 +24,7 @@ from offnominal.decisions import LEAVE_ONE_OUT, Appearance, Calibration
 from offnominal.errors import ModelFileError, OutputError, unwritable
 from offnominal.features import ChannelStandard
 from offnominal.images import PIXEL_FEATURES, Exposure, Geometry, Thumbnails, ValueRange
-from offnominal.memory import MemoryBank, SourceImage
+from offnominal.memory import MemoryBank
 from offnominal.model.checks import (
     parse_description,
     require_bank,
@@ -35,17 +35,20 @@ from offnominal.model.checks import (
     require_tensors,
     require_types,
 )
-from offnominal.model.image_area import alignment_description, alignment_from, alignment_tensors, region_from, region_tensors
-from offnominal.model.model import (
-    BackboneIdentity,
-    DistanceScale,
-    HeldOut,
-    LeftOut,
-    Member,
-    Merge,
-    Model,
-    Replacements,
+from offnominal.model.image_area import (
+    alignment_description,
+    alignment_from,
+    alignment_tensors,
+    region_from,
+    region_tensors,
+    sources_description,
+    sources_from,
+    zone_tensors,
+    zones_description,
+    zones_from,
 )
+from offnominal.model.member import BackboneIdentity, DistanceScale, HeldOut, Member, Merge, Replacements
+from offnominal.model.model import LeftOut, Model
 from offnominal.scoring import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals
 from offnominal.storage import remove_unfinished, write_atomically
 from offnominal.types import require
@@ -53,8 +56,8 @@ from offnominal.types import require
 #: Value of the metadata key `format`.
 FORMAT = "offnominal"
 #: Format version: raised whenever tensors or description change. Files of `READABLE` versions load.
-VERSION = 11
-READABLE = (9, 10, VERSION)
+VERSION = 12
+READABLE = (9, 10, 11, VERSION)
 #: Arrays of `Appearance`, stored as tensors.
 _APPEARANCE = ("center", "scale", "directions", "reference")
 #: Names of calibration methods in files of versions 9 and 10.
@@ -196,7 +199,7 @@ def _tensors(model: Model) -> _Tensors:
     tensors: _Tensors = {"calibration.scores": model.calibration.scores}
     if model.thumbnails is not None:
         tensors |= {"thumbnails.content": model.thumbnails.content, "thumbnails.ends": model.thumbnails.ends}
-    tensors |= region_tensors(model.region) | alignment_tensors(model.alignment)
+    tensors |= region_tensors(model.region) | zone_tensors(model.gates.zones) | alignment_tensors(model.alignment)
     if model.appearance is not None:
         tensors |= {f"appearance.{name}": getattr(model.appearance, name) for name in _APPEARANCE}
     for number, member in enumerate(model.members):
@@ -246,7 +249,8 @@ def _description(model: Model) -> dict[str, Any]:
             for member in model.members
         ],
         "values": dataclasses.asdict(model.values),
-        "sources": [[source.name, *source.size, source.group] for source in model.sources],
+        **sources_description(model.sources),
+        "zones": zones_description(model.gates.zones),
         "calibration": {"asked": model.calibration.requested_rate, "method": model.calibration.method},
         "alignment": alignment_description(model.alignment),
         "appearance": None if model.appearance is None else list(model.appearance.names),
@@ -260,8 +264,9 @@ def _description(model: Model) -> dict[str, Any]:
 
 
 def _model(stored: dict[str, Any], tensors: _Tensors) -> Model:
-    settings = Settings.model_validate_json(json.dumps(stored["settings"])).model_copy(update={"roi": region_from(tensors)})
-    sources = tuple(SourceImage(name, (height, width), group) for name, height, width, group in stored["sources"])
+    areas = {"roi": region_from(tensors), "zones": zones_from(stored.get("zones", []), tensors)}
+    settings = Settings.model_validate_json(json.dumps(stored["settings"])).model_copy(update=areas)
+    sources = sources_from(stored)
     members = tuple(
         _member(entry, _with_prefix(tensors, f"member.{number}."), len(sources), _stored_signals(settings))
         for number, entry in enumerate(stored["members"])
@@ -306,7 +311,7 @@ def _member(stored: dict[str, Any], tensors: _Tensors, images: int, columns: lis
     return Member(
         name=stored["name"],
         backbone=BackboneIdentity(backbone["name"], tuple(backbone["layers"]), backbone["digest"]),
-        geometry=Geometry(tuple(geometry["size"]), geometry["resize"], geometry["multiple"], geometry["longest"]),
+        geometry=Geometry(**{**geometry, "size": tuple(geometry["size"])}),
         standard=ChannelStandard(mean, torch.from_numpy(tensors["standard.scale"])),
         bank=bank,
         distance_scale=DistanceScale(**stored["distance_scale"]),

@@ -15,7 +15,7 @@ import numpy as np
 from offnominal.datasets import Item
 from offnominal.detector import Detector
 from offnominal.errors import ImageError, raise_if_fatal, reason_of
-from offnominal.images import displayed
+from offnominal.images import displayed, measured
 from offnominal.images.arrays import Pixels
 from offnominal.monitoring.drift_monitor import DriftMonitor
 from offnominal.observer import SILENT, Observer
@@ -123,7 +123,10 @@ def write_inspections(
     painter = ThreadPoolExecutor(1)  # draws while the next images are scored
     with closing(
         detector.inspect_with_pixels(
-            [item.path for item in items], failed=failed, evidence=extras.evidence, maps=extras.needs_noise_or_layer_maps
+            [measured(item.path, item.mm_per_pixel) for item in items],
+            failed=failed,
+            evidence=extras.evidence,
+            maps=extras.needs_noise_or_layer_maps,
         )
     ) as inspected:
         try:
@@ -193,4 +196,5 @@ def inspection_row(inspection: Inspection) -> dict[str, Any]:
         "whole_p_value": inspection.whole_p_value,
         "regions": [region_row(region) for region in inspection.regions],
         "pose": None if inspection.pose is None else asdict(inspection.pose),
+        "zones": [asdict(zone) for zone in inspection.zones],
     }

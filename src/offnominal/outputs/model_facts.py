@@ -8,6 +8,7 @@ from typing import Any
 from offnominal.config import Settings
 from offnominal.errors import SettingsError
 from offnominal.features import choose_device
+from offnominal.gates import Gates
 from offnominal.images import Alignment, Exposure
 from offnominal.machine import Kernel, kernels
 from offnominal.model import Member, Model
@@ -29,6 +30,7 @@ def facts(model: Model) -> dict[str, Any]:
         "values": asdict(model.values),
         **({} if model.region is None else {"region": {"size": list(model.region.size), "share": model.region.share}}),
         **({} if model.alignment is None else {"alignment": _alignment_facts(model.alignment)}),
+        **_gate_facts(model.gates),
         "calibration": calibration_facts(model),
         "promise": promise(model),
         "drift": drift_facts(model),
@@ -102,12 +104,36 @@ def readable_facts(model: Model) -> dict[str, str]:
         f"{_exposure(model.values.exposure)}",
         **({} if model.region is None else {"Region of interest": f"{model.region.share:.0%} of the image"}),
         **({} if model.alignment is None else {"Alignment": alignment_text(model.alignment)}),
+        **_gate_texts(model.gates),
         "False-alarm rate": f"{calibration.rate:.2%} (stated: {calibration.requested_rate:.2%}), "
         f"from {calibration.count} held-out good images ({calibration.method})",
         "Guarantee": promise(model),
         "Threshold": f"{calibration.threshold:.3f}",
         "Libraries": ", ".join(f"{name} {number}" for name, number in model.versions.items()),
     }
+
+
+def _gate_facts(gates: Gates) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    if not gates.gate.open:
+        facts["gate"] = asdict(gates.gate)
+    if gates.zones:
+        facts["zones"] = [{"name": zone.name, "share": zone.region.share, **asdict(zone.gate)} for zone in gates.zones]
+    if gates.mm_per_pixel is not None:
+        facts["mm_per_pixel"] = list(gates.mm_per_pixel)
+    return facts
+
+
+def _gate_texts(gates: Gates) -> dict[str, str]:
+    texts = {}
+    if gates.mm_per_pixel is not None:
+        width, height = gates.mm_per_pixel
+        texts["Size of a pixel"] = f"{width:g} mm" if width == height else f"{width:g} x {height:g} mm"
+    if gates.zones or not gates.gate.open:
+        texts["Gate"] = str(gates.gate) + (" outside of the zones" if gates.zones else "")
+    for zone in gates.zones:
+        texts[f"Zone {zone.name}"] = f"{zone.region.share:.1%} of the image, {zone.gate}"
+    return texts
 
 
 def _alignment_facts(alignment: Alignment) -> dict[str, Any]:

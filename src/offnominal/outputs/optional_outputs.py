@@ -193,7 +193,7 @@ class ExtraWriter:
 
 
 def receipt_picture(model: Model, inspection: Inspection, picture: Picture) -> Picture:
-    """Draw the receipt of the leading region, whose peak is the image score.
+    """Draw the receipt of the leading region, the one with the smallest p-value.
 
     Parameters
     ----------
@@ -227,6 +227,12 @@ def region_row(region: Region) -> dict[str, Any]:
         "peak": region.peak,
         "peak_at": list(region.peak_at),
         "p_value": region.p_value,
+        "length": region.length,
+        "width": region.width,
+        "area_mm2": None if region.mm is None else region.mm.area,
+        "length_mm": None if region.mm is None else region.mm.length,
+        "width_mm": None if region.mm is None else region.mm.width,
+        "zone": region.zone,
     }
     return row if region.evidence is None else {**row, "evidence": evidence_row(region.evidence)}
 

@@ -7,15 +7,29 @@ import heapq
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import cv2
+import numpy as np
 
 from offnominal.errors import ImageError, unwritable
 from offnominal.model import Model
-from offnominal.reports import Entry, SourceFile, attention, pictures_of, report, shrink
+from offnominal.reports import (
+    ZOOM_FROM,
+    Entry,
+    Picture,
+    Pyramid,
+    SourceFile,
+    attention,
+    overlay,
+    pictures_of,
+    pyramid_tiles,
+    report,
+    shrink,
+)
 from offnominal.reports.plots import Chart
 from offnominal.storage import write_atomically
 from offnominal.storage.owned_files import PICTURES, REPORT, own, own_folder, remove_own
@@ -104,13 +118,18 @@ class ReportWriter:
             A picture cannot be written.
         """
         height, width = inspection.anomaly_map.shape
-        thumb, thumb_size, files = None, (0, 0), {}
+        thumb, thumb_size, files, zoom = None, (0, 0), {}, None
         if picture is not None and self.needs_picture(index, inspection, good):
             drawn = pictures_of(picture, inspection, mask)
             contents = {"image": drawn.image, "influence": drawn.influence, **({} if heat else {"heat": drawn.heat})}
             for kind, content in contents.items():
                 files[kind] = f"{PICTURES}/{index:05d}-{kind}.jpg"
                 write_picture(own(self._folder, files[kind], self._command), content)
+            if max(height, width) > ZOOM_FROM:
+                zoom = Pyramid.of((height, width))
+                self._write_pyramid(f"{index:05d}-image", np.ascontiguousarray(picture))
+                heated = overlay(picture, inspection.anomaly_map, inspection.threshold, mask)
+                self._write_pyramid(f"{index:05d}-heat", heated)
             files.update({"heat": _address(heat)} if heat else {})
             thumb, thumb_size = drawn.thumb, drawn.thumb_size
             heapq.heappush(self._pictured, self._rank(inspection, good, index))
@@ -129,6 +148,9 @@ class ReportWriter:
             receipts={number: _address(path) for number, path in (receipts or {}).items()},
             whole_p_value=inspection.whole_p_value,
             not_found=None if inspection.pose is None else inspection.pose.problem,
+            zones=inspection.zones,
+            zoom=zoom,
+            pyramids={} if zoom is None else {kind: f"{PICTURES}/{index:05d}-{kind}" for kind in ("image", "heat")},
         )
         if len(self._pictured) > self._most:
             self._remove_pictures(-heapq.heappop(self._pictured)[1])
@@ -156,6 +178,11 @@ class ReportWriter:
             sources=self._write_sources(),
         )
         write_atomically(own(self._folder, REPORT, self._command), as_text(page))
+
+    def _write_pyramid(self, name: str, picture: Picture) -> None:
+        """Write the tiles of a large picture."""
+        for tile, content in pyramid_tiles(picture):
+            write_picture(own(self._folder, f"{PICTURES}/{name}/{tile}", self._command), content)
 
     def _write_sources(self) -> dict[str, SourceFile]:
         """Write the thumbnails of the training images that the evidence of shown images names."""
@@ -185,7 +212,13 @@ class ReportWriter:
         for address in entry.files.values():
             if address.startswith(PICTURES):
                 (self._folder / address).unlink(missing_ok=True)
-        self._entries[index] = replace(entry, thumb=None, files={})
+        for folder in entry.pyramids.values():
+            remove_own(self._folder, partial(_lies_in, folder))
+        self._entries[index] = replace(entry, thumb=None, files={}, zoom=None, pyramids={})
+
+
+def _lies_in(folder: str, name: str, command: str) -> bool:
+    return name.startswith(f"{folder}/")
 
 
 def as_text(content: str) -> bytes:

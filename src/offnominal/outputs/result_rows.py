@@ -86,6 +86,7 @@ def error_row(reason: str) -> Row:
         **dict.fromkeys(("score", "p_value", "anomalous", "threshold", "whole_p_value")),
         "regions": [],
         "pose": None,
+        "zones": [],
         "map": None,
         "error": reason,
     }

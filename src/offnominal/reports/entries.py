@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import cv2
 import numpy as np
 
 from offnominal.reports.overlay import Picture, influence_picture, outline, overlay, shrink
-from offnominal.types import Float, Inspection, Mask, Region
+from offnominal.reports.pyramid import Pyramid
+from offnominal.types import Float, Inspection, Mask, Region, ZoneScore
 
 #: Longest side of a thumbnail and of a full picture, in pixels.
 THUMBNAIL, FULL = 200, 1600
@@ -43,6 +44,12 @@ class Entry:
         Region number -> relative address of its receipt, if there is one.
     not_found
         Why the part was not found in the image; None if it was.
+    zones
+        Score of each zone.
+    zoom
+        Sizes of the pyramids of a large image.
+    pyramids
+        Kind of picture -> folder of its pyramid.
 
     Examples
     --------
@@ -65,6 +72,9 @@ class Entry:
     receipts: Mapping[int, str]
     whole_p_value: float | None = None
     not_found: str | None = None
+    zones: tuple[ZoneScore, ...] = ()
+    zoom: Pyramid | None = None
+    pyramids: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The data for the script of the page."""
@@ -76,6 +86,8 @@ class Entry:
             "p_value": self.p_value,
             "whole_p_value": self.whole_p_value,
             "not_found": self.not_found,
+            "zones": [asdict(zone) for zone in self.zones],
+            "zoom": None if self.zoom is None else {**asdict(self.zoom), "folders": dict(self.pyramids)},
             "size": self.size,
             "files": dict(self.files),
             "regions": [
@@ -83,6 +95,9 @@ class Entry:
                     "box": region.box,
                     "area": region.area,
                     "peak": region.peak,
+                    "p_value": region.p_value,
+                    "mm": None if region.mm is None else asdict(region.mm),
+                    "zone": region.zone,
                     "evidence": None if region.evidence is None else asdict(region.evidence),
                     "receipt": self.receipts.get(number),
                 }

@@ -129,7 +129,7 @@ def report(
     ]
     return render(
         "report.html.j2",
-        ("theme.js", "report.js"),
+        ("theme.js", *(("openseadragon.min.js",) if any(entry.zoom for entry in ordered) else ()), "report.js"),
         title=title,
         warnings=list(warnings),
         labelled=labelled,

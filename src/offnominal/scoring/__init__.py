@@ -1,6 +1,6 @@
 """Scoring: patch signals are standardised and fused into anomaly maps and image scores."""
 
-from offnominal.scoring.maps import average_maps, fuse, image_score, member_map, suppress_leakage
+from offnominal.scoring.maps import average_maps, fuse, member_map, suppress_leakage, working_size
 from offnominal.scoring.signals import DISTANCE, INFLUENCE, RESPONSE, SIGNALS, NormalSignals, NormalSignalsBuilder
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "NormalSignalsBuilder",
     "average_maps",
     "fuse",
-    "image_score",
     "member_map",
     "suppress_leakage",
+    "working_size",
 ]

@@ -1,4 +1,4 @@
-"""From patch signals to the anomaly map and the image score."""
+"""From patch signals to the anomaly map; `offnominal.gates` has the image score."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from offnominal.gates import LEAKAGE_LEVEL
 from offnominal.scoring.signals import SIGNALS, NormalSignals
 from offnominal.types import Float, require
 
 #: Network pixels per cell of a working map, the map that is smoothed and thresholded.
 WORKING_STRIDE = 4
-#: Leakage is suppressed above this value, in standard deviations; normal images reach it at their most unusual positions.
-LEAKAGE_LEVEL = 4.0
 #: Share of the highest value nearby from which a position counts as a peak of its own.
 LEAKAGE_PEAK_SHARE = 0.9
 #: Exponent of the suppression below that share.
@@ -44,6 +43,18 @@ def fuse(standardised: Float, weights: Sequence[float]) -> Float:
     require(weight.shape == (len(SIGNALS),) and float(weight.sum()) > 0, f"expected {len(SIGNALS)} weights with a sum above 0")
     fused: Float = standardised @ (weight / weight.sum())
     return fused
+
+
+def working_size(networks: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """(h, w) of the anomaly map of an image, from the (height, width) of the network input of each member.
+
+    Examples
+    --------
+    >>> working_size([(256, 256), (384, 384)])
+    (96, 96)
+    """
+    sizes = [(max(1, height // WORKING_STRIDE), max(1, width // WORKING_STRIDE)) for height, width in networks]
+    return max(sizes, key=lambda size: size[0] * size[1])
 
 
 def member_map(
@@ -84,7 +95,7 @@ def member_map(
     (16, 16)
     """
     fused = fuse(normal.standardise(signals), weights)
-    size = max(1, network[0] // WORKING_STRIDE), max(1, network[1] // WORKING_STRIDE)
+    size = working_size([network])
     fine = cv2.resize(fused, size[::-1], interpolation=cv2.INTER_LINEAR)
     if sigma > 0:
         fine = cv2.GaussianBlur(fine, (0, 0), sigma / WORKING_STRIDE, borderType=cv2.BORDER_REFLECT)
@@ -143,14 +154,3 @@ def suppress_leakage(values: Float, radius: int) -> Float:
     lowered = values * np.minimum(raised / (np.float32(LEAKAGE_PEAK_SHARE) * highest), 1) ** LEAKAGE_POWER
     suppressed: Float = np.where(values > LEAKAGE_LEVEL, np.maximum(lowered, np.float32(LEAKAGE_LEVEL)), values)
     return suppressed
-
-
-def image_score(anomaly_map: Float) -> float:
-    """Image score: the maximum of the anomaly map, so that a single defect is enough. Higher is more anomalous.
-
-    Examples
-    --------
-    >>> image_score(np.array([[0.5, 7.0]], np.float32))
-    7.0
-    """
-    return float(anomaly_map.max())

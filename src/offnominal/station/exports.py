@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -23,7 +24,7 @@ from offnominal.station.media import THUMB
 from offnominal.station.pictures import SHOWN
 from offnominal.station.settings import Keep
 from offnominal.station.tables import NG, UNREADABLE, Inspection
-from offnominal.types import Region
+from offnominal.types import Region, SizeInMm, ZoneScore
 
 COLUMNS = (
     "id", "line", "serial", "lot", "taken_at", "judged_at", "verdict", "review", "score", "threshold", "p_value",
@@ -117,6 +118,8 @@ def _page(
                 files=pictures.files,
                 receipts={},
                 whole_p_value=row.whole_p_value,
+                not_found=None if row.pose is None else row.pose["problem"],
+                zones=tuple(ZoneScore(**zone) for zone in row.zones or ()),
             )
         )
     line, first, last = shown[0][1], shown[-1][0].judged_at, shown[0][0].judged_at
@@ -153,7 +156,14 @@ def _region(row: dict[str, object]) -> Region:
     assert isinstance(box, list)
     assert isinstance(peak_at, list)
     left, top, right, bottom = box
-    return Region((left, top, right, bottom), row["area"], row["peak"], (peak_at[0], peak_at[1]), row["p_value"])  # type: ignore[arg-type]
+    sizes: list[Any] = [row.get(name) for name in ("area_mm2", "length_mm", "width_mm")]
+    rest: dict[str, Any] = {name: row[name] for name in ("area", "peak", "p_value", "length", "width", "zone") if name in row}
+    return Region(
+        box=(left, top, right, bottom),
+        peak_at=(peak_at[0], peak_at[1]),
+        mm=None if sizes[0] is None else SizeInMm(*sizes),
+        **rest,
+    )
 
 
 def _cells(row: Inspection, line: str, digest: str) -> list[str]:

@@ -104,9 +104,9 @@ def facts(row: Inspection) -> dict[str, Any]:
         for name in (
             "id", "line_id", "model_version_id", "serial", "lot", "taken_at", "judged_at", "verdict", "score", "p_value",
             "whole_p_value", "threshold", "regions", "error", "width", "height", "source", "by", "image_name", "image_file",
-            "image_sha256", "idempotency_key", "pose",
+            "image_sha256", "idempotency_key", "pose", "zones",
         )
-        if name != "pose" or row.pose is not None  # events of rows without a pose are older than this column
+        if name not in ("pose", "zones") or getattr(row, name) is not None  # older rows had no such columns
     }  # fmt: skip
 
 
@@ -129,6 +129,7 @@ def public(row: Inspection, line: str, digest: str, reviews: Sequence[Review] | 
         "threshold": row.threshold,
         "regions": row.regions,
         "pose": row.pose,
+        "zones": row.zones or [],
         "error": row.error,
         "width": row.width,
         "height": row.height,
@@ -290,6 +291,7 @@ def _row(judged: Judged) -> Inspection:
         threshold=judged.loaded.detector.model.calibration.threshold,
         regions=[] if result is None else [region_row(region) for region in result.regions],
         pose=None if result is None or result.pose is None else asdict(result.pose),
+        zones=None if result is None or not result.zones else [asdict(zone) for zone in result.zones],
         appearance=appearance,
         error=None if judged.error is None else _reason(judged),
         width=width,

@@ -138,6 +138,7 @@ class Inspection(Base):
     threshold: Mapped[float]
     regions: Mapped[list[Any]]
     pose: Mapped[dict[str, Any] | None]
+    zones: Mapped[list[Any] | None]
     appearance: Mapped[list[Any] | None]
     error: Mapped[str | None] = mapped_column(Text)
     width: Mapped[int | None]

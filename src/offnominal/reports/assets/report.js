@@ -197,6 +197,10 @@
     for (const button of document.querySelectorAll("[data-view]")) button.hidden = !image.files[button.dataset.view];
     if (!image.files[name]) return name === "heat" ? undefined : showView("heat");
     view = name;
+    const zoomed = image.zoom && image.zoom.folders[name];
+    byId("deep").hidden = !zoomed;
+    document.querySelector(".stage .fit").hidden = Boolean(zoomed);
+    if (zoomed) showDeep(image, name);
     full.src = image.files[name];
     full.alt = `${{ image: "Picture", heat: "Heat map", influence: "Influence map" }[name]} of ${image.name}`;
     // Small pictures are enlarged at most four times.
@@ -212,6 +216,42 @@
       button.setAttribute("aria-pressed", String(button.dataset.view === name));
   }
 
+  /* A large image: a viewer loads the tiles of its pyramid that are in sight. It keeps its place when the view changes. */
+  let deep = null;
+  let deepImage = null;
+  function showDeep(image, name) {
+    const place = deep && deepImage === image ? deep.viewport.getBounds() : null;
+    if (deep) deep.destroy();
+    deepImage = image;
+    const { width, height, tile, low, high, folders } = image.zoom;
+    deep = OpenSeadragon({
+      element: byId("deep"),
+      drawer: "canvas",
+      crossOriginPolicy: false,
+      showNavigationControl: false,
+      animationTime: matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 0.4,
+      maxZoomPixelRatio: 4,
+      tileSources: {
+        width, height, tileSize: tile, minLevel: low, maxLevel: high,
+        getTileUrl: (level, x, y) => `${folders[name]}/${level}/${x}_${y}.jpg`,
+      },
+    });
+    deep.addOnceHandler("open", () => {
+      if (place) deep.viewport.fitBounds(place, true);
+      image.regions.forEach(({ box: [left, top, right, bottom] }, number) => {
+        const element = make("div", null, { class: number === chosen ? "box chosen" : "box" });
+        deep.addOverlay({ element, location: deep.viewport.imageToViewportRectangle(left, top, right - left, bottom - top) });
+      });
+      if (chosen >= 0 && !place) zoomTo(image.regions[chosen]);
+    });
+  }
+
+  function zoomTo({ box: [left, top, right, bottom] }) {
+    const side = 4 * Math.max(right - left, bottom - top, 100);
+    const [x, y] = [(left + right - side) / 2, (top + bottom - side) / 2];
+    deep.viewport.fitBounds(deep.viewport.imageToViewportRectangle(x, y, side, side));
+  }
+
   function showVerdict() {
     const { image } = current;
     const word = verdict(image);
@@ -222,6 +262,7 @@
     rows.push(["score", image.score.toFixed(3)], ["threshold", threshold.toFixed(3) + (threshold === data.threshold ? " (calibrated)" : " (exploring)")]);
     rows.push(["p-value", `${image.p_value.toFixed(4)}: ${percent(image.p_value, 1)} of the good calibration images score at least as high`]);
     if (image.whole_p_value !== null) rows.push(["image-level p-value", `${image.whole_p_value.toFixed(4)}: ${percent(image.whole_p_value, 1)} of the good reference images differ at least as much as a whole`]);
+    for (const zone of image.zones) rows.push([`zone ${zone.name}`, `score ${zone.score.toFixed(3)}, p-value ${zone.p_value.toFixed(4)}`]);
     rows.push(["size", `${image.size[1]} × ${image.size[0]} pixels`]);
     byId("values").replaceChildren(
       ...rows.flatMap(([name, value]) => {
@@ -246,7 +287,9 @@
     byId("regions").replaceChildren(
       ...image.regions.map((region, number) => {
         const [left, top, right, bottom] = region.box;
-        const text = `Region ${number + 1}: peak ${region.peak.toFixed(2)}, ${right - left} × ${bottom - top} px at (${left}, ${top})`;
+        const zone = region.zone === null ? "" : ` in ${region.zone}`;
+        const mm = region.mm && `, ${region.mm.area.toPrecision(2)} mm², ${region.mm.length.toPrecision(2)} mm long, ${region.mm.width.toPrecision(2)} mm wide`;
+        const text = `Region ${number + 1}${zone}: peak ${region.peak.toFixed(2)}, ${right - left} × ${bottom - top} px at (${left}, ${top})${mm || ""}`;
         const item = make("li", null);
         const button = make("button", region.evidence ? `${text} · receipt` : text, {
           type: "button",
@@ -268,6 +311,10 @@
     [...byId("regions").querySelectorAll("button")].forEach((button, index) =>
       button.setAttribute("aria-pressed", String(index === number)),
     );
+    if (image.zoom && !byId("deep").hidden) {
+      byId("deep").querySelectorAll(".box").forEach((box, index) => box.classList.toggle("chosen", index === number));
+      zoomTo(image.regions[number]);
+    }
     const evidence = image.regions[number].evidence;
     byId("receipts").replaceChildren(...(evidence ? [receipt(image.regions[number], number)] : []));
     if (evidence) byId("receipt-title").focus();

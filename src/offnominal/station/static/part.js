@@ -48,6 +48,7 @@ export function figures(part) {
     ["judged", when(part.judged_at)],
     ["score", part.score !== null && `${score(part.score)}, threshold ${score(part.threshold)}`],
     ["p-value", part.p_value !== null && `${pValue(part.p_value)}: ${percent(part.p_value)} of the good calibration images score at least as high`],
+    ...part.zones.map((zone) => [`zone ${zone.name}`, `score ${score(zone.score)}, p-value ${pValue(zone.p_value)}`]),
   ]);
 }
 
@@ -75,8 +76,10 @@ function list(rows) {
 /** The regions as buttons that mark their boxes. */
 export function regions(part, chosen, choose) {
   if (!part.regions.length) return make("p", { class: "soft" }, "None above the threshold.");
-  const items = part.regions.map(({ box: [left, top, right, bottom], peak }, number) => {
-    const text = `Region ${number + 1}: peak ${peak.toFixed(2)}, ${right - left} × ${bottom - top} px at (${left}, ${top})`;
+  const items = part.regions.map(({ box: [left, top, right, bottom], peak, zone, area_mm2, length_mm, width_mm }, number) => {
+    const where = zone ? ` in ${zone}` : "";
+    const size = area_mm2 ? `, ${area_mm2.toPrecision(2)} mm², ${length_mm.toPrecision(2)} mm long, ${width_mm.toPrecision(2)} mm wide` : "";
+    const text = `Region ${number + 1}${where}: peak ${peak.toFixed(2)}, ${right - left} × ${bottom - top} px at (${left}, ${top})${size}`;
     const pressed = String(number === chosen);
     return make("li", {}, make("button", { type: "button", "aria-pressed": pressed, onclick: () => choose(number) }, text));
   });

@@ -26,6 +26,20 @@ class Region(BaseModel):
     peak: float = Field(description="Highest value of the anomaly map.", examples=[7.5])
     peak_at: list[int] = Field(description="Column and row of the peak.", examples=[[9, 2]])
     p_value: float = Field(examples=[0.01])
+    length: float = Field(0.0, description="Largest distance between two of its points, in pixels.", examples=[5.7])
+    width: float = Field(0.0, description="Smallest distance between two parallel lines around it, in pixels.", examples=[4.0])
+    area_mm2: float | None = Field(None, description="Null if the size of a pixel is not known.", examples=[0.02])
+    length_mm: float | None = Field(None, examples=[0.23])
+    width_mm: float | None = Field(None, examples=[0.16])
+    zone: str | None = Field(None, description="The zone in which it lies.", examples=["sealing face"])
+
+
+class ZoneScore(BaseModel):
+    """Score of a zone of the part."""
+
+    name: str = Field(examples=["sealing face"])
+    score: float = Field(examples=[4.2])
+    p_value: float = Field(description="Adjusted for the number of zones.", examples=[0.03])
 
 
 class Files(BaseModel):
@@ -78,6 +92,7 @@ class Inspection(BaseModel):
     threshold: float = Field(examples=[5.31])
     regions: list[Region]
     pose: Pose | None = Field(description="Where the part lies; null if the model does not align images.")
+    zones: list[ZoneScore] = Field(description="The score of each zone; empty if the model has none.")
     error: str | None = Field(description="Why the image could not be read.", examples=[None])
     width: int | None = Field(examples=[300])
     height: int | None = Field(examples=[300])
@@ -296,64 +311,3 @@ class Teaching(BaseModel):
     proposed: list[Inspection]
     missed: list[Inspection]
     candidates: list[Candidate]
-
-
-class Counts(BaseModel):
-    """Parts by verdict."""
-
-    ok: int
-    ng: int
-    unreadable: int
-
-
-class Group(BaseModel):
-    """An hour or a lot in the control chart."""
-
-    name: str = Field(description="The lot, or the start of the hour.")
-    start: datetime
-    n: int
-    ng: int
-    share: float
-    lower: float = Field(description="Lower control limit.")
-    upper: float = Field(description="Upper control limit.")
-    out: bool = Field(description="Whether the share lies outside its limits.")
-
-
-class ControlChart(BaseModel):
-    """Share of NG per group."""
-
-    by: Literal["hour", "lot"]
-    centre: float
-    groups: list[Group]
-
-
-class Score(BaseModel):
-    """A score with the threshold that applied."""
-
-    id: str
-    at: datetime
-    score: float
-    threshold: float
-    verdict: Verdict
-
-
-class FalseAlarms(BaseModel):
-    """False alarms as reviewed."""
-
-    false_alarms: int = Field(description="Flagged parts that were reviewed OK.")
-    good: int = Field(description="Parts that count as good.")
-    unreviewed: int = Field(description="Flagged parts without a review.")
-    rate: float | None
-    low: float
-    high: float
-    stated: float | None
-    sentence: str
-
-
-class Statistics(BaseModel):
-    """Figures of a line."""
-
-    counts: Counts
-    chart: ControlChart
-    scores: list[Score]
-    false_alarms: FalseAlarms

@@ -13,7 +13,7 @@ from offnominal.station.station import Station
 from offnominal.station.statistics import By, Period
 from offnominal.station.web.guard import identity_of
 from offnominal.station.web.problems import RESPONSES
-from offnominal.station.web.schemas import Counts, Statistics
+from offnominal.station.web.statistics_schemas import Counts, Statistics
 from offnominal.station.web.uploads import instant
 
 router = APIRouter(prefix="/api", tags=["statistics"], responses=RESPONSES)

@@ -1,68 +1,14 @@
-"""Value types shared by all packages. Each rejects a wrong shape on construction.
-
-Letters in shapes: B images, H x W original pixels, h x w grid positions, N patches of an image (its interior positions),
-D features, M bank patches, K neighbours.
-"""
+"""What an inspection returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from offnominal.errors import InputError
-
-Depth = Literal["8-bit", "16-bit", "float"]
-Resize = Literal["area", "keep", "squash"]
-Float = npt.NDArray[np.float32]
-Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
-#: `progress(stage, done, total)`, called as work advances.
-Progress = Callable[[str, int, int], None]
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise `ValueError(message)` unless `condition`.
-
-    Examples
-    --------
-    >>> require(1 + 1 == 2, "never raised")
-    >>> require(len("abc") == 2, "expected two letters, got 3")
-    Traceback (most recent call last):
-    ValueError: expected two letters, got 3
-    """
-    if not condition:
-        raise ValueError(message)
-
-
-def interior(grid: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of an (h, w) grid whose 3x3 neighbourhood lies inside the grid.
-
-    A side shorter than three has no such positions and is used in full.
-
-    Examples
-    --------
-    >>> interior((4, 2))
-    (slice(1, 3, None), slice(0, 2, None))
-    """
-    rows, columns = (slice(1, side - 1) if side > 2 else slice(0, side) for side in grid)
-    return rows, columns
-
-
-def interior_shape(grid: tuple[int, int]) -> tuple[int, int]:
-    """Number of rows and columns of the `interior`.
-
-    Examples
-    --------
-    >>> interior_shape((4, 2))
-    (2, 2)
-    """
-    height, width = (side - 2 if side > 2 else side for side in grid)
-    return height, width
+from offnominal.types.arrays import Float, require
 
 
 @dataclass(frozen=True)
@@ -135,6 +81,28 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class SizeInMm:
+    """Size of a region on the part; for aligned images, as in the reference image.
+
+    Attributes
+    ----------
+    area
+        Area in mm².
+    length, width
+        Largest and smallest diameter in mm, as in `Region`.
+
+    Examples
+    --------
+    >>> SizeInMm(area=0.3, length=1.0, width=0.4).length
+    1.0
+    """
+
+    area: float
+    length: float
+    width: float
+
+
+@dataclass(frozen=True)
 class Region:
     """A connected area of an image whose anomaly map exceeds the threshold.
 
@@ -151,9 +119,18 @@ class Region:
     peak_at
         Position `(x, y)` of the peak in pixels of the original image.
     p_value
-        Conformal p-value: share of calibration images, this one included, with a score at least as high as the peak.
+        Conformal p-value: share of calibration images, this one included, with a score at least as high as the peak. With a
+        gate, the highest level at which the region is large enough replaces the peak.
     evidence
         Evidence for the region; None unless it was requested.
+    length
+        Largest distance between two points of the region, in pixels of the original image.
+    width
+        Smallest distance between two parallel lines that enclose the region, in pixels of the original image.
+    mm
+        Area, length and width in mm; None if the size of a pixel is not known.
+    zone
+        Name of the zone in which the region lies; None outside of all zones.
 
     Examples
     --------
@@ -169,6 +146,35 @@ class Region:
     peak_at: tuple[int, int]
     p_value: float
     evidence: Evidence | None = None
+    length: float = 0.0
+    width: float = 0.0
+    mm: SizeInMm | None = None
+    zone: str | None = None
+
+
+@dataclass(frozen=True)
+class ZoneScore:
+    """Result for a zone.
+
+    Attributes
+    ----------
+    name
+        Name of the zone.
+    score
+        Score of the zone; the score of the image is the highest of its zones and of the rest.
+    p_value
+        Share of calibration images, this one included, with an image score at least as high. It is adjusted for the number of
+        zones.
+
+    Examples
+    --------
+    >>> ZoneScore("sealing face", score=4.2, p_value=0.03).name
+    'sealing face'
+    """
+
+    name: str
+    score: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -233,7 +239,8 @@ class Inspection:
     path
         Path of the image; None for an array.
     score
-        Maximum of the smoothed anomaly map, in standard deviations of held-out normal patches.
+        Maximum of the smoothed anomaly map, in standard deviations of held-out normal patches. With a gate, the highest level
+        at which the map has a region that is large enough.
     p_value
         Conformal p-value in (0, 1]: share of calibration images, this one included, with a score at least as high.
     anomalous
@@ -247,7 +254,7 @@ class Inspection:
         (H, W) float32 in [0, 1]: length of the influence, averaged over members. Near 1 for patches outside the cloud of
         their neighbours.
     regions
-        Regions above the threshold, highest peak first. Empty exactly if the score does not exceed the threshold.
+        Regions above the threshold, smallest p-value first. Empty exactly if the score does not exceed the threshold.
     noise_map
         (H, W) float32: root mean square over features of the proposed noise. None unless maps were requested.
     layer_maps
@@ -260,6 +267,8 @@ class Inspection:
         the others at least as much. None if the model was fitted on fewer than eight images.
     pose
         Pose of the part; None if the model does not align images.
+    zones
+        Score of each zone; empty if the model has none.
 
     Examples
     --------
@@ -282,6 +291,7 @@ class Inspection:
     appearance: Float = field(default_factory=lambda: np.empty(0, np.float32))
     whole_p_value: float | None = None
     pose: Pose | None = None
+    zones: tuple[ZoneScore, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.anomaly_map.ndim == 2, f"anomaly_map must be (H, W), got {self.anomaly_map.shape}")
