@@ -27,8 +27,8 @@ def resolution_note(settings: Settings, plan: Plan) -> str | None:
     --------
     >>> from offnominal.config import settings_from
     >>> from offnominal.observer import MemberPlan
-    >>> member = MemberPlan("fast", patches=1024, dimensions=152, bank=1000, spacing=32.0, enlarged=0.25)
-    >>> plan = Plan(1, (member,), bytes=0, on_disk=False)
+    >>> member = MemberPlan(name="fast", patches=1024, dimensions=152, bank=1000, spacing=32.0, enlarged=0.25)
+    >>> plan = Plan(images=1, members=(member,), bytes=0, on_disk=False)
     >>> resolution_note(settings_from(smallest_defect="20px"), plan)
     'a defect of 20px has 5 of the 8 network pixels that it needs; use --image-size 410, at about 2.6 times the time'
     >>> resolution_note(settings_from(smallest_defect="40px"), plan)

@@ -21,7 +21,7 @@ from offnominal.fitting.held_out_signals import distances_to_bank, held_out_sign
 from offnominal.fitting.member_patches import TrainingImage, choose_coreset, thinned
 from offnominal.fitting.supporters import supporters
 from offnominal.fitting.training_set import units_of
-from offnominal.inference import FeatureEngine, SignalEngine, held_out_maps, scores_of_maps, statistics_of
+from offnominal.inference import BLOCK, FeatureEngine, SignalEngine, held_out_maps, scores_of_maps, statistics_of
 from offnominal.memory import Coreset, HeldOutBanks, NearestPatches, RemainingRows
 from offnominal.model import DistanceScale, Replacements, as_stored
 from offnominal.observer import Observer
@@ -187,12 +187,13 @@ class Shard:
         patches = self._extraction.members[member]
         search, largest = NearestPatches(bank.to(patches.engine.device)), 0.0
         for image, rows in enumerate(patches.rows):
-            points = patches.readable()[rows].to(bank.device)
-            squared, nearest = search(points, 1, patches.upsampling(image))
-            farthest = int(squared[:, 0].argmax())  # measured again: products in float32 are coarse
-            difference = points[farthest].double() - bank[nearest[farthest, 0]].double()
-            largest = max(largest, float(difference.square().sum().sqrt()))
-            patches.release()
+            all_points, upsampling = patches.readable()[rows].to(bank.device), patches.upsampling(image)
+            for points in all_points.split(BLOCK) if upsampling is None else (all_points,):
+                squared, nearest = search(points, 1, upsampling)
+                farthest = int(squared[:, 0].argmax())  # measured again: products in float32 are coarse
+                difference = points[farthest].double() - bank[nearest[farthest, 0]].double()
+                largest = max(largest, float(difference.square().sum().sqrt()))
+                patches.release()
         return largest
 
     def supporters(self, member: int, bank: BankShare) -> Index:
@@ -230,7 +231,7 @@ class Shard:
         values: dict[int, Float] = {}
         for image in images:
             points = patches.readable()[patches.rows[image]].to(patches.engine.device)
-            values[image] = engine.searched_values(points, patches.upsampling(image))
+            values[image] = engine.searched_values(points, patches.upsampling(image), patches.release)
             self._extraction.report("folds", images.start + len(values), len(self.images))
         self._store(member, values)
 

@@ -67,6 +67,7 @@ def process_images(
 
     Examples
     --------
+    >>> import numpy as np
     >>> from offnominal.images import EIGHT_BIT, Geometry, raise_unreadable
     >>> images = [np.zeros((40, 40, 3), np.uint8), np.full((40, 40, 3), 255, np.uint8)]
     >>> means = process_images(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -170,11 +171,17 @@ class SignalEngine:
         blocks = zip(patches.split(BLOCK), squared.split(BLOCK), indices.split(BLOCK), strict=True)
         return np.concatenate([self.of_neighbours(*block, bank=bank).values for block in blocks])
 
-    def searched_values(self, patches: Tensor, upsampling: Upsampling | None = None) -> Float:
-        """(N, S) signals of patches; without an upsampling, computed in blocks, to save memory."""
+    def searched_values(
+        self, patches: Tensor, upsampling: Upsampling | None = None, done: Callable[[], None] = lambda: None
+    ) -> Float:
+        """(N, S) signals of patches; without an upsampling, computed in blocks, to save memory. `done` is called after each."""
         if upsampling is not None:
             return self(patches, upsampling).values
-        return np.concatenate([self(block).values for block in patches.split(BLOCK)])
+        values = []
+        for block in patches.split(BLOCK):
+            values.append(self(block).values)
+            done()
+        return np.concatenate(values)
 
     def neighbourhood(self, patches: Tensor, k: int | None = None) -> Neighbourhood:
         """Distances, indices and gradient of (N, D) patches for the `k` nearest bank patches; by default `neighbors`."""

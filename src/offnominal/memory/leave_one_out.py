@@ -131,10 +131,13 @@ class HeldOutBanks:
         k = min(k, len(others))
         order = own.to(torch.uint8).argsort(dim=1, stable=True)[:, :k]
         squared, rows = squared.gather(1, order), rows.gather(1, order)
-        short = (~own).sum(1) < k
-        if bool(short.any()):
-            squared[short], positions = NearestPatches(self.bank[others])(points[short], k)
-            rows[short] = others[positions]
+        short = torch.nonzero((~own).sum(1) < k).flatten()
+        if len(short):
+            search = NearestPatches(self.bank[others])
+            for part in short.split(SEARCHED):
+                squared[part], positions = search(points[part], k)
+                rows[part] = others[positions]
+                self.release()
         return squared, rows
 
     def _searched(self, image: int, k: int) -> tuple[Tensor, Tensor]:
