@@ -85,7 +85,19 @@ def test_fit_inspect_evaluate_and_info(parts: Path, tmp_path: Path) -> None:
     assert "empty" in failed["error"]
     readable = [row for row in rows if not row["error"]]
     for row in readable:
-        keys = {"path", "score", "p_value", "anomalous", "threshold", "whole_p_value", "regions", "pose", "map", "error"}
+        keys = {
+            "path",
+            "score",
+            "p_value",
+            "anomalous",
+            "threshold",
+            "whole_p_value",
+            "regions",
+            "pose",
+            "zones",
+            "map",
+            "error",
+        }
         assert set(row) == keys
         assert bool(row["regions"]) == row["anomalous"] == (row["score"] > row["threshold"])
         assert (tmp_path / "i" / row["map"]).is_file()
