@@ -29,7 +29,7 @@ IMAGES = 20
 
 def painted(path: Path, side: float) -> tuple[Any, float]:
     """An image with a square in its middle, and the size of a network pixel in pixels of the image."""
-    pixels = np.ascontiguousarray(pixels_of(path))
+    pixels = np.array(pixels_of(path))
     height, width = pixels.shape[:2]
     network = (height * width) ** 0.5 / 256
     half = max(1, round(side * network)) / 2
@@ -54,6 +54,8 @@ def main() -> None:
     for preset in ("fast", "balanced"):
         for one in image_sets(args.data, sys.maxsize, args.out):
             paths = [item.path for item in normal_images(one.data)]
+            if len(paths) < 3 * IMAGES:
+                continue
             fitted = min(args.most, len(paths) - IMAGES)
             detector = Detector(preset=preset, false_alarm_rate=0.05).fit(paths[:fitted])
             for side in SIDES:
