@@ -5,22 +5,24 @@
 Dark squares of known side are painted into the middle of good images that were not fitted on. Length, width and the root of the
 area of their regions are compared with the diagonal and the side of the square, all in pixels of a network input of 256 x 256.
 "At the threshold" is the root of the area above the threshold, without the limit of half of the peak (`gates.extents`).
+A second table compares the masks of regions with those of real defects.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from offnominal import Detector
-from offnominal.datasets import normal_images
-from offnominal.images import pixels_of
-from sets import image_sets, set_arguments
+from offnominal.datasets import labelled_images, normal_images
+from offnominal.decisions import region_masks
+from offnominal.images import pixels_of, read_mask
+from sets import ImageSet, image_sets, set_arguments
 from tables import machine, table, use_threads, write
 
 SIDES = (4, 8, 16, 32, 64, 96)
@@ -44,6 +46,25 @@ def above_threshold(anomaly_map: Any, threshold: float) -> float:
     labels, _ = ndimage.label(anomaly_map > threshold, structure=np.ones((3, 3)))
     middle = labels[labels.shape[0] // 2, labels.shape[1] // 2]
     return float((labels == middle).sum()) if middle else 0.0
+
+
+def overlaps(one: ImageSet, most: int) -> list[Any]:
+    """Median area relative to the mask of the defect, and mean IoU with it: of the regions, and of all above the threshold."""
+    detector = Detector(preset="fast", false_alarm_rate=0.05).fit([item.path for item in normal_images(one.data)][:most])
+    ratios, shares = [], []
+    for item in labelled_images(one.data):
+        if item.mask is None or item.good:
+            continue
+        result = detector.inspect(item.path)
+        if not result.regions:
+            continue
+        truth = read_mask(item.mask, result.anomaly_map.shape)
+        regions = np.any(region_masks(result.anomaly_map, result.threshold, result.regions), axis=0)
+        both = regions, result.anomaly_map > result.threshold
+        ratios.append([mask.sum() / truth.sum() for mask in both])
+        shares.append([(mask & truth).sum() / (mask | truth).sum() for mask in both])
+    areas = [f"{median(column):.1f}" for column in zip(*ratios, strict=True)]
+    return [one.name, len(shares), *areas, *(f"{mean(column):.2f}" for column in zip(*shares, strict=True))]
 
 
 def main() -> None:
@@ -74,9 +95,18 @@ def main() -> None:
                 lines.append(row)
                 measured[f"{preset} {one.name} {side}"] = sizes
                 print(row, flush=True)
+    defects = [overlaps(one, args.most) for one in image_sets(args.data, sys.maxsize, args.out)]
+    names = (
+        "set",
+        "flagged",
+        "area of regions / mask",
+        "area above the threshold / mask",
+        "IoU of regions",
+        "IoU above the threshold",
+    )
     columns = ("preset", "set", "side", "flagged", "diagonal", "length", "width", "root of the area", "at the threshold")
     text = "Squares of known size; all in network pixels, medians of the flagged images."
-    write(args.out, "region_sizes", ["# Sizes of regions", text, str(here), table(columns, lines)], {
+    write(args.out, "region_sizes", ["# Sizes of regions", text, str(here), table(columns, lines), table(names, defects)], {
         "machine": here, **measured,
     })  # fmt: skip
 
